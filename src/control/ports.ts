@@ -1,0 +1,184 @@
+import type { Digest } from '#digest/digest.ts';
+import type { AppConfig } from '#wire/config.ts';
+import type { Deployment, DeploymentState, Event, RegionOutcome } from '#wire/api.ts';
+import type { Gift, Instance, Known, Pointer, Probed, ReleaseSpec, Run, Stats, Want } from '#wire/region.ts';
+
+/** What the rollout driver asks of the rest of the house. PostgreSQL and the hub implement these; so does the simulation. */
+
+/** One region's new pointer and run list, written only over the version it was decided on. */
+export interface PointerWrite {
+	region: string;
+	/** The version this was decided on; null: there is no row yet. */
+	expect: { epoch: number; version: number } | null;
+	pointer: Pointer;
+	run: Run[];
+}
+
+export interface NewRelease {
+	artifact: Digest;
+	vendor: Digest | null;
+	config: AppConfig;
+	/** All that agents and edges need, but for `release` and `deployment`, which the transaction assigns. */
+	spec: Omit<ReleaseSpec, 'release' | 'deployment'>;
+	/** Every digest that must be stored for the release to start; checked and pinned in the same transaction. */
+	blobs: Digest[];
+}
+
+export interface NewDeployment {
+	app: string;
+	environment: string;
+	kind: 'deploy' | 'rollback';
+	/** A new release, or the number of one that exists. */
+	release: NewRelease | number;
+	previous: number | null;
+	git: { commit: string; branch: string | null; dirty: boolean } | null;
+	cause: string | null;
+	by: string;
+	why: string | null;
+	stages: { state: DeploymentState; at: number }[];
+	modules: { compiled: number; cached: number } | null;
+	url: string;
+	/** State it is in when the transaction commits; every state in `stages` and this one get an event. */
+	state: DeploymentState;
+	/** Given the number the release got: what to write. Run inside the transaction, so it must be pure and quick. */
+	plan: (release: number, deployment: string) => { rollout: unknown; regions: RegionOutcome[]; writes: PointerWrite[] };
+	/** The driver that owns it from the start. */
+	owner: string;
+	/** Deployments that this one ends in the same transaction (waiting ones it supersedes). */
+	supersedes: string[];
+}
+
+/** One step of a deployment: everything in it happens in one transaction, or nothing does. */
+export interface Advance {
+	deployment: string;
+	/** Refused with `fenced` when somebody else took the deployment over. */
+	fence: number;
+	/** Refused with `stale` unless it is the deployment's version. */
+	version: number;
+	at: number;
+	/** A transition, checked against the table in `pipeline/`; absent: the state stays. */
+	to?: DeploymentState;
+	reason?: string | null;
+	detail?: string | null;
+	rollout?: unknown;
+	regions?: RegionOutcome[];
+	timings?: Deployment['timings'];
+	canary?: Deployment['canary'];
+	coldStarts?: number;
+	watchUntil?: number | null;
+	writes?: PointerWrite[];
+	events?: { type: string; data: Record<string, unknown> }[];
+}
+
+export interface Held {
+	deployment: Deployment;
+	fence: number;
+	version: number;
+	/** What `rollout` held when it was last written. */
+	rollout: unknown;
+}
+
+/** @throws StateError with code fenced, stale, read_only, blob_missing, unknown, illegal_transition */
+export interface DeploymentStore {
+	create(input: NewDeployment): Promise<Held & { spec: ReleaseSpec; wants: Want[] }>;
+	advance(step: Advance): Promise<{ version: number; wants: Want[]; deployment: Deployment }>;
+	/** Takes the deployment over: the former owner's next `advance` is refused. */
+	take(deployment: string, owner: string): Promise<Held>;
+	/** Everything not ended, or still watching. */
+	open(): Promise<Held[]>;
+	deployment(id: string): Promise<Deployment | null>;
+	/** Newest first. */
+	history(of: { app?: string; environment?: string; limit: number; before?: number }): Promise<Deployment[]>;
+	wants(of: { app?: string; environment?: string }): Promise<Want[]>;
+	/** Writes run lists or pointers that belong to no deployment (warmth that ended, an app that is removed). */
+	write(of: { app: string; environment: string; writes: PointerWrite[]; removed?: boolean }): Promise<Want[]>;
+	releases(app: string, numbers: readonly number[]): Promise<(ReleaseSpec & { commit: string | null; createdAt: number })[]>;
+}
+
+export interface RegionView {
+	name: string;
+	connected: boolean;
+	lastSeenAt: number | null;
+	agents: string[];
+	edges: string[];
+}
+
+export type HubEvent =
+	| { type: 'instances'; region: string; app: string; environment: string }
+	| { type: 'applied'; items: Known[] }
+	| { type: 'lost'; region: string }
+	| { type: 'back'; region: string }
+	| { type: 'presence'; region: string }
+	| { type: 'stats'; stats: Stats }
+	| { type: 'ahead'; region: string; app: string; environment: string; epoch: number; version: number };
+
+/** The regions as control sees them over the depots' links. All queries answer from memory. */
+export interface RegionHub {
+	regions(): RegionView[];
+	/** Tells the regions concerned. Fire and forget: a region that misses it asks again when it is back. */
+	send(wants: Want[], releases: ReleaseSpec[], gift: Gift | null): void;
+	instances(of: { region: string; app: string; environment: string }): Instance[];
+	/** The oldest version that a connected edge of the region obeys; null when there is no edge or one has said nothing. */
+	applied(of: { region: string; app: string; environment: string }): { epoch: number; version: number } | null;
+	/** @throws with code probe_failed when the region can't be asked within the time limit */
+	probe(ask: { region: string; app: string; environment: string; releases: number[]; discard: number; count: number }): Promise<Probed>;
+	subscribe(listener: (event: HubEvent) => void): () => void;
+}
+
+/** What the HTTP API asks of the driver. */
+export interface Driver {
+	deploy(input: DeployInput): Promise<{ deployment: Deployment; already: boolean }>;
+	rollback(input: RollbackInput): Promise<{ deployment: Deployment; already: boolean }>;
+	cancel(deployment: string, by: string): Promise<Deployment>;
+	removeApp(app: string, by: string): Promise<void>;
+	/** Takes up what was going on when control stopped. Call once the hub is listening. */
+	resume(): Promise<void>;
+	/** Why control is read-only for this app, or null. */
+	readOnly(app: string): string | null;
+	/** Which release `rollback` would go to now. */
+	rollbackTarget(app: string, environment: string): Promise<{ release: number; warm: boolean; estimateMs: number } | null>;
+	/** Each deployment as it changes; also what the API's progress streams are made of. */
+	watch(listener: (deployment: Deployment, event: Pick<Event, 'type' | 'data'>) => void): () => void;
+	close(): Promise<void>;
+}
+
+export interface DeployInput {
+	app: string;
+	environment: string;
+	release: NewRelease;
+	git: { commit: string; branch: string | null; dirty: boolean; ancestors: string[] } | null;
+	gift: Omit<Gift, 'artifact'> | null;
+	by: string;
+	why: string | null;
+	force: boolean;
+	now: boolean;
+	stages: { state: DeploymentState; at: number }[];
+	modules: { compiled: number; cached: number } | null;
+}
+
+export interface RollbackInput {
+	app: string;
+	environment: string;
+	to: number | null;
+	undo: string | null;
+	again: boolean;
+	by: string;
+	why: string | null;
+	/** Harm seen by the watch: goes without a person. */
+	automatic?: { reason: string; detail: string };
+}
+
+/** A refusal that the API shows as it is. `status` is the HTTP status. */
+export class Refusal extends Error {
+	readonly code: string;
+	readonly status: number;
+	readonly hint: string | null;
+	readonly data: unknown;
+	constructor(code: string, status: number, message: string, hint: string | null = null, data?: unknown) {
+		super(message);
+		this.code = code;
+		this.status = status;
+		this.hint = hint;
+		this.data = data;
+	}
+}

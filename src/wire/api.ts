@@ -1,0 +1,216 @@
+import { z } from 'zod';
+import { appConfig } from './config.ts';
+import { appName, deploymentId, digest, environmentName, regionName, releaseNumber } from './names.ts';
+import { entry, pointer } from './region.ts';
+
+/** Schemas of the HTTP API (`/api/v1`). The OpenAPI document is generated from these. */
+
+export const deploymentState = z.enum([
+	'Queued', 'Building', 'Testing', 'Packaging', 'Uploading', 'ReadyToDeploy', 'AwaitingApproval', 'Deploying',
+	'CanaryCheck', 'RollingOut', 'Deployed', 'RollingBack', 'RolledBack', 'BuildFailed', 'TestFailed', 'DeployFailed',
+	'Cancelled', 'Superseded', 'TimedOut',
+]); // prettier-ignore
+export type DeploymentState = z.infer<typeof deploymentState>;
+
+export const regionOutcome = z.object({
+	name: regionName,
+	state: z.enum(['waiting', 'prepared', 'live', 'pending', 'skipped', 'failed', 'rolled-back']),
+	/** From the creation of the deployment to the last edge's confirmation. */
+	ms: z.number().nullable(),
+	reason: z.string().nullable(),
+});
+export type RegionOutcome = z.infer<typeof regionOutcome>;
+
+const manifestDelta = z.object({
+	/** Root digest of a manifest that control has seen of this app; null: `set` is the whole. */
+	base: digest.nullable(),
+	set: z.record(z.string(), entry),
+	delete: z.array(z.string()),
+});
+
+/** Header of `POST /apps/{app}/deployments`; the new blobs follow it in the upload. */
+export const deployRequest = z.object({
+	environment: environmentName,
+	/** Root digest after the delta is applied: 422 root_mismatch when control computes another. */
+	artifact: digest,
+	manifest: manifestDelta,
+	/** Root digest of the vendor pack's tree. */
+	vendor: digest.nullable(),
+	/** Sent only when control may not know this vendor tree. */
+	vendorManifest: manifestDelta.nullable(),
+	/** jibe.json after defaults and `environments` are merged. */
+	config: appConfig,
+	git: z
+		.object({
+			commit: z.string(),
+			branch: z.string().nullable(),
+			dirty: z.boolean(),
+			/** Commits known to be ancestors of (or equal to) HEAD. */
+			ancestors: z.array(z.string()).max(50),
+		})
+		.nullable(),
+	/** Regions or strategy given on the command line override the config before it is sent; these do not: */
+	force: z.boolean(),
+	now: z.boolean(),
+	reason: z.string().max(500).nullable(),
+	/** Stages the CLI went through: Building and the like, with wall times in ms since 1970. */
+	stages: z.array(z.object({ state: deploymentState, at: z.number() })).max(10),
+	modules: z.object({ compiled: z.int(), cached: z.int() }),
+});
+export type DeployRequest = z.infer<typeof deployRequest>;
+
+export const rollbackRequest = z.object({
+	environment: environmentName,
+	/** Exactly this release. */
+	to: releaseNumber.nullable(),
+	/** Undo this deployment, if it serves. */
+	undo: deploymentId.nullable(),
+	/** Insist on a release that was rolled back before. */
+	again: z.boolean(),
+	reason: z.string().max(500).nullable(),
+});
+export type RollbackRequest = z.infer<typeof rollbackRequest>;
+
+export const deployment = z.object({
+	id: deploymentId,
+	app: appName,
+	environment: environmentName,
+	kind: z.enum(['deploy', 'rollback']),
+	release: releaseNumber,
+	/** The release that served when it was created. */
+	previous: releaseNumber.nullable(),
+	artifact: digest,
+	commit: z.string().nullable(),
+	branch: z.string().nullable(),
+	dirty: z.boolean(),
+	state: deploymentState,
+	reason: z.string().nullable(),
+	/** For a person: what happened, with the app's own words. */
+	detail: z.string().nullable(),
+	/** The deployment that this rollback undoes. */
+	cause: deploymentId.nullable(),
+	by: z.string(),
+	why: z.string().nullable(),
+	createdAt: z.number(),
+	endedAt: z.number().nullable(),
+	/** Until when harm still swings it back; null when not watching. */
+	watchUntil: z.number().nullable(),
+	regions: z.array(regionOutcome),
+	stages: z.array(z.object({ state: deploymentState, at: z.number() })),
+	timings: z.object({ prepareMs: z.number().nullable(), canaryMs: z.number().nullable(), rolloutMs: z.number().nullable() }),
+	canary: z.object({ region: regionName, status: z.int(), p50Ms: z.number(), maxMs: z.number() }).nullable(),
+	modules: z.object({ compiled: z.int(), cached: z.int() }).nullable(),
+	/** How many instances were not taken from the idle pool. */
+	coldStarts: z.int(),
+	url: z.string(),
+});
+export type Deployment = z.infer<typeof deployment>;
+
+/** An event of the outbox: ordered by `cursor`, replayable. */
+export const event = z.object({
+	cursor: z.int(),
+	at: z.number(),
+	/** deployment.state, deployment.region, pointer.written, pointer.applied, region.lost, region.back, instance.failed, harm, app.removed, env.changed, token.created, token.revoked, … */
+	type: z.string(),
+	app: z.string().nullable(),
+	environment: z.string().nullable(),
+	deployment: z.string().nullable(),
+	data: z.record(z.string(), z.unknown()),
+});
+export type Event = z.infer<typeof event>;
+
+/** Lines (NDJSON) of the answer to a deploy or rollback: events while it walks, then one result or one error. */
+export const progressLine = z.union([
+	z.object({ event }),
+	z.object({ result: deployment, already: z.boolean() }),
+	z.object({ error: z.object({ code: z.string(), message: z.string(), hint: z.string().nullable(), data: z.unknown().optional() }) }),
+]);
+export type ProgressLine = z.infer<typeof progressLine>;
+
+export const errorBody = z.object({
+	error: z.object({ code: z.string(), message: z.string(), hint: z.string().nullable(), data: z.unknown().optional() }),
+});
+export type ErrorBody = z.infer<typeof errorBody>;
+
+export const appRegion = z.object({
+	region: regionName,
+	state: z.enum(['live', 'moving', 'pending', 'lost', 'empty']),
+	reason: z.string().nullable(),
+	wanted: z.object({ epoch: z.int(), version: z.int(), pointer }),
+	/** What the slowest reachable edge obeys. */
+	applied: z.object({ epoch: z.int(), version: z.int() }).nullable(),
+	instances: z.array(
+		z.object({
+			server: z.string(),
+			release: releaseNumber,
+			state: z.string(),
+			healthy: z.boolean(),
+			pid: z.int().nullable(),
+			restarts: z.int(),
+			reason: z.string().nullable(),
+		}),
+	),
+	/** Rollback would start from disk: nothing is warm any more. */
+	warmRelease: releaseNumber.nullable(),
+});
+
+export const appStatus = z.object({
+	app: appName,
+	environment: environmentName,
+	url: z.string(),
+	serving: releaseNumber.nullable(),
+	commit: z.string().nullable(),
+	deployment: deployment.nullable(),
+	watching: z.boolean(),
+	rollbackTo: z.object({ release: releaseNumber, warm: z.boolean(), estimateMs: z.number() }).nullable(),
+	/** Why control is read-only for the app, or null. */
+	readOnly: z.string().nullable(),
+	regions: z.array(appRegion),
+});
+export type AppStatus = z.infer<typeof appStatus>;
+
+export const regionStatus = z.object({
+	name: regionName,
+	state: z.enum(['connected', 'lost']),
+	lastSeenAt: z.number().nullable(),
+	servers: z.int(),
+	edges: z.int(),
+	edgeUrl: z.string(),
+});
+
+export const tokenRole = z.enum(['viewer', 'deployer', 'admin']);
+export const token = z.object({
+	id: z.string(),
+	name: z.string(),
+	role: tokenRole,
+	/** deployer: only these apps; null: all. */
+	apps: z.array(appName).nullable(),
+	environments: z.array(environmentName).nullable(),
+	createdAt: z.number(),
+	expiresAt: z.number().nullable(),
+	revokedAt: z.number().nullable(),
+	lastUsedAt: z.number().nullable(),
+});
+export type Token = z.infer<typeof token>;
+export const tokenRequest = z.object({
+	name: z.string().min(1).max(80),
+	role: tokenRole,
+	apps: z.array(appName).nullable(),
+	environments: z.array(environmentName).nullable(),
+	expiresInDays: z.int().positive().max(3650).nullable(),
+});
+
+export const envChange = z.object({
+	environment: environmentName,
+	set: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string().max(32_768)),
+	unset: z.array(z.string()),
+	/** Only remember it for the next deploy. */
+	stage: z.boolean(),
+});
+
+/** Asked by a program that `jibe up` starts: a credential of its own. Admin only. */
+export const credentialRequest = z.object({ role: z.enum(['depot', 'agent', 'edge']), server: z.string(), regions: z.array(regionName) });
+export const credentialAnswer = z.object({ credential: z.string(), publicKey: z.string(), installation: z.string() });
+
+export const missingRequest = z.object({ digests: z.array(digest).max(200_000) });
+export const missingAnswer = z.object({ missing: z.array(digest) });

@@ -1,0 +1,268 @@
+import { z } from 'zod';
+import { appName, deploymentId, digest, environmentName, regionName, releaseNumber, serverName } from './names.ts';
+
+/**
+ * What control, depots, agents and edges say to each other: JSON text frames over one WebSocket a program
+ * (`/link`), level-triggered. A program serves a list of regions: one on a joined server, several where local
+ * regions share a process. Control tells the depot, the depot its agents and edges; reports go the other way.
+ * Unknown fields are ignored and unknown message types dropped, so that version N understands N - 1 and N + 1.
+ */
+export const WIRE_VERSION = 1;
+export const MAX_FRAME_BYTES = 32 * 1024 * 1024;
+/** A depot silent for this long makes its region lost. */
+export const REGION_LOST_AFTER_MS = 15_000;
+export const LINK_PING_MS = 5_000;
+
+const weightBp = z.int().min(0).max(10_000);
+
+/** What serves an (app, environment, region): the only switch there is. */
+export const pointer = z.object({
+	primary: releaseNumber.nullable(),
+	candidate: z.object({ release: releaseNumber, weightBp }).nullable(),
+	/** Why the pointer may not be moved by a rollout, or null. */
+	hold: z.string().nullable(),
+});
+export type Pointer = z.infer<typeof pointer>;
+
+/** `prepared`: started and checked, no traffic. `serving`: named by the pointer. `warm`: drained, then frozen, for rollback. */
+export const runAs = z.enum(['prepared', 'serving', 'warm']);
+export type RunAs = z.infer<typeof runAs>;
+
+export const run = z.object({ release: releaseNumber, instances: z.int().positive(), as: runAs });
+export type Run = z.infer<typeof run>;
+
+/**
+ * Everything control wants of one (app, environment, region). Ordered by (epoch, version), lexicographic; an
+ * older one is refused. An instance of a release that `run` does not name is drained and stopped.
+ */
+export const want = z.object({
+	app: appName,
+	environment: environmentName,
+	region: regionName,
+	epoch: z.int().nonnegative(),
+	version: z.int().nonnegative(),
+	/** The deployment that wrote this version, if one did. */
+	deployment: deploymentId.nullable(),
+	pointer,
+	run: z.array(run).max(16),
+	/** The app is removed: forget it once its instances are gone. */
+	removed: z.boolean().optional(),
+});
+export type Want = z.infer<typeof want>;
+
+export const health = z.object({
+	path: z.string(),
+	timeoutMs: z.int().positive(),
+	/** true: 2xx and 3xx are healthy. false (no `health` in jibe.json): anything below 500. */
+	strict: z.boolean(),
+});
+export type Health = z.infer<typeof health>;
+
+/** An immutable release as agents and edges need it. */
+export const releaseSpec = z.object({
+	app: appName,
+	environment: environmentName,
+	release: releaseNumber,
+	deployment: deploymentId,
+	/** Root digest of the artifact's tree. */
+	artifact: digest,
+	/** Digest of the vendor pack's tree, or null without dependencies. */
+	vendor: digest.nullable(),
+	runtime: z.object({ kind: z.enum(['fetch', 'process', 'container', 'static']), node: z.string().optional() }),
+	/** fetch: the entry module's path. process: the start command. static: the directory. */
+	entry: z.string(),
+	env: z.record(z.string(), z.string()),
+	health,
+	/** Limit of memory of one instance. */
+	memoryMiB: z.int().positive(),
+	/** Limit of CPU of one instance in thousandths of a core, or null for none. */
+	cpuMillis: z.int().positive().nullable(),
+	drain: z.object({ requestsMs: z.int().nonnegative(), streamsMs: z.int().nonnegative() }),
+	warm: z.enum(['frozen', 'running', 'off']),
+	domains: z.array(z.string()),
+	/** Where the split's user key comes from, as `header:NAME` or `cookie:NAME`; null: a first-party cookie, else the address. */
+	userKey: z.string().nullable(),
+	trustedProxies: z.array(z.string()),
+});
+export type ReleaseSpec = z.infer<typeof releaseSpec>;
+
+/** A manifest entry: digest, size in bytes, executable; or a symbolic link's target. */
+export const entry = z.union([z.tuple([digest, z.int().nonnegative(), z.boolean()]), z.object({ link: z.string() })]);
+
+/** What a region probably lacks of an artifact, sent along so that nobody has to ask. A hint: everything in it can be fetched. */
+export const gift = z.object({
+	artifact: digest,
+	base: digest.nullable(),
+	set: z.record(z.string(), entry),
+	delete: z.array(z.string()),
+	/** Digest → the blob's bytes in base64. */
+	blobs: z.record(z.string(), z.string()),
+});
+export type Gift = z.infer<typeof gift>;
+export const MAX_GIFT_BYTES = 256 * 1024;
+
+export const instanceState = z.enum(['starting', 'prepared', 'serving', 'warm', 'draining', 'failed']);
+export const instance = z.object({
+	id: z.string(),
+	release: releaseNumber,
+	state: instanceState,
+	healthy: z.boolean(),
+	/** `unix:/path/to.sock`, or `tcp:host:port`; null while starting or failed. */
+	address: z.string().nullable(),
+	pid: z.int().nullable(),
+	/** Machine-readable, when failed or unhealthy: fetch, start, app_throws, app_listens, unhealthy, memory, exited, room, platform. */
+	reason: z.string().nullable(),
+	/** For a person: the app's own words, with the last lines of its output. At most 4 KiB. */
+	detail: z.string().nullable(),
+	/** Restarts of it in the last 60 s. */
+	restarts: z.int().nonnegative(),
+	/** The process was not taken from the idle pool. */
+	cold: z.boolean(),
+	timings: z.object({ fetchMs: z.number(), startMs: z.number(), checkMs: z.number() }).nullable(),
+});
+export type Instance = z.infer<typeof instance>;
+
+export const role = z.enum(['depot', 'agent', 'edge']);
+export type Role = z.infer<typeof role>;
+
+const key = { region: regionName, app: appName, environment: environmentName };
+const known = z.object({ ...key, epoch: z.int(), version: z.int() });
+export type Known = z.infer<typeof known>;
+
+// Up: from agents and edges to the depot, and through it to control.
+
+/** First frame of every connection, from the side that dialled. */
+export const hello = z.object({
+	type: z.literal('hello'),
+	wire: z.int(),
+	role,
+	server: serverName,
+	/** Distinguishes programs of one role on one server: two edges are `edge-0` and `edge-1`. */
+	name: z.string(),
+	regions: z.array(regionName),
+	/** The wants it holds; it is sent what is newer. A depot also learns here of a region ahead of the database. */
+	known: z.array(known),
+});
+/** All instances that an agent has of each (app, environment, region) named; replaces what it said of that key before. */
+export const instances = z.object({
+	type: z.literal('instances'),
+	server: serverName,
+	groups: z.array(z.object({ ...key, instances: z.array(instance) })),
+});
+/** An edge obeys these versions: every request from now on goes where they say. */
+export const applied = z.object({
+	type: z.literal('applied'),
+	server: serverName,
+	edge: z.string(),
+	items: z.array(known),
+});
+/** Who is connected to a depot, of each region: control counts on exactly these edges. Sent at connection and on change. */
+export const presence = z.object({
+	type: z.literal('presence'),
+	regions: z.array(
+		z.object({
+			region: regionName,
+			agents: z.array(z.object({ server: serverName })),
+			edges: z.array(z.object({ server: serverName, name: z.string() })),
+		}),
+	),
+});
+/** A DDSketch's buckets: index → count, relative accuracy of `src/histogram/`. Latencies in milliseconds. */
+const sketch = z.record(z.string(), z.int().nonnegative());
+/** What an edge counted in one second of wall time; sent once the second is over, nothing when there was nothing. */
+export const stats = z.object({
+	type: z.literal('stats'),
+	edge: z.string(),
+	second: z.int(),
+	rows: z.array(
+		z.object({
+			...key,
+			release: releaseNumber,
+			instance: z.string(),
+			/** slot of the user key (0..63) → [requests, errors] */
+			slots: z.record(z.string(), z.tuple([z.int(), z.int()])),
+			requests: z.int(),
+			/** Answers of 500 and above, and requests that got none from the instance. */
+			errors: z.int(),
+			latency: sketch,
+		}),
+	),
+});
+export type Stats = z.infer<typeof stats>;
+export const probed = z.object({
+	type: z.literal('probed'),
+	id: z.string(),
+	/** Per release asked for: one sample a request, in order; status 0 when there was no answer. */
+	samples: z.array(z.object({ release: releaseNumber, status: z.int(), ms: z.number() })),
+	error: z.string().nullable(),
+});
+export type Probed = z.infer<typeof probed>;
+export const logLines = z.object({
+	type: z.literal('logLines'),
+	id: z.string(),
+	lines: z.array(
+		z.object({
+			at: z.number(),
+			region: regionName,
+			instance: z.string(),
+			release: releaseNumber,
+			stream: z.enum(['out', 'err']),
+			text: z.string(),
+		}),
+	),
+	/** No more will come for this id. */
+	end: z.boolean(),
+});
+export type LogLines = z.infer<typeof logLines>;
+
+// Down: from control to the depot, and from the depot to its agents and edges.
+
+export const welcome = z.object({
+	type: z.literal('welcome'),
+	wire: z.int(),
+	installation: z.string(),
+});
+export const wants = z.object({
+	type: z.literal('wants'),
+	wants: z.array(want),
+	/** Every release that the wants name. */
+	releases: z.array(releaseSpec),
+	gift: gift.nullable(),
+});
+/** depot → agents: every connected edge of the region obeys this version, so what it does not name gets no new requests. */
+export const settled = z.object({ type: z.literal('settled'), items: z.array(known) });
+export const probe = z.object({
+	type: z.literal('probe'),
+	id: z.string(),
+	...key,
+	/** Asked in turns, `discard + count` times each. */
+	releases: z.array(releaseNumber).min(1).max(2),
+	discard: z.int().nonnegative().max(100),
+	count: z.int().positive().max(1000),
+});
+export const logsWanted = z.object({
+	type: z.literal('logsWanted'),
+	id: z.string(),
+	...key,
+	/** Wall time in ms; lines from then on. */
+	since: z.number(),
+	follow: z.boolean(),
+	maxLines: z.int().positive(),
+});
+export const logsDone = z.object({ type: z.literal('logsDone'), id: z.string() });
+
+export const upMessage = z.discriminatedUnion('type', [hello, instances, applied, presence, stats, probed, logLines]);
+export type UpMessage = z.infer<typeof upMessage>;
+export const downMessage = z.discriminatedUnion('type', [welcome, wants, settled, probe, logsWanted, logsDone]);
+export type DownMessage = z.infer<typeof downMessage>;
+export type Hello = z.infer<typeof hello>;
+export type Wants = z.infer<typeof wants>;
+
+/** Negative when `a` is older than `b`. */
+export function compareVersions(a: { epoch: number; version: number }, b: { epoch: number; version: number }): number {
+	return a.epoch - b.epoch || a.version - b.version;
+}
+
+export function wantKey(of: { region: string; app: string; environment: string }): string {
+	return `${of.region}/${of.app}/${of.environment}`;
+}
