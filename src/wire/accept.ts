@@ -57,7 +57,7 @@ export function acceptLinks(server: Server, options: AcceptOptions): Acceptor {
 	const sockets = new WebSocketServer({ noServer: true, maxPayload: MAX_FRAME_BYTES, perMessageDeflate: false });
 	const upgrade = (request: IncomingMessage, socket: Duplex, head: Buffer) => {
 		socket.on('error', (error) => options.log.debug('link.socket_error', { error }));
-		if (new URL(request.url ?? '/', 'http://link').pathname !== options.path) {
+		if ((request.url ?? '/').split('?', 1)[0] !== options.path) {
 			if (options.otherwise) return options.otherwise(request, socket, head);
 			return refuseUpgrade(socket, 404, 'not_found', `nothing to upgrade to here; links are at ${options.path}`);
 		}
@@ -112,7 +112,7 @@ function serverLink(peer: WebSocket, claims: Claims, hello: Hello, pulse: Pulse,
 	return {
 		claims,
 		hello,
-		heardAt: pulse.heardAt,
+		heardAt: () => pulse.heardAt(),
 		send: (message) => sendBounded(peer, JSON.stringify(message), log),
 		sendFrame: (text) => sendBounded(peer, text, log),
 		close: (reason) => peer.close(CLOSE_GOING_AWAY, reason.slice(0, 100)),

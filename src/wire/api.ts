@@ -214,3 +214,10 @@ export const credentialAnswer = z.object({ credential: z.string(), publicKey: z.
 
 export const missingRequest = z.object({ digests: z.array(digest).max(200_000) });
 export const missingAnswer = z.object({ missing: z.array(digest) });
+
+/**
+ * `GET /trees/{root}` of control (for depots) and of a depot (for agents): the whole tree, path → entry. The receiver
+ * computes the root again. `GET /blobs/{digest}` answers the blob's bytes. Both want the program's credential as bearer.
+ */
+export const treeAnswer = z.object({ set: z.record(z.string(), entry) });
+export type TreeAnswer = z.infer<typeof treeAnswer>;
