@@ -1,0 +1,209 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { isRoot } from './directory.ts';
+
+/**
+ * Limits, freezing and whole-sale killing of a process and all its children. A group is created below the group that
+ * this program itself is in, so that it stays within whatever limits Jibe was given. Understands version 2, version 1,
+ * and the hybrid layout (version 1 controllers with a version 2 tree beside them that can freeze and kill).
+ */
+export interface Cgroup {
+	/** Directories of this group by what they can do; several are the same one in version 2. */
+	memory?: string;
+	pids?: string;
+	cpu?: string;
+	/** Version 1's freezer. */
+	freezer?: string;
+	/** Version 2: freeze and kill. */
+	unified?: string;
+}
+
+export interface CgroupLimits {
+	memoryMiB?: number;
+	pids?: number;
+	/** Thousandths of a core. */
+	cpuMillis?: number | null;
+}
+
+const CPU_PERIOD_US = 100_000;
+const MIB = 1024 * 1024;
+const CONTROLLERS = ['memory', 'pids', 'cpu'] as const;
+type Controller = (typeof CONTROLLERS)[number];
+
+/** What cgroups can do for this program; empty without root or where there are none. */
+export function cgroupAbilities(): { limits: Controller[]; freezer: boolean } {
+	const tree = findTree();
+	const limits = CONTROLLERS.filter((name) => tree[name] !== undefined);
+	return { limits, freezer: tree.unified !== undefined || tree.freezer !== undefined };
+}
+
+/** Creates (or takes over) the group `name`, such as `jibe-1a2b3c/i7m4k`. */
+export function createCgroup(name: string, limits: CgroupLimits): Cgroup {
+	const group: Cgroup = {};
+	for (const [ability, base] of Object.entries(findTree()) as [keyof Cgroup, string][]) {
+		const directory = join(base, name);
+		makeGroup(base, directory);
+		group[ability] = directory;
+	}
+	limitCgroup(group, limits);
+	return group;
+}
+
+/** Files that a process writes its pid to, to be in the group. */
+export function cgroupDoors(group: Cgroup): string[] {
+	return [...new Set(Object.values(group) as string[])].map((directory) => join(directory, 'cgroup.procs'));
+}
+
+export function limitCgroup(group: Cgroup, limits: CgroupLimits): void {
+	const two = (directory: string) => existsSync(join(directory, 'cgroup.freeze'));
+	if (group.memory && limits.memoryMiB) {
+		const bytes = String(limits.memoryMiB * MIB);
+		if (two(group.memory)) {
+			write(group.memory, 'memory.max', bytes);
+			tryWrite(group.memory, 'memory.swap.max', '0');
+			tryWrite(group.memory, 'memory.oom.group', '1');
+		} else write(group.memory, 'memory.limit_in_bytes', bytes);
+	}
+	if (group.pids && limits.pids) write(group.pids, 'pids.max', String(limits.pids));
+	if (group.cpu && limits.cpuMillis) {
+		const quota = String(Math.round((limits.cpuMillis * CPU_PERIOD_US) / 1000));
+		if (two(group.cpu)) write(group.cpu, 'cpu.max', `${quota} ${CPU_PERIOD_US}`);
+		else {
+			write(group.cpu, 'cpu.cfs_period_us', String(CPU_PERIOD_US));
+			write(group.cpu, 'cpu.cfs_quota_us', quota);
+		}
+	}
+}
+
+/** False when the group has no freezer or is gone. */
+export function freezeCgroup(group: Cgroup, frozen: boolean): boolean {
+	if (group.unified && tryWrite(group.unified, 'cgroup.freeze', frozen ? '1' : '0')) return true;
+	return group.freezer !== undefined && tryWrite(group.freezer, 'freezer.state', frozen ? 'FROZEN' : 'THAWED');
+}
+
+/** SIGKILL to everything in it, frozen or not. */
+export function killCgroup(group: Cgroup): void {
+	if (group.unified && tryWrite(group.unified, 'cgroup.kill', '1')) return;
+	for (const pid of cgroupPids(group)) {
+		try {
+			process.kill(pid, 'SIGKILL');
+		} catch (error) {
+			if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+		}
+	}
+	freezeCgroup(group, false); // version 1: a frozen process dies once it is thawed
+}
+
+export function cgroupPids(group: Cgroup): number[] {
+	const directory = group.unified ?? group.freezer ?? group.pids ?? group.memory ?? group.cpu;
+	const text = directory ? tryRead(directory, 'cgroup.procs') : null;
+	return text ? text.split('\n').filter(Boolean).map(Number) : [];
+}
+
+/** How often the kernel killed something in it because its memory was used up. */
+export function cgroupOomKills(group: Cgroup): number {
+	if (!group.memory) return 0;
+	const text = tryRead(group.memory, 'memory.events') ?? tryRead(group.memory, 'memory.oom_control') ?? '';
+	return Number(/^oom_kill (\d+)/m.exec(text)?.[1] ?? 0);
+}
+
+/** True once it is gone. The kernel refuses while a process in it has not ended completely. */
+export function removeCgroup(group: Cgroup): boolean {
+	let gone = true;
+	for (const directory of new Set(Object.values(group) as string[])) gone = removeDirectory(directory) && gone;
+	return gone;
+}
+
+/** Removes `name` and its empty children: what is left of groups whose processes are gone. */
+export function removeCgroupTree(name: string): void {
+	for (const base of new Set(Object.values(findTree()))) {
+		const directory = join(base, name);
+		if (!existsSync(directory)) continue;
+		for (const child of readdirSync(directory, { withFileTypes: true })) {
+			if (child.isDirectory()) removeDirectory(join(directory, child.name));
+		}
+		removeDirectory(directory);
+	}
+}
+
+let found: Partial<Record<keyof Cgroup, string>> | undefined;
+
+/** Where this program may create groups, by ability. */
+function findTree(): Partial<Record<keyof Cgroup, string>> {
+	if (found) return found;
+	if (process.platform !== 'linux' || !isRoot()) return (found = {});
+	const mounts = readFileSync('/proc/self/mounts', 'utf8')
+		.split('\n')
+		.map((line) => line.split(' '));
+	const own = new Map(
+		readFileSync('/proc/self/cgroup', 'utf8').split('\n').filter(Boolean).flatMap((line) => {
+			const [, names, path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+			return (names ?? '').split(',').map((name) => [name, path ?? '/'] as const);
+		}),
+	); // prettier-ignore
+	const tree: Partial<Record<keyof Cgroup, string>> = {};
+	for (const name of [...CONTROLLERS, 'freezer'] as const) {
+		const mount = mounts.find(([, , type, options]) => type === 'cgroup' && options?.split(',').includes(name));
+		const base = mount?.[1] && join(mount[1], own.get(name) ?? '/');
+		if (base && existsSync(base)) tree[name] = base;
+	}
+	const two = mounts.find(([, , type]) => type === 'cgroup2')?.[1];
+	if (two) addUnified(tree, two, join(two, own.get('') ?? '/'));
+	return (found = tree);
+}
+
+function addUnified(tree: Partial<Record<keyof Cgroup, string>>, root: string, own: string): void {
+	if (!existsSync(own)) return;
+	const wanted = CONTROLLERS.filter((name) => tree[name] === undefined);
+	// A group that holds processes may not hand controllers down (but for the root), so ours may have to lie beside it.
+	const candidates = own === root ? [own] : [own, dirname(own)];
+	const base = candidates.find((directory) => handDown(directory, wanted).length === wanted.length) ?? own;
+	tree.unified = base;
+	for (const name of handDown(base, wanted)) tree[name] = base;
+}
+
+/** Those of `wanted` that groups below `directory` get. */
+function handDown(directory: string, wanted: readonly Controller[]): Controller[] {
+	const offered = (tryRead(directory, 'cgroup.controllers') ?? '').trim().split(' ');
+	return wanted.filter((name) => offered.includes(name) && tryWrite(directory, 'cgroup.subtree_control', `+${name}`));
+}
+
+/** Makes the groups from `base` to `directory`; in version 2 each but the last hands its controllers down. */
+function makeGroup(base: string, directory: string): void {
+	const parent = dirname(directory);
+	if (parent !== base && parent.startsWith(base)) {
+		makeGroup(base, parent);
+		handDown(parent, CONTROLLERS);
+	}
+	mkdirSync(directory, { recursive: true });
+}
+
+function removeDirectory(directory: string): boolean {
+	try {
+		rmdirSync(directory);
+		return true;
+	} catch (error) {
+		return (error as NodeJS.ErrnoException).code === 'ENOENT';
+	}
+}
+
+function write(directory: string, file: string, value: string): void {
+	writeFileSync(join(directory, file), value);
+}
+
+function tryWrite(directory: string, file: string, value: string): boolean {
+	try {
+		write(directory, file, value);
+		return true;
+	} catch {
+		return false; // this kernel or layout has it not, or the group is gone: the caller asks
+	}
+}
+
+function tryRead(directory: string, file: string): string | null {
+	try {
+		return readFileSync(join(directory, file), 'utf8');
+	} catch {
+		return null;
+	}
+}

@@ -1,0 +1,53 @@
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { isAlive, ownIdentity, type Identity } from './identity.ts';
+
+/** `<data>/pids/<name>.json`: what `jibe down` ends and `jibe up` adopts. */
+
+export interface PidFile extends Identity {
+	name: string;
+	alive: boolean;
+}
+
+/** Records a process (the calling one unless given). Atomic: a reader sees the old or the new one. */
+export function writePidFile(data: string, name: string, identity: Identity = ownIdentity()): void {
+	const directory = join(data, 'pids');
+	mkdirSync(directory, { recursive: true, mode: 0o700 });
+	const file = join(directory, `${name}.json`);
+	const draft = `${file}.${process.pid}`;
+	writeFileSync(draft, JSON.stringify({ pid: identity.pid, start: identity.start }), { mode: 0o600 });
+	renameSync(draft, file);
+}
+
+/** All of them, those of dead processes too. */
+export function readPidFiles(data: string): PidFile[] {
+	return listNames(join(data, 'pids')).flatMap((name) => readPidFile(data, name) ?? []);
+}
+
+export function readPidFile(data: string, name: string): PidFile | null {
+	let value: unknown;
+	try {
+		value = JSON.parse(readFileSync(join(data, 'pids', `${name}.json`), 'utf8'));
+	} catch {
+		return null; // gone since it was listed, or not ours: a whole one is renamed into place
+	}
+	if (typeof value !== 'object' || value === null || !('pid' in value) || !('start' in value)) return null;
+	const { pid, start } = value;
+	if (typeof pid !== 'number' || typeof start !== 'string') return null;
+	return { name, pid, start, alive: isAlive({ pid, start }) };
+}
+
+export function removePidFile(data: string, name: string): void {
+	rmSync(join(data, 'pids', `${name}.json`), { force: true });
+}
+
+function listNames(directory: string): string[] {
+	try {
+		return readdirSync(directory)
+			.filter((file) => file.endsWith('.json'))
+			.map((file) => file.slice(0, -'.json'.length));
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+		throw error;
+	}
+}

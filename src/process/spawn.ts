@@ -1,0 +1,114 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+import { cgroupDoors, type Cgroup } from './cgroup.ts';
+import { identify, type Identity } from './identity.ts';
+import { isolation } from './isolation.ts';
+
+/**
+ * Starts a process that outlives this one: a session of its own, output to files, no descriptor of ours.
+ * As root, with a uid, it is reached through `unshare → bash → setpriv → bash`, each replacing the one before, so
+ * that the pid is that of the command itself and no process of ours stays between. What can't be enforced is left
+ * out: `isolation()` says what that is.
+ */
+export interface DetachedProcess {
+	/** What `ps` shows in place of the command. */
+	argv0: string;
+	command: string;
+	args: readonly string[];
+	env: Readonly<Record<string, string>>;
+	/** As the process sees it, after the binds. */
+	cwd: string;
+	/** Files that output is appended to; the same path may be given for both. Default: none. */
+	stdout?: string;
+	stderr?: string;
+	uid?: number;
+	gid?: number;
+	/** Directories or files of this machine at other places, or (`from` = `to`) kept writable. The places must exist. */
+	binds?: readonly Bind[];
+	/** A /tmp of its own of this size; then everything but the binds is read-only too. */
+	privateTmp?: { sizeMiB: number };
+	cgroup?: Cgroup;
+}
+
+export interface Bind {
+	from: string;
+	to: string;
+	readonly: boolean;
+}
+
+const FILE_MODE = 0o600;
+
+/** @throws when the command can't be started at all; one that ends soon after says so through `child`. */
+export async function spawnDetached(of: DetachedProcess): Promise<{ identity: Identity; child: ChildProcess }> {
+	const chain = commandChain(of);
+	const out = of.stdout === undefined ? 'ignore' : openSync(of.stdout, 'a', FILE_MODE);
+	const err = of.stderr === undefined ? 'ignore' : of.stderr === of.stdout ? out : openSync(of.stderr, 'a', FILE_MODE);
+	try {
+		const child = spawn(chain.command, chain.args, {
+			argv0: chain.argv0,
+			cwd: chain.cwd,
+			env: { ...of.env },
+			detached: true,
+			stdio: ['ignore', out, err],
+		});
+		await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject));
+		child.unref();
+		// A zombie until our `exit` handler reaps it has no identity; its start time is then nobody's.
+		const identity = (child.pid && identify(child.pid)) || { pid: child.pid ?? 0, start: 'ended' };
+		return { identity, child };
+	} finally {
+		if (typeof out === 'number') closeSync(out);
+		if (typeof err === 'number' && err !== out) closeSync(err);
+	}
+}
+
+interface Chain {
+	command: string;
+	args: string[];
+	argv0: string;
+	cwd: string;
+}
+
+function commandChain(of: DetachedProcess): Chain {
+	const can = isolation();
+	const doors = of.cgroup ? cgroupDoors(of.cgroup) : [];
+	const changes = can.uid && (of.uid !== undefined || of.binds?.length || of.privateTmp || doors.length);
+	if (!changes) return { command: of.command, args: [...of.args], argv0: of.argv0, cwd: of.cwd };
+	const script = [
+		'set -e',
+		...doors.map((door) => `echo $$ > ${quote(door)}`),
+		...(can.mounts ? mounts(of) : []),
+		`cd ${quote(of.cwd)}`,
+		// SHLVL and the like are this shell's, none of the command's business.
+		`unset OLDPWD; export -n SHLVL PWD`,
+		`exec ${[...privileges(of), 'bash', '-c', quote('exec -a "$0" "$@"'), quote(of.argv0), quote(of.command), ...of.args.map(quote)].join(' ')}`,
+	].join('\n');
+	const shell = ['bash', '-c', script, of.argv0];
+	return can.mounts
+		? { command: 'unshare', args: ['--mount', ...shell], argv0: of.argv0, cwd: '/' }
+		: { command: 'bash', args: shell.slice(1), argv0: of.argv0, cwd: '/' };
+}
+
+function mounts(of: DetachedProcess): string[] {
+	const lines = (of.binds ?? []).map(
+		({ from, to, readonly }) => `mount -o bind${readonly ? ',ro' : ''},nosuid,nodev ${quote(from)} ${quote(to)}`,
+	);
+	if (of.privateTmp) {
+		// After the binds: what is bound may lie below /tmp. World-writable places elsewhere are read-only with the rest.
+		lines.push(`mount -t tmpfs -o size=${of.privateTmp.sizeMiB}m,mode=1777,nosuid,nodev tmpfs /tmp`);
+		lines.push('if mountpoint -q /dev/shm; then mount -o bind /tmp /dev/shm; fi');
+		lines.push('mount -o remount,bind,ro / || true');
+	}
+	return lines;
+}
+
+function privileges(of: DetachedProcess): string[] {
+	if (of.uid === undefined) return [];
+	const ids = [`--reuid=${of.uid}`, `--regid=${of.gid ?? of.uid}`, '--clear-groups'];
+	return ['setpriv', ...ids, '--no-new-privs', '--inh-caps=-all', '--bounding-set=-all'];
+}
+
+/** One word of a shell, whatever is in it. */
+function quote(text: string): string {
+	return `'${text.replaceAll("'", `'\\''`)}'`;
+}
