@@ -1,0 +1,294 @@
+import type { z } from 'zod';
+import type { Clock } from '#clock/clock.ts';
+import type { Digest } from '#digest/digest.ts';
+import type { Log } from '#log/log.ts';
+import type { BlobStore } from '#store/blob-store.ts';
+import type { Deployment, DeploymentState, Event, RegionOutcome, Token } from '#wire/api.ts';
+import type { AppConfig } from '#wire/config.ts';
+import type { Pointer, ReleaseSpec, Run, Want } from '#wire/region.ts';
+import type { tokenRole } from '#wire/api.ts';
+
+/** What the house remembers: everything below is in PostgreSQL and survives the loss of any program. */
+export interface State {
+	readonly deployments: Deployments;
+	readonly apps: Apps;
+	readonly env: Environments;
+	readonly blobs: BlobOwners;
+	readonly events: Events;
+	readonly regions: Regions;
+	readonly tokens: Tokens;
+	readonly logins: Logins;
+	readonly audit: Audit;
+	/** Who this installation is. Made when the database is first opened. */
+	installation(): Promise<Installation>;
+	/** One epoch up: every pointer written from now on is newer than any that a region may hold. */
+	raiseEpoch(by: string): Promise<number>;
+	/** Forgets what retention no longer keeps, and says which blobs must stay in the store. */
+	collect(now: number): Promise<Collected>;
+	/** Whether PostgreSQL answers now. Never throws. */
+	reachable(): Promise<boolean>;
+	close(): Promise<void>;
+}
+
+/** Where PostgreSQL is: a URL, or what `startPostgres` says. */
+export type Connection = string | { host: string; port: number; user: string; password: string; database: string };
+
+export interface StateOptions {
+	database: Connection;
+	log: Log;
+	clock: Clock;
+}
+
+/**
+ * `fenced`: somebody else took the deployment over. `stale`: it moved on since it was read. `read_only`: a region is
+ * ahead of this database. `blob_missing`: a release names a blob that its app has not stored. `unknown`: no such row.
+ * `illegal_transition`: the state machine has no such edge. `cursor_pruned`: the events from there on are gone or never
+ * were: take a snapshot. `database_unavailable`: PostgreSQL did not answer within the time limit. `database_full`.
+ */
+export type StateErrorCode =
+	| 'fenced'
+	| 'stale'
+	| 'read_only'
+	| 'blob_missing'
+	| 'unknown'
+	| 'illegal_transition'
+	| 'cursor_pruned'
+	| 'database_unavailable'
+	| 'database_full'
+	| 'schema_unknown';
+
+export class StateError extends Error {
+	readonly code: StateErrorCode;
+	constructor(code: StateErrorCode, message: string, options?: ErrorOptions) {
+		super(message, options);
+		this.code = code;
+	}
+}
+
+export interface Installation {
+	id: string;
+	epoch: number;
+	privatePem: string;
+	publicPem: string;
+	createdAt: number;
+}
+
+/** One region's new pointer and run list, written only over the version it was decided on; null: there is no row yet. */
+export interface PointerWrite {
+	region: string;
+	expect: { epoch: number; version: number } | null;
+	pointer: Pointer;
+	run: Run[];
+}
+
+export interface NewRelease {
+	artifact: Digest;
+	vendor: Digest | null;
+	config: AppConfig;
+	spec: Omit<ReleaseSpec, 'release' | 'deployment'>;
+	blobs: Digest[];
+}
+
+export interface NewDeployment {
+	app: string;
+	environment: string;
+	kind: 'deploy' | 'rollback';
+	release: NewRelease | number;
+	previous: number | null;
+	git: { commit: string; branch: string | null; dirty: boolean } | null;
+	cause: string | null;
+	by: string;
+	why: string | null;
+	stages: { state: DeploymentState; at: number }[];
+	modules: { compiled: number; cached: number } | null;
+	url: string;
+	state: DeploymentState;
+	/** Called with the numbers it gets, and again with others when another deployment took them meanwhile: must be pure. */
+	plan: (release: number, deployment: string) => { rollout: unknown; regions: RegionOutcome[]; writes: PointerWrite[] };
+	owner: string;
+	supersedes: string[];
+}
+
+export interface Advance {
+	deployment: string;
+	fence: number;
+	version: number;
+	at: number;
+	to?: DeploymentState;
+	reason?: string | null;
+	detail?: string | null;
+	rollout?: unknown;
+	regions?: RegionOutcome[];
+	timings?: Deployment['timings'];
+	canary?: Deployment['canary'];
+	coldStarts?: number;
+	watchUntil?: number | null;
+	writes?: PointerWrite[];
+	events?: { type: string; data: Record<string, unknown> }[];
+}
+
+export interface Held {
+	deployment: Deployment;
+	fence: number;
+	version: number;
+	rollout: unknown;
+}
+
+/** Deployments, releases and pointers. Every change is one transaction. @throws StateError */
+export interface Deployments {
+	create(input: NewDeployment): Promise<Held & { spec: ReleaseSpec; wants: Want[] }>;
+	advance(step: Advance): Promise<{ version: number; wants: Want[]; deployment: Deployment }>;
+	/** Takes the deployment over: the former owner's next `advance` is refused. */
+	take(deployment: string, owner: string): Promise<Held>;
+	/** Everything not ended, or still watching. */
+	open(): Promise<Held[]>;
+	deployment(id: string): Promise<Deployment | null>;
+	/** Newest first; `before` is a `createdAt`. */
+	history(of: { app?: string; environment?: string; limit: number; before?: number }): Promise<Deployment[]>;
+	/** All, or those of one app; wants of removed apps too, marked so. */
+	wants(of: { app?: string; environment?: string }): Promise<Want[]>;
+	write(of: { app: string; environment: string; writes: PointerWrite[]; removed?: boolean }): Promise<Want[]>;
+	releases(app: string, numbers: readonly number[]): Promise<(ReleaseSpec & { commit: string | null; createdAt: number })[]>;
+	/** With what a new release of the same artifact is made of (`env set`); null when there is no such release. */
+	release(app: string, number: number): Promise<StoredRelease | null>;
+}
+
+export interface StoredRelease extends NewRelease {
+	app: string;
+	environment: string;
+	number: number;
+	deployment: string;
+	git: { commit: string; branch: string | null; dirty: boolean } | null;
+	createdAt: number;
+}
+
+export interface AppRow {
+	app: string;
+	/** Those that were ever deployed to, sorted. */
+	environments: string[];
+	createdAt: number;
+	/** Why control may not write its pointers, or null. */
+	readOnly: string | null;
+}
+
+export interface Apps {
+	/** Those not removed, sorted by name. */
+	list(): Promise<AppRow[]>;
+	/** Forgets the app, its env and its blobs; its history stays. A later deploy begins it anew. */
+	remove(app: string, by: string): Promise<void>;
+	/** From now on every write of the app's pointers is refused with `read_only`; null lifts that. */
+	setReadOnly(app: string, reason: string | null, by: string): Promise<void>;
+}
+
+export interface Environments {
+	/** What the next release of (app, environment) gets on top of jibe.json's `env`; `staged`: names changed since the last release. */
+	get(app: string, environment: string): Promise<{ values: Record<string, string>; staged: string[] }>;
+	change(of: { app: string; environment: string; set: Record<string, string>; unset: readonly string[]; by: string }): Promise<{
+		values: Record<string, string>;
+		staged: string[];
+	}>;
+}
+
+/** Which app may read which blobs, and which blobs must stay. */
+export interface BlobOwners {
+	/** The app stored these; nothing collects them for an hour. Call after the store has them, before `create`. */
+	own(app: string, digests: readonly Digest[]): Promise<void>;
+	/** Which of these the app owns. */
+	owned(app: string, digests: readonly Digest[]): Promise<Set<Digest>>;
+	/** Which of these the app must send: not its own, or lost by the store. The others are safe from collection for an hour. */
+	missing(app: string, digests: readonly Digest[], store: BlobStore): Promise<Digest[]>;
+	/** Control accepted a tree with this root from the app: it may be the base of a delta. The last 50 are remembered. */
+	sawManifest(app: string, root: Digest): Promise<void>;
+	knowsManifest(app: string, root: Digest): Promise<boolean>;
+}
+
+export interface Collected {
+	/** All others may be swept from the store (`store/collect.ts`). */
+	wanted: Set<Digest>;
+	releases: number;
+	events: number;
+	auditEntries: number;
+}
+
+export interface Events {
+	/** Events after the cursor, oldest first, at most `limit` (1,000). @throws StateError cursor_pruned */
+	after(cursor: number, limit?: number): Promise<Event[]>;
+	/** The cursor of the newest event: what a snapshot taken before is older than. */
+	latest(): Promise<number>;
+	/** Every event committed from now on, once, in order. Returns the way to stop. */
+	subscribe(listener: (event: Event) => void): () => void;
+	/** Records something that belongs to no transition (region.lost, …). */
+	add(events: readonly NewEvent[]): Promise<void>;
+}
+
+export interface NewEvent {
+	at: number;
+	type: string;
+	app: string | null;
+	environment: string | null;
+	deployment: string | null;
+	data: Record<string, unknown>;
+}
+
+export interface RegionRow {
+	name: string;
+	/** Order: the first is the canary region. */
+	position: number;
+	edgePort: number;
+}
+
+export interface Regions {
+	/** These are the regions from now on, in this order. Those left out stay known as long as something is wanted there. */
+	set(regions: readonly { name: string; edgePort: number }[]): Promise<void>;
+	list(): Promise<RegionRow[]>;
+}
+
+export type TokenRole = z.infer<typeof tokenRole>;
+
+export interface Tokens {
+	/** `secret` is shown once and never stored. */
+	create(of: NewToken): Promise<{ token: Token; secret: string }>;
+	/** The token that this secret belongs to; null when there is none, or it has expired or was revoked. */
+	verify(secret: string): Promise<Token | null>;
+	list(): Promise<Token[]>;
+	/** false: there is no such token, or it was revoked before. Its sessions end too. */
+	revoke(id: string, by: string): Promise<boolean>;
+}
+
+export interface NewToken {
+	name: string;
+	role: TokenRole;
+	apps: string[] | null;
+	environments: string[] | null;
+	expiresAt: number | null;
+	by: string;
+}
+
+export interface Logins {
+	/** A code that signs a browser in as this token, once, within 5 min. */
+	createCode(tokenId: string): Promise<{ code: string; expiresAt: number }>;
+	/** A session for the code; null when it was used, has expired, or never was. */
+	redeem(code: string): Promise<{ session: string; expiresAt: number; token: Token } | null>;
+	/** Whose session it is; null when it has ended. */
+	session(secret: string): Promise<Token | null>;
+	end(secret: string): Promise<void>;
+}
+
+export interface AuditEntry {
+	id: number;
+	at: number;
+	/** `token:<name>`, `session:<name>`, `jibe` for what it does itself. */
+	by: string;
+	/** deployment.created, token.created, env.changed, app.removed, … */
+	action: string;
+	app: string | null;
+	environment: string | null;
+	detail: Record<string, unknown>;
+}
+
+/** Changes made through this interface write their own entry, in the same transaction. */
+export interface Audit {
+	write(entry: Omit<AuditEntry, 'id'>): Promise<void>;
+	/** Newest first; `before` is an id. */
+	list(of: { app?: string; limit: number; before?: number }): Promise<AuditEntry[]>;
+}
