@@ -92,7 +92,7 @@ export interface DeploymentStore {
 	wants(of: { app?: string; environment?: string }): Promise<Want[]>;
 	/** Writes run lists or pointers that belong to no deployment (warmth that ended, an app that is removed). */
 	write(of: { app: string; environment: string; writes: PointerWrite[]; removed?: boolean }): Promise<Want[]>;
-	releases(app: string, numbers: readonly number[]): Promise<(ReleaseSpec & { commit: string | null; createdAt: number })[]>;
+	releases(app: string, numbers: readonly number[]): Promise<(ReleaseSpec & { commit: string | null; createdAt: number; config: AppConfig })[]>;
 }
 
 export interface RegionView {
@@ -133,6 +133,8 @@ export interface Driver {
 	removeApp(app: string, by: string): Promise<void>;
 	/** Takes up what was going on when control stopped. Call once the hub is listening. */
 	resume(): Promise<void>;
+	/** Reads what is wanted of this app again and ends its read-only state, after `jibe control recover`. */
+	recovered(app: string): Promise<void>;
 	/** Why control is read-only for this app, or null. */
 	readOnly(app: string): string | null;
 	/** Which release `rollback` would go to now. */
