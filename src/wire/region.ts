@@ -143,13 +143,16 @@ export const hello = z.object({
 	/** The wants it holds; it is sent what is newer. A depot also learns here of a region ahead of the database. */
 	known: z.array(known),
 });
-/** All instances that an agent has of each (app, environment, region) named; replaces what it said of that key before. */
+/**
+ * All instances that an agent has of each (app, environment, region) named; replaces what it said of that key before.
+ * After each connection an agent says all it has: a key that it does not name within 30 s of its hello has none.
+ */
 export const instances = z.object({
 	type: z.literal('instances'),
 	server: serverName,
 	groups: z.array(z.object({ ...key, instances: z.array(instance) })),
 });
-/** An edge obeys these versions: every request from now on goes where they say. */
+/** An edge obeys these versions: every request from now on goes where they say. After each connection it says all of them again. */
 export const applied = z.object({
 	type: z.literal('applied'),
 	server: serverName,
@@ -253,7 +256,8 @@ export const logsDone = z.object({ type: z.literal('logsDone'), id: z.string() }
 
 export const upMessage = z.discriminatedUnion('type', [hello, instances, applied, presence, stats, probed, logLines]);
 export type UpMessage = z.infer<typeof upMessage>;
-export const downMessage = z.discriminatedUnion('type', [welcome, wants, settled, probe, logsWanted, logsDone]);
+/** A depot passes `instances` on to its edges as the agents said them. */
+export const downMessage = z.discriminatedUnion('type', [welcome, wants, settled, probe, logsWanted, logsDone, instances]);
 export type DownMessage = z.infer<typeof downMessage>;
 export type Hello = z.infer<typeof hello>;
 export type Wants = z.infer<typeof wants>;
