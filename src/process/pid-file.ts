@@ -1,5 +1,6 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Cgroup } from './cgroup.ts';
 import { isAlive, ownIdentity, type Identity } from './identity.ts';
 
 /** `<data>/pids/<name>.json`: what `jibe down` ends and `jibe up` adopts. */
@@ -7,15 +8,17 @@ import { isAlive, ownIdentity, type Identity } from './identity.ts';
 export interface PidFile extends Identity {
 	name: string;
 	alive: boolean;
+	/** What to end with it, if it has one: `killTree(file, file.cgroup)`. */
+	cgroup?: Cgroup;
 }
 
 /** Records a process (the calling one unless given). Atomic: a reader sees the old or the new one. */
-export function writePidFile(data: string, name: string, identity: Identity = ownIdentity()): void {
+export function writePidFile(data: string, name: string, identity: Identity = ownIdentity(), cgroup?: Cgroup): void {
 	const directory = join(data, 'pids');
 	mkdirSync(directory, { recursive: true, mode: 0o700 });
 	const file = join(directory, `${name}.json`);
 	const draft = `${file}.${process.pid}`;
-	writeFileSync(draft, JSON.stringify({ pid: identity.pid, start: identity.start }), { mode: 0o600 });
+	writeFileSync(draft, JSON.stringify({ pid: identity.pid, start: identity.start, cgroup }), { mode: 0o600 });
 	renameSync(draft, file);
 }
 
@@ -34,7 +37,9 @@ export function readPidFile(data: string, name: string): PidFile | null {
 	if (typeof value !== 'object' || value === null || !('pid' in value) || !('start' in value)) return null;
 	const { pid, start } = value;
 	if (typeof pid !== 'number' || typeof start !== 'string') return null;
-	return { name, pid, start, alive: isAlive({ pid, start }) };
+	// Written by us into a directory of ours.
+	const cgroup = 'cgroup' in value ? { cgroup: value.cgroup as Cgroup } : {};
+	return { name, pid, start, alive: isAlive({ pid, start }), ...cgroup };
 }
 
 export function removePidFile(data: string, name: string): void {

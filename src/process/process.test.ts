@@ -109,6 +109,7 @@ test('as root: uid, no privileges, only its binds, a /tmp of its own, nothing el
 	writeFileSync(join(shared, 'code.js'), 'hi');
 	chmodSync(data, 0o700); // below /tmp here, so its own /tmp hides it as well
 	chownSync(own, UID, UID);
+	writeFileSync(join(own, 'evil'), `touch ${join(run, 'b', 'evil-ran')} ${join(own, 'evil-ran')}`);
 	const script = `
 		const fs = require('fs');
 		const attempt = (f) => { try { return String(f()); } catch (e) { return e.code ?? e.message; } };
@@ -124,13 +125,15 @@ test('as root: uid, no privileges, only its binds, a /tmp of its own, nothing el
 			fill: attempt(() => fs.writeFileSync('/tmp/big', Buffer.alloc(3 << 20))),
 			shm: attempt(() => fs.writeFileSync('/dev/shm/big', Buffer.alloc(3 << 20))),
 			vartmp: attempt(() => fs.writeFileSync('/var/tmp/jibe-test', 'x')),
+			env: Object.keys(process.env).filter((n) => n !== '_' && n !== 'SHLVL').sort().join() + process.env.SECRET,
+			evil: fs.existsSync('${run}/b/evil-ran'),
 			kill: attempt(() => process.kill(1, 'SIGKILL')),
 		}));`;
 	const { identity } = await spawnDetached({
 		argv0: 'jibe instance',
 		command: process.execPath,
 		args: ['-e', script],
-		env: { ...env, SECRET: 'in the environment only' },
+		env: { SECRET: "it's $HOME\n`x`", BASH_ENV: join(own, 'evil'), LD_PRELOAD: '', ENV: join(own, 'evil'), PATH: '/nowhere' },
 		cwd: join(run, 'a'),
 		stdout: join(data, 'isolated.log'),
 		stderr: join(data, 'isolated.log'),
@@ -157,6 +160,8 @@ test('as root: uid, no privileges, only its binds, a /tmp of its own, nothing el
 		fill: 'ENOSPC',
 		shm: 'ENOSPC',
 		vartmp: 'EROFS',
+		env: "BASH_ENV,ENV,LD_PRELOAD,PATH,SECRETit's $HOME\n`x`",
+		evil: false,
 		kill: 'EPERM',
 	});
 });

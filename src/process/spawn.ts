@@ -13,6 +13,7 @@ import { isolation } from './isolation.ts';
 export interface DetachedProcess {
 	/** What `ps` shows in place of the command. */
 	argv0: string;
+	/** An absolute path, unless `PATH` of `env` may decide. */
 	command: string;
 	args: readonly string[];
 	env: Readonly<Record<string, string>>;
@@ -47,7 +48,7 @@ export async function spawnDetached(of: DetachedProcess): Promise<{ identity: Id
 		const child = spawn(chain.command, chain.args, {
 			argv0: chain.argv0,
 			cwd: chain.cwd,
-			env: { ...of.env },
+			env: chain.env,
 			detached: true,
 			stdio: ['ignore', out, err],
 		});
@@ -67,26 +68,34 @@ interface Chain {
 	args: string[];
 	argv0: string;
 	cwd: string;
+	env: Record<string, string>;
 }
+
+/** All that the root-owned part of the chain sees: LD_PRELOAD, BASH_ENV or PATH of an app would be root's otherwise. */
+const CHAIN_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+/** An app's variables travel under this prefix, so that nothing heeds them before the uid has changed. */
+const ENV_PREFIX = 'JIBE_ENV_';
+const LAST_SHELL = `for name in \${!${ENV_PREFIX}@}; do export "\${name#${ENV_PREFIX}}=\${!name}"; unset "$name"; done
+unset OLDPWD; export -n PWD
+exec -a "$0" "$@"`;
 
 function commandChain(of: DetachedProcess): Chain {
 	const can = isolation();
 	const doors = of.cgroup ? cgroupDoors(of.cgroup) : [];
 	const changes = can.uid && (of.uid !== undefined || of.binds?.length || of.privateTmp || doors.length);
-	if (!changes) return { command: of.command, args: [...of.args], argv0: of.argv0, cwd: of.cwd };
+	if (!changes) return { command: of.command, args: [...of.args], argv0: of.argv0, cwd: of.cwd, env: { ...of.env } };
+	const env = { PATH: CHAIN_PATH, ...Object.fromEntries(Object.entries(of.env).map(([name, value]) => [ENV_PREFIX + name, value])) };
 	const script = [
 		'set -e',
 		...doors.map((door) => `echo $$ > ${quote(door)}`),
 		...(can.mounts ? mounts(of) : []),
 		`cd ${quote(of.cwd)}`,
-		// SHLVL and the like are this shell's, none of the command's business.
-		`unset OLDPWD; export -n SHLVL PWD`,
-		`exec ${[...privileges(of), 'bash', '-c', quote('exec -a "$0" "$@"'), quote(of.argv0), quote(of.command), ...of.args.map(quote)].join(' ')}`,
+		`exec ${[...privileges(of), 'bash', '-c', quote(LAST_SHELL), quote(of.argv0), quote(of.command), ...of.args.map(quote)].join(' ')}`,
 	].join('\n');
 	const shell = ['bash', '-c', script, of.argv0];
 	return can.mounts
-		? { command: 'unshare', args: ['--mount', ...shell], argv0: of.argv0, cwd: '/' }
-		: { command: 'bash', args: shell.slice(1), argv0: of.argv0, cwd: '/' };
+		? { command: 'unshare', args: ['--mount', ...shell], argv0: of.argv0, cwd: '/', env }
+		: { command: 'bash', args: shell.slice(1), argv0: of.argv0, cwd: '/', env };
 }
 
 function mounts(of: DetachedProcess): string[] {

@@ -1,6 +1,7 @@
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Digest } from '#digest/digest.ts';
+import type { AppIndex } from './app-index.ts';
 
 /**
  * All modules of a release in one file, so that an instance reads one file and not hundreds:
@@ -17,24 +18,6 @@ export const MAX_MODULE_BYTES = 10 * 1024 * 1024;
 export const MAX_PACK_BYTES = 1024 * 1024 * 1024;
 export const MAX_MODULES = 200_000;
 
-export type ModuleFormat = 'module' | 'commonjs' | 'json' | 'text';
-
-/** What the artifact says of one module. */
-export interface ModuleEntry {
-	format: ModuleFormat;
-	/** Specifier as written → path of a module, `vendor:<path below node_modules>`, or `node:<name>`. */
-	resolve?: Record<string, string>;
-}
-
-/** `index.json` of an artifact. */
-export interface ModuleIndex {
-	format: 1;
-	entry: string;
-	/** Modules are wanted as real files too: something starts workers or children, or makes up paths. */
-	materialise?: boolean;
-	modules: Record<string, ModuleEntry>;
-}
-
 /** Path → [offset from the first body, length, digest]. */
 type Table = Record<string, [number, number, Digest]>;
 
@@ -43,7 +26,7 @@ export class PackError extends Error {
 }
 
 export interface ModulePack {
-	index: ModuleIndex;
+	index: AppIndex;
 	has(path: string): boolean;
 	/** Its bytes; a view, not a copy. Null when the pack has no such path. */
 	slice(path: string): Buffer | null;
@@ -109,7 +92,7 @@ export function openModulePack(bytes: Buffer): ModulePack {
 	const start = headEnd + bytes.readUInt32LE(8);
 	if (start > bytes.length) throw new PackError('the module pack is cut short within its index');
 	const table = parse(bytes.subarray(PREFIX_BYTES, headEnd)) as Table;
-	const index = parse(bytes.subarray(headEnd, start)) as ModuleIndex;
+	const index = parse(bytes.subarray(headEnd, start)) as AppIndex;
 	if (typeof index.modules !== 'object' || index.modules === null) throw new PackError('the index of the module pack lists no modules');
 	const find = (path: string) => (Object.hasOwn(table, path) ? table[path] : undefined);
 	const pack: ModulePack = {
