@@ -221,3 +221,10 @@ export const missingAnswer = z.object({ missing: z.array(digest) });
  */
 export const treeAnswer = z.object({ set: z.record(z.string(), entry) });
 export type TreeAnswer = z.infer<typeof treeAnswer>;
+
+/**
+ * `POST /blobs` of control and of a depot, with a program's credential: many small blobs in one answer, an upload
+ * (`wire/upload.ts`) of those that fit into MAX_BLOBS_ANSWER_BYTES, at least one. The caller asks again for the rest.
+ */
+export const blobsRequest = z.object({ digests: z.array(digest).min(1).max(20_000) });
+export const MAX_BLOBS_ANSWER_BYTES = 16 * 1024 * 1024;

@@ -1,4 +1,5 @@
 import { createPrivateKey, createPublicKey, generateKeyPairSync, sign, verify } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { regionName, serverName } from './names.ts';
 import { role } from './region.ts';
@@ -35,6 +36,14 @@ export function readCredential(text: string, publicPem: string, nowMs: number): 
 	if (json === null) return null;
 	const parsed = claims.safeParse(parseJson(json));
 	return parsed.success && parsed.data.expires * 1000 > nowMs ? parsed.data : null;
+}
+
+/** `<data>/credentials/<role>.json`, as the supervisor writes it for a program that it starts. */
+const credentialFile = z.object({ credential: z.string(), publicKey: z.string(), installation: z.string() });
+
+/** Read at each use, because it is renewed while the program runs. @throws when it is missing or not such a file */
+export function readCredentialFile(path: string): z.infer<typeof credentialFile> {
+	return credentialFile.parse(JSON.parse(readFileSync(path, 'utf8')));
 }
 
 /** Any short text, signed: also what signed links carry. */

@@ -1,0 +1,242 @@
+import type { Clock, Timer } from '#clock/clock.ts';
+import type { Log } from '#log/log.ts';
+import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
+import { WIRE_VERSION, wantKey } from '#wire/region.ts';
+import type { DownMessage, Gift, Hello, Known, UpMessage, Want, Wants } from '#wire/region.ts';
+import { Asks } from './asks.ts';
+import type { Board, Group } from './board.ts';
+import { Settling } from './settle.ts';
+
+/**
+ * Passes what control wants on to the agents and edges of the regions named, and what they report to control and to
+ * each other. Agents' instances reach edges from here, so control is not on the path that keeps a region serving.
+ */
+
+/** An agent that is back says all it has; what it has not named this long after its hello is no more. */
+const UNNAMED_GONE_AFTER_MS = 30_000;
+
+type Applied = Extract<UpMessage, { type: 'applied' }>;
+type Instances = Extract<UpMessage, { type: 'instances' }>;
+
+export interface RelayOptions {
+	server: string;
+	installation: string;
+	regions: readonly string[];
+	board: Board;
+	/** Edges that there were before this program started. */
+	remembered: { id: string; regions: string[] }[];
+	/** To control; false while it is away. */
+	up(message: UpMessage): boolean;
+	/** The board or the edges changed: put them on disk some time soon. */
+	changed(): void;
+	/** Wants came with blobs along. */
+	gift(gift: Gift): void;
+	log: Log;
+	clock: Clock;
+}
+
+export class Relay {
+	private readonly links = new Map<string, ServerLink>();
+	private readonly asks: Asks;
+	private readonly settling: Settling;
+	private readonly of: RelayOptions;
+
+	constructor(options: RelayOptions) {
+		this.of = options;
+		this.asks = new Asks({ up: (message) => void options.up(message), clock: options.clock });
+		this.settling = new Settling({ clock: options.clock, onSettled: (items) => this.sendSettled(items), remembered: options.remembered });
+	}
+
+	hello(): Hello {
+		const { server, regions, board } = this.of;
+		return { type: 'hello', wire: WIRE_VERSION, role: 'depot', server, name: 'depot', regions: [...regions], known: board.known() };
+	}
+
+	edges(): { id: string; regions: string[] }[] {
+		return this.settling.list();
+	}
+
+	/** The link to control is up, and the hello was sent: all that it may have missed follows. */
+	controlUp(): void {
+		this.of.up(this.presence());
+		for (const message of this.of.board.replay(this.of.regions)) this.of.up(message);
+		for (const { id, items } of this.settling.said()) {
+			const [server = '', edge = ''] = id.split('/');
+			if (items.length > 0) this.of.up({ type: 'applied', server, edge, items });
+		}
+	}
+
+	controlDown(): void {
+		this.asks.controlGone();
+	}
+
+	fromControl(message: DownMessage, text: string): void {
+		switch (message.type) {
+			case 'wants':
+				return this.wants(message, text);
+			case 'probe':
+				return this.asks.probe(message, this.linksOf('edge', message.region));
+			case 'logsWanted':
+				return this.asks.logsWanted(message, this.linksOf('agent', message.region));
+			case 'logsDone':
+				return this.asks.logsDone(message.id);
+			case 'welcome':
+				if (message.installation !== this.of.installation)
+					this.of.log.error('control.other_installation', { theirs: message.installation });
+				return;
+			case 'settled':
+			case 'instances':
+				// A depot's own words to its agents and edges; control says neither.
+				return;
+		}
+	}
+
+	/** An agent or edge said hello: it is told what is newer than what it holds, and what it could not hear meanwhile. */
+	onLink(link: ServerLink): LinkHandlers {
+		const { role, regions, known } = link.hello;
+		const id = idOf(link);
+		this.links.get(id)?.close('the same program connected again');
+		this.links.set(id, link);
+		this.of.log.info('link.up', { id, regions: regions.length });
+		link.send({ type: 'welcome', wire: WIRE_VERSION, installation: this.of.installation });
+		const newer = this.of.board.newer(regions, known);
+		if (newer) link.send(newer);
+		const named = new Set<string>();
+		const settle = role === 'agent' ? this.agentJoined(link, named) : this.edgeJoined(link);
+		this.of.up(this.presence());
+		return {
+			onMessage: (message, text) => this.fromBelow(link, named, message, text),
+			onClosed: (reason) => {
+				settle?.cancel();
+				this.left(link, reason);
+			},
+		};
+	}
+
+	close(): void {
+		this.settling.close();
+	}
+
+	private wants(message: Wants, text: string): void {
+		const mine = message.wants.filter((want) => this.of.regions.includes(want.region));
+		const taken = this.of.board.take({ ...message, wants: mine });
+		if (taken.length === 0) return;
+		const whole = taken.length === message.wants.length;
+		const frames = new Map<string, string | null>();
+		for (const link of this.links.values()) {
+			const { regions } = link.hello;
+			const set = regions.join(' ');
+			if (!frames.has(set)) frames.set(set, this.frameFor(regions, taken, message, whole ? text : null));
+			const frame = frames.get(set);
+			if (frame) link.sendFrame(frame);
+		}
+		if (message.gift) this.of.gift(message.gift);
+		this.of.changed();
+	}
+
+	/** What of it concerns these regions: the frame as it came when that is all. */
+	private frameFor(regions: readonly string[], taken: readonly Want[], message: Wants, text: string | null): string | null {
+		const wants = taken.filter((want) => regions.includes(want.region));
+		if (wants.length === 0) return null;
+		if (text !== null && wants.length === message.wants.length) return text;
+		return JSON.stringify({ type: 'wants', wants, releases: this.of.board.releasesOf(wants), gift: message.gift } satisfies Wants);
+	}
+
+	private fromBelow(link: ServerLink, named: Set<string>, message: UpMessage, text: string): void {
+		const { role } = link.hello;
+		if (message.type === 'instances' && role === 'agent') return this.instances(link, named, message, text);
+		if (message.type === 'logLines' && role === 'agent') return this.asks.logLines(link, message);
+		if (message.type === 'applied' && role === 'edge') return this.applied(link, message);
+		if (message.type === 'probed' && role === 'edge') return this.asks.probed(message);
+		if (message.type === 'stats' && role === 'edge') return void this.of.up(message);
+		this.of.log.warn('link.unexpected', { id: idOf(link), type: message.type });
+	}
+
+	private instances(link: ServerLink, named: Set<string>, message: Instances, text: string): void {
+		const { server, regions } = link.hello;
+		// An agent speaks for its own server and regions only.
+		const groups = message.groups.filter((group) => regions.includes(group.region));
+		for (const group of groups) named.add(wantKey(group));
+		this.report({ type: 'instances', server, groups }, groups.length === message.groups.length && message.server === server ? text : null);
+	}
+
+	private report(message: Instances, text: string | null): void {
+		if (message.groups.length === 0) return;
+		this.of.board.report(message.server, message.groups);
+		for (const link of this.links.values()) {
+			if (link.hello.role !== 'edge') continue;
+			const groups = message.groups.filter((group) => link.hello.regions.includes(group.region));
+			if (groups.length === 0) continue;
+			link.sendFrame(groups.length === message.groups.length && text !== null ? text : JSON.stringify({ ...message, groups }));
+		}
+		this.of.up(message);
+		this.of.changed();
+	}
+
+	private applied(link: ServerLink, message: Applied): void {
+		const { server, name, regions } = link.hello;
+		const items = message.items.filter((item) => regions.includes(item.region));
+		this.of.up({ type: 'applied', server, edge: name, items });
+		this.settling.applied(`${server}/${name}`, items);
+	}
+
+	private agentJoined(link: ServerLink, named: Set<string>): Timer {
+		const { server, regions } = link.hello;
+		const settled = this.settling.of(regions);
+		if (settled.length > 0) link.send({ type: 'settled', items: settled });
+		this.asks.agentJoined(link);
+		return this.of.clock.after(
+			UNNAMED_GONE_AFTER_MS,
+			() => {
+				const gone: Group[] = this.of.board.unnamed(server, regions, named);
+				if (gone.length > 0) this.of.log.warn('instances.unnamed', { server, groups: gone.length });
+				this.report({ type: 'instances', server, groups: gone }, null);
+			},
+			{ idle: true },
+		);
+	}
+
+	private edgeJoined(link: ServerLink): null {
+		const { server, name, regions } = link.hello;
+		for (const message of this.of.board.replay(regions)) link.send(message);
+		this.settling.joined(`${server}/${name}`, regions);
+		this.of.changed();
+		return null;
+	}
+
+	private left(link: ServerLink, reason: string): void {
+		const id = idOf(link);
+		if (this.links.get(id) !== link) return;
+		this.links.delete(id);
+		this.of.log.info('link.down', { id, reason });
+		if (link.hello.role === 'agent') this.asks.agentGone(link);
+		else this.asks.edgeGone(link);
+		if (link.hello.role === 'edge') this.settling.left(`${link.hello.server}/${link.hello.name}`);
+		this.of.up(this.presence());
+	}
+
+	private presence(): UpMessage {
+		const regions = this.of.regions.map((region) => ({
+			region,
+			agents: this.linksOf('agent', region).map(({ hello }) => ({ server: hello.server })),
+			edges: this.linksOf('edge', region).map(({ hello }) => ({ server: hello.server, name: hello.name })),
+		}));
+		return { type: 'presence', regions };
+	}
+
+	private linksOf(role: 'agent' | 'edge', region: string): ServerLink[] {
+		return [...this.links.values()].filter(({ hello }) => hello.role === role && hello.regions.includes(region));
+	}
+
+	private sendSettled(items: readonly Known[]): void {
+		for (const link of this.links.values()) {
+			if (link.hello.role !== 'agent') continue;
+			const theirs = items.filter((item) => link.hello.regions.includes(item.region));
+			if (theirs.length > 0) link.send({ type: 'settled', items: theirs });
+		}
+	}
+}
+
+function idOf({ hello }: ServerLink): string {
+	return `${hello.role} ${hello.server}/${hello.name}`;
+}
