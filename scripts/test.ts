@@ -1,7 +1,7 @@
-import { spawnSync } from 'node:child_process';
-import { globSync, statSync } from 'node:fs';
+import { globSync } from 'node:fs';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
+import { buildWhenStale } from './built.ts';
 
 /**
  * `npm test [-- PATTERN…]`: every test of the house, or those whose path holds a pattern. Stories run first because
@@ -14,8 +14,6 @@ const CONCURRENCY = 2;
 const FILE_TIMEOUT_MS = 180_000;
 /** The beginnings of reasons for which a test may be skipped in CI: what that machine need not have. */
 const EXPECTED_SKIPS = ['needs HAProxy', 'needs nginx', 'needs macOS', 'needs a user other than root', 'needs a terminal'];
-
-const SOURCES = ['src/**/*.ts', 'scripts/bundle.ts', 'dashboard/**/*', 'package.json', 'bin/jibe'];
 
 buildWhenStale();
 runTests(process.argv.slice(2));
@@ -44,20 +42,4 @@ function runTests(patterns: readonly string[]): void {
 		process.exitCode = 1;
 	});
 	tests.compose(spec).pipe(process.stdout);
-}
-
-/** Stories start `bin/jibe`, which runs the bundles in `dist/`. */
-function buildWhenStale(): void {
-	const built = newest(['dist/**/*']);
-	if (built > 0 && built >= newest(SOURCES)) return;
-	const { status } = spawnSync(process.execPath, ['scripts/bundle.ts'], { stdio: 'inherit' });
-	if (status !== 0) {
-		console.error('The bundles in dist/ could not be built (node scripts/bundle.ts).');
-		process.exit(1);
-	}
-}
-
-function newest(patterns: string[]): number {
-	const files = globSync(patterns).filter((file) => !file.endsWith('.test.ts'));
-	return Math.max(0, ...files.map((file) => statSync(file).mtimeMs));
 }
