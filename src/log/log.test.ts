@@ -1,0 +1,42 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { createLog, type Level } from './log.ts';
+
+function capture(level?: Level) {
+	const lines: Record<string, unknown>[] = [];
+	const log = createLog(
+		{ role: 'edge' },
+		{ ...(level ? { level } : {}), write: (line) => void lines.push(JSON.parse(line) as Record<string, unknown>) },
+	);
+	return { log, lines };
+}
+
+test('one JSON object a line: when, how bad, what, and the fields', () => {
+	const { log, lines } = capture();
+	log.with({ region: 'fra' }).warn('region.lost', { silentMs: 15_000 });
+	assert.match(String(lines[0]!['at']), /^\d{4}-\d\d-\d\dT[\d:.]+Z$/);
+	assert.deepEqual({ ...lines[0], at: '' }, { at: '', level: 'warn', event: 'region.lost', role: 'edge', region: 'fra', silentMs: 15_000 });
+});
+
+test('what is below the level is not written', () => {
+	const { log, lines } = capture('warn');
+	log.debug('a');
+	log.info('b');
+	log.warn('c');
+	log.error('d');
+	assert.deepEqual(
+		lines.map(({ event }) => event),
+		['c', 'd'],
+	);
+});
+
+test('an error is written whole, with its causes', () => {
+	const { log, lines } = capture();
+	const cause = Object.assign(new Error('connection refused'), { code: 'ECONNREFUSED' });
+	log.error('link.failed', { error: new Error('the depot does not answer', { cause }) });
+	const error = lines[0]!['error'] as { message: string; stack: string; cause: { message: string; code: string } };
+	assert.equal(error.message, 'the depot does not answer');
+	assert.match(error.stack, /log\.test\.ts/);
+	assert.equal(error.cause.message, 'connection refused');
+	assert.equal(error.cause.code, 'ECONNREFUSED');
+});
