@@ -119,7 +119,10 @@ export const event = z.object({
 });
 export type Event = z.infer<typeof event>;
 
-/** Lines (NDJSON) of the answer to a deploy or rollback: events while it walks, then one result or one error. */
+/**
+ * Lines (NDJSON) of the answer to a deploy, rollback or env change: events while it walks, then one result or one error.
+ * Their events' `cursor` is 0: they are told before the feed has numbered them. With `?detach=1` the result comes at once.
+ */
 export const progressLine = z.union([
 	z.object({ event }),
 	z.object({ result: deployment, already: z.boolean() }),
@@ -228,3 +231,71 @@ export type TreeAnswer = z.infer<typeof treeAnswer>;
  */
 export const blobsRequest = z.object({ digests: z.array(digest).min(1).max(20_000) });
 export const MAX_BLOBS_ANSWER_BYTES = 16 * 1024 * 1024;
+
+// Answers of the API, by path below /api/v1.
+
+/** GET /apps */
+export const appsAnswer = z.object({
+	apps: z.array(
+		z.object({
+			app: appName,
+			createdAt: z.number(),
+			readOnly: z.string().nullable(),
+			environments: z.array(z.object({ environment: environmentName, serving: releaseNumber.nullable(), url: z.string() })),
+		}),
+	),
+});
+/** GET /deployments?app=&environment=&limit=&before= (newest first; `before` is a createdAt) */
+export const deploymentsAnswer = z.object({ deployments: z.array(deployment) });
+/** GET /deployments/{id} · POST /deployments/{id}/cancel · …/abort */
+export const deploymentAnswer = z.object({ deployment });
+/** GET /regions */
+export const regionsAnswer = z.object({ regions: z.array(regionStatus) });
+/** GET /apps/{app}/env?environment=: what is set by `jibe env` on top of jibe.json. */
+export const envAnswer = z.object({
+	values: z.record(z.string(), z.string()),
+	/** Names changed since the last release. */
+	staged: z.array(z.string()),
+});
+/** GET /tokens */
+export const tokensAnswer = z.object({ tokens: z.array(token) });
+/** POST /tokens: the secret is shown this once. */
+export const tokenAnswer = z.object({ token, secret: z.string() });
+/** POST /logins: a link that signs one browser in, once. */
+export const loginAnswer = z.object({ url: z.string(), expiresAt: z.number() });
+/** GET /audit?app=&limit=&before= (newest first; `before` is an id) */
+export const auditAnswer = z.object({
+	entries: z.array(
+		z.object({
+			id: z.int(),
+			at: z.number(),
+			by: z.string(),
+			action: z.string(),
+			app: z.string().nullable(),
+			environment: z.string().nullable(),
+			detail: z.record(z.string(), z.unknown()),
+		}),
+	),
+});
+/** Lines (NDJSON) of GET /apps/{app}/logs?environment=&since=&follow=&lines=&region=; `since` is wall time in ms, `follow` 1 or 0. */
+export const logLine = z.object({
+	at: z.number(),
+	region: regionName,
+	instance: z.string(),
+	release: releaseNumber,
+	stream: z.enum(['out', 'err']),
+	text: z.string(),
+});
+/** Frames of the WebSocket feed `/events?after=<cursor>`; without `after`, and when that cursor is gone, a snapshot comes first. */
+export const feedFrame = z.union([
+	z.object({ event }),
+	z.object({
+		snapshot: z.object({
+			cursor: z.int(),
+			apps: z.array(appStatus),
+			regions: z.array(regionStatus),
+			deployments: z.array(deployment),
+		}),
+	}),
+]);
+export type FeedFrame = z.infer<typeof feedFrame>;
