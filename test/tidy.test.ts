@@ -18,6 +18,11 @@ const GRAB_BAGS = ['utils', 'util', 'helpers', 'common', 'services', 'shared', '
 const MAX_FILE_LINES = 500;
 const MAX_FUNCTION_LINES = 70;
 
+/** Imports that programs may make beyond wire and what is below it, and why. */
+const ALLOWED_IMPORTS: Record<string, string> = {
+	'src/cli/up/stop.ts imports state': '`jibe down` ends a PostgreSQL that nobody watches any more',
+};
+
 /** Files that use the system's time without the clock, and why they must. */
 const OWN_TIME: Record<string, string> = {
 	'src/clock/clock.ts': 'it is the clock',
@@ -65,7 +70,7 @@ test('programs share only wire and what is below it', () => {
 				.filter((name) => name !== source.room && (PROGRAMS.includes(name) || (name === 'state' && source.room !== 'control')))
 				.map((name) => `${source.path} imports ${name}`),
 		);
-	assert.deepEqual(wrong, []);
+	assert.deepEqual(wrong.sort(), Object.keys(ALLOWED_IMPORTS).sort());
 });
 
 test('agents and edges never reach state or build, over however many files', () => {
@@ -126,9 +131,7 @@ test(`files have at most ${MAX_FILE_LINES} lines, functions at most ${MAX_FUNCTI
 });
 
 test('nothing is left to do, silenced, or typed away', () => {
-	const marks = new RegExp(
-		['TO' + 'DO', 'FIX' + 'ME', 'X' + 'XX', '@ts-' + 'ignore', 'as ' + 'any'].map((mark) => `\\b${mark}\\b|${mark}\\b`).join('|'),
-	);
+	const marks = /\b(TOD[O]|FIXM[E]|XX[X]|as an[y])\b|@ts-(ignor[e]|nocheck)\b/;
 	assert.deepEqual(everything.flatMap(({ path, text }) => matches(path, text, marks)), []); // prettier-ignore
 });
 
