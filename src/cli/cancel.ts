@@ -1,0 +1,18 @@
+import type { Deployment } from '#wire/api.ts';
+import { EXIT, type Exit } from './failure.ts';
+import { done } from './output.ts';
+import { ask, findServer } from './server.ts';
+import type { Invocation, Verb } from './verbs.ts';
+
+export const verb: Verb = {
+	syntax: { options: { reason: 'value' }, positionals: ['dpl_…'], optional: 1 },
+	async run({ args, out, data }: Invocation): Promise<Exit> {
+		const id = args.positionals[0] ?? '';
+		const path = `/api/v1/deployments/${encodeURIComponent(id)}/cancel`;
+		const { deployment } = (await ask(findServer(data), { method: 'POST', path })) as { deployment: Deployment };
+		const { app, state, reason } = deployment;
+		const words = state === 'Cancelled' ? 'nothing had moved' : state === 'RollingBack' ? 'swinging back what had moved' : state;
+		out.result({ deployment: deployment.id, app, state, reason }, [done(`Cancelled ${deployment.id}`, words)]);
+		return EXIT.done;
+	},
+};

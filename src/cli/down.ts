@@ -1,0 +1,17 @@
+import { existsSync } from 'node:fs';
+import { EXIT, type Exit } from './failure.ts';
+
+import { stopInstallation } from './up/stop.ts';
+import type { Invocation, Verb } from './verbs.ts';
+
+export const verb: Verb = {
+	syntax: { options: {}, positionals: [], optional: 0 },
+	async run({ out, data }: Invocation): Promise<Exit> {
+		out.now(`Stopping what runs on ${data}…`);
+		const stopped = existsSync(data) ? await stopInstallation(data, (line) => out.now(line)) : 0;
+		out.result({ stopped, data }, [
+			stopped === 0 ? `Nothing was running on ${data}` : `Stopped ${stopped} ${stopped === 1 ? 'process' : 'processes'} of ${data}`,
+		]);
+		return EXIT.done;
+	},
+};

@@ -1,0 +1,68 @@
+import { isoTime, pause, systemClock } from '#clock/clock.ts';
+import { durationMs } from './duration.ts';
+import { EXIT, usage, type Exit } from './failure.ts';
+import { needApp } from './project.ts';
+import { askLines, findServer, Interrupted } from './server.ts';
+import type { Invocation, Verb } from './verbs.ts';
+
+interface Line {
+	at: number;
+	region: string;
+	instance: string;
+	release: number;
+	stream: 'out' | 'err';
+	text: string;
+}
+
+const DEFAULT_SINCE = '1h';
+const DEFAULT_LINES = '1000';
+const AGAIN_MS = 500;
+
+export const verb: Verb = {
+	syntax: { options: { follow: 'flag', since: 'value', lines: 'value', region: 'value' }, positionals: ['APP'], optional: 0 },
+	async run({ args, out, environment, data }: Invocation): Promise<Exit> {
+		const app = await needApp(args.positionals[0]);
+		const server = findServer(data);
+		const follow = args.flag('follow');
+		const lines = args.value('lines') ?? DEFAULT_LINES;
+		if (!/^[1-9]\d{0,5}$/.test(lines)) throw usage('--lines takes a number');
+		let since = systemClock.now() - sinceMs(args.value('since') ?? DEFAULT_SINCE);
+		let shown = 0;
+		const show = (value: unknown): boolean => {
+			const line = value as Line;
+			since = Math.max(since, line.at + 1);
+			shown++;
+			process.stdout.write(out.json ? `${JSON.stringify(line)}\n` : words(line));
+			return false;
+		};
+		for (;;) {
+			const region = args.value('region');
+			const query = new URLSearchParams({
+				environment,
+				since: String(since),
+				lines,
+				follow: follow ? '1' : '0',
+				...(region === null ? {} : { region }),
+			});
+			await askLines(server, { path: `/api/v1/apps/${encodeURIComponent(app)}/logs?${query}` }, show).catch((error: unknown) => {
+				// An answer that ends is how the lines end; with -f a control that restarts is asked again.
+				if (error instanceof Interrupted) return;
+				throw error;
+			});
+			if (!follow) break;
+			await pause(AGAIN_MS);
+		}
+		if (shown === 0 && !out.json) out.say(`No output of ${app} (${environment}) since then.`);
+		return EXIT.done;
+	},
+};
+
+function sinceMs(text: string): number {
+	const ms = durationMs(text);
+	if (ms === null) throw usage('--since takes a time such as 90s, 10m, 2h or 1d');
+	return ms;
+}
+
+function words({ at, region, instance, release, stream, text }: Line): string {
+	return `${isoTime(at)} ${region} v${release} ${instance}${stream === 'err' ? ' !' : ''} ${text}\n`;
+}

@@ -1,0 +1,59 @@
+import type { Deployment, DeploymentState } from '#wire/api.ts';
+import type { Outcome } from './follow.ts';
+import { count, done, seconds, type Output } from './output.ts';
+
+/** What became of it, for a person: what stays on the screen. */
+export function tellOutcome(out: Output, { deployment, already }: Outcome, totalMs: number): void {
+	const { canary, state } = deployment;
+	if (already && state === 'Deployed') {
+		out.say(done(`Already live`, `v${deployment.release} in ${count(deployment.regions.length, 'region')}; nothing changed`));
+		return;
+	}
+	if (canary !== null && !['RolledBack', 'DeployFailed'].includes(state)) {
+		const ms = (value: number) => `${Math.round(value)}ms`;
+		out.say(done(`Canary passed in ${canary.region}`, `${canary.status} OK, p50 ${ms(canary.p50Ms)}, max ${ms(canary.maxMs)}`));
+	}
+	if (deployment.coldStarts > 0) out.say(`  ${count(deployment.coldStarts, 'instance')} started without a warm process at hand`);
+	if (isLive(deployment)) {
+		const live = deployment.regions.filter((region) => region.state === 'live').length;
+		const watch = watchNote(deployment);
+		const verb = deployment.kind === 'rollback' ? 'Rolled back to' : 'Deployed to';
+		const where = deployment.kind === 'rollback' ? `v${deployment.release} in ${count(live, 'region')}` : count(live, 'region');
+		out.say(done(`${verb} ${where}`, `${seconds(totalMs)}${watch}`));
+	}
+	const behind = deployment.regions.filter((region) => region.state === 'pending' || region.state === 'skipped');
+	for (const region of behind)
+		out.say(`! ${region.name}: ${region.state}${region.reason === null ? '' : ` (${region.reason})`}; it catches up when it is back`);
+}
+
+export function isLive({ state }: Deployment): boolean {
+	return state === 'Deployed';
+}
+
+function watchNote({ watchUntil, createdAt }: Deployment): string {
+	if (watchUntil === null) return '';
+	const minutes = (watchUntil - createdAt) / 60_000;
+	return minutes >= 1 ? `; watching for ${Math.round(minutes)} min` : `; watching for ${Math.round(minutes * 60)} s`;
+}
+
+/** Why it did not end live, in words, as the last thing said. */
+export function failureOf({ id, app, state, reason, detail, regions }: Deployment): { code: string; message: string; hint: string } {
+	const failed = regions.filter((region) => region.state === 'failed').map((region) => region.name);
+	const where =
+		failed.length === 0 ? '' : ` in ${failed.slice(0, 3).join(', ')}${failed.length > 3 ? ` and ${failed.length - 3} more` : ''}`;
+	const serves = state === 'DeployFailed' ? 'Nothing moved: what served before still serves.' : null;
+	const message = `${STORY[state] ?? state}${where}${reason === null ? '' : ` (${reason})`}${detail === null ? '' : `\n${detail}`}`;
+	const more = `jibe logs ${app} and jibe status ${app} tell more; this was ${id}`;
+	return { code: reason ?? state, message, hint: [serves, more].filter((line) => line !== null).join('\n') };
+}
+
+const STORY: Partial<Record<DeploymentState, string>> = {
+	DeployFailed: 'The release did not become healthy',
+	TestFailed: 'The tests failed',
+	BuildFailed: 'The build failed',
+	RolledBack: 'Swung back to the release before',
+	RollingBack: 'Swinging back to the release before',
+	Cancelled: 'Cancelled',
+	Superseded: 'A newer deployment took its place',
+	TimedOut: 'Timed out',
+};

@@ -1,0 +1,199 @@
+import { readFileSync } from 'node:fs';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { join } from 'node:path';
+import { pause, systemClock } from '#clock/clock.ts';
+import { EXIT, Failure, type Exit } from './failure.ts';
+import { loginFile } from './places.ts';
+
+/** The control that the verbs talk to: where it is, the token, and requests that wait for one that is restarting. */
+export interface Server {
+	url: URL;
+	token: string;
+}
+
+export interface Ask {
+	method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+	path: string;
+	/** Sent as JSON. */
+	json?: unknown;
+	/** Sent as it is. */
+	body?: { bytes: Uint8Array; type: string };
+	/** Milliseconds without a byte from the server that end the request; none by default for streams. */
+	idleMs?: number;
+}
+
+/** How long a control that is restarting is waited for. */
+const RESTART_WAIT_MS = 10_000;
+const RETRY_FIRST_MS = 20;
+const RETRY_LONGEST_MS = 500;
+const ANSWER_WITHIN_MS = 30_000;
+
+/** JIBE_SERVER and JIBE_TOKEN; else the installation in `data`; else the server of `jibe login`. */
+export function findServer(data: string): Server {
+	const url = process.env['JIBE_SERVER'];
+	if (url) return { url: new URL(url), token: process.env['JIBE_TOKEN'] ?? '' };
+	const endpoint = readJson(join(data, 'endpoint.json'));
+	if (endpoint !== null) return { url: new URL(String(endpoint['url'])), token: process.env['JIBE_TOKEN'] ?? readToken(data) };
+	const login = readJson(loginFile());
+	if (login !== null) return { url: new URL(String(login['url'])), token: String(login['token']) };
+	throw new Failure('not_running', EXIT.jibe, `Jibe is not running here (no ${join(data, 'endpoint.json')})`, {
+		hint: 'start it with: jibe up\nuse one on another machine with: jibe login URL, or JIBE_SERVER and JIBE_TOKEN',
+	});
+}
+
+function readToken(data: string): string {
+	try {
+		return readFileSync(join(data, 'admin.token'), 'utf8').trim();
+	} catch (cause) {
+		const file = join(data, 'admin.token');
+		throw new Failure('no_token', EXIT.notAllowed, `the token in ${file} can't be read`, {
+			hint: 'set JIBE_TOKEN to a token of yours',
+			cause,
+		});
+	}
+}
+
+function readJson(file: string): Record<string, unknown> | null {
+	try {
+		const value: unknown = JSON.parse(readFileSync(file, 'utf8'));
+		return typeof value === 'object' && value !== null ? { ...value } : null;
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+		throw new Failure('unreadable', EXIT.jibe, `${file} can't be read`, { cause: error });
+	}
+}
+
+/** The answer's JSON. @throws Failure with the server's own words when it refuses */
+export async function ask(server: Server, what: Ask): Promise<unknown> {
+	const response = await open(server, { idleMs: ANSWER_WITHIN_MS, ...what });
+	const text = await readAll(response);
+	if (response.statusCode === 204 || text === '') return null;
+	return JSON.parse(text);
+}
+
+/** Hands each line of an NDJSON answer to `onLine`. @throws Interrupted when the connection ends before `onLine` said that it has all */
+export async function askLines(server: Server, what: Ask, onLine: (line: unknown) => boolean): Promise<void> {
+	const response = await open(server, what);
+	let rest = '';
+	let complete = false;
+	response.setEncoding('utf8');
+	await new Promise<void>((resolve, reject) => {
+		response.on('data', (text: string) => {
+			const lines = (rest + text).split('\n');
+			rest = lines.pop() ?? '';
+			for (const line of lines) {
+				if (line.trim() === '' || complete) continue;
+				try {
+					complete = onLine(JSON.parse(line));
+				} catch (error) {
+					response.destroy();
+					reject(error as Error);
+					return;
+				}
+			}
+			if (complete) resolve();
+		});
+		response.on('error', (cause) => reject(new Interrupted(cause)));
+		response.on('close', () => (complete ? resolve() : reject(new Interrupted(null))));
+	});
+	response.destroy();
+}
+
+/** A stream broke off: what it told of goes on, and can be asked for. */
+export class Interrupted extends Error {
+	constructor(cause: unknown) {
+		super('the connection to control broke off', { cause });
+	}
+}
+
+/** The response once it is one to read; waits for a control that is restarting, but repeats nothing that it may have heard. */
+export async function open(server: Server, what: Ask): Promise<IncomingMessage> {
+	const deadline = systemClock.monotonic() + RESTART_WAIT_MS;
+	for (let delayMs = RETRY_FIRST_MS; ; delayMs = Math.min(delayMs * 2, RETRY_LONGEST_MS)) {
+		const response = await send(server, what).catch((error: NodeJS.ErrnoException) => error);
+		if (!(response instanceof Error)) {
+			if (response.statusCode !== 503) {
+				if ((response.statusCode ?? 500) < 300) return response;
+				throw refusal(response.statusCode ?? 500, await readAll(response));
+			}
+			const text = await readAll(response);
+			if (systemClock.monotonic() > deadline) throw refusal(503, text);
+		} else {
+			if (!mayRepeat(response, what)) throw new Interrupted(response);
+			if (systemClock.monotonic() > deadline) throw unreachable(server, response);
+		}
+		await pause(delayMs);
+	}
+}
+
+const NEVER_ARRIVED = new Set(['ECONNREFUSED', 'ENOENT', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN']);
+
+function mayRepeat(error: NodeJS.ErrnoException, what: Ask): boolean {
+	return (what.method ?? 'GET') === 'GET' || NEVER_ARRIVED.has(error.code ?? '');
+}
+
+function unreachable(server: Server, cause: Error): Failure {
+	return new Failure('unreachable', EXIT.jibe, `control at ${server.url.origin} does not answer (waited ${RESTART_WAIT_MS / 1000} s)`, {
+		hint: 'jibe doctor looks for the reason; jibe up starts what is missing',
+		cause,
+	});
+}
+
+function send(server: Server, what: Ask): Promise<IncomingMessage> {
+	const json = what.json === undefined ? null : Buffer.from(JSON.stringify(what.json));
+	const bytes = what.body?.bytes ?? json;
+	const headers: Record<string, string | number> = { authorization: `Bearer ${server.token}`, connection: 'close' };
+	if (bytes !== null) {
+		headers['content-type'] = what.body?.type ?? 'application/json';
+		headers['content-length'] = bytes.length;
+	}
+	return new Promise((resolve, reject) => {
+		const options = { method: what.method ?? 'GET', headers, agent: false };
+		const request = httpRequest(new URL(what.path, server.url), options, resolve);
+		request.on('error', reject);
+		if (what.idleMs !== undefined) request.setTimeout(what.idleMs, () => request.destroy(new Error(`no answer within ${what.idleMs} ms`)));
+		if (bytes === null) request.end();
+		else request.end(bytes);
+	});
+}
+
+async function readAll(response: IncomingMessage): Promise<string> {
+	const chunks: Buffer[] = [];
+	for await (const chunk of response) chunks.push(chunk as Buffer);
+	return Buffer.concat(chunks).toString();
+}
+
+interface ErrorMembers {
+	code: string;
+	message: string;
+	hint: string | null;
+	data?: unknown;
+}
+
+/** What the API said no to. */
+export class ApiFailure extends Failure {
+	readonly status: number;
+	readonly data: unknown;
+	constructor(status: number, error: ErrorMembers) {
+		super(error.code, exitOf(status), error.message, { hint: error.hint });
+		this.status = status;
+		this.data = error.data;
+	}
+}
+
+function refusal(status: number, text: string): ApiFailure {
+	let error: Partial<ErrorMembers> | undefined;
+	try {
+		error = (JSON.parse(text) as { error?: Partial<ErrorMembers> }).error;
+	} catch {
+		error = undefined; // not from control, or cut short: the status says enough
+	}
+	const message = error?.message ?? `the server answered ${status}`;
+	return new ApiFailure(status, { code: error?.code ?? `http_${status}`, message, hint: error?.hint ?? null, data: error?.data });
+}
+
+function exitOf(status: number): Exit {
+	if (status === 401 || status === 403) return EXIT.notAllowed;
+	if (status >= 500 || status === 429 || status === 408) return EXIT.jibe;
+	return EXIT.usage;
+}

@@ -1,0 +1,64 @@
+import { systemClock } from '#clock/clock.ts';
+import type { AppStatus } from '#wire/api.ts';
+import { EXIT, type Exit } from './failure.ts';
+import { ago, seconds, table } from './output.ts';
+import { appOf } from './project.ts';
+import { ask, findServer } from './server.ts';
+import type { Invocation, Verb } from './verbs.ts';
+
+export const verb: Verb = {
+	syntax: { options: {}, positionals: ['APP'], optional: 0 },
+	async run(invocation: Invocation): Promise<Exit> {
+		const { args, out, environment, data } = invocation;
+		const app = await appOf(args.positionals[0]);
+		const server = findServer(data);
+		if (app === null) {
+			const { verb: list } = await import('./app-list.ts');
+			return list.run(invocation);
+		}
+		const path = `/api/v1/apps/${encodeURIComponent(app)}?environment=${encodeURIComponent(environment)}`;
+		const status = (await ask(server, { path })) as AppStatus;
+		out.result(status, lines(status));
+		return EXIT.done;
+	},
+};
+
+function lines(status: AppStatus): string[] {
+	const { app, environment, serving, commit, deployment, rollbackTo, readOnly, regions, url } = status;
+	const head =
+		serving === null
+			? `${app} (${environment}) serves nothing`
+			: `${app} (${environment}) serves v${serving}${commit === null ? '' : ` from ${commit.slice(0, 10)}`}`;
+	const rows = regions.map((region) => [
+		region.region,
+		region.state + (region.reason === null ? '' : ` (${region.reason})`),
+		release(region.wanted.pointer.primary),
+		region.instances
+			.map((one) => `v${one.release} ${one.state}${one.healthy ? '' : ', unhealthy'}${one.reason === null ? '' : ` (${one.reason})`}`)
+			.join('; '),
+		region.warmRelease === null ? '' : `v${region.warmRelease}`,
+	]);
+	return [
+		head,
+		`→ ${url}`,
+		...(deployment === null
+			? []
+			: [
+					`last: ${deployment.id} ${deployment.kind} of v${deployment.release}, ${deployment.state}, ${ago(systemClock.now() - deployment.createdAt)}, by ${deployment.by}`,
+				]),
+		...(status.watching ? ['watching: harm still swings it back'] : []),
+		...(readOnly === null ? [] : [`! control only reads this app: ${readOnly} (jibe control recover)`]),
+		...rollback(rollbackTo),
+		'',
+		...table(['region', 'state', 'serves', 'instances', 'warm'], rows),
+	];
+}
+
+function rollback(to: AppStatus['rollbackTo']): string[] {
+	if (to === null) return ['rollback: there is nothing to go back to'];
+	return [`rollback goes to v${to.release}${to.warm ? '' : `, from disk: about ${seconds(to.estimateMs)}`}`];
+}
+
+function release(number: number | null): string {
+	return number === null ? '-' : `v${number}`;
+}

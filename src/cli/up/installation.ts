@@ -1,0 +1,142 @@
+import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { LOCAL_REGIONS } from '#wire/names.ts';
+import { readPidFile, readPidFiles } from '#process/pid-file.ts';
+import { Failure, EXIT, usage } from '../failure.ts';
+import { choosePorts } from './ports.ts';
+
+/** What `jibe up` was told, and what an installation remembers of it for the next time. */
+export interface UpSettings {
+	data: string;
+	/** Names, or null for those of the last time (one region the first time). */
+	regions: string[] | null;
+	/** Null: not asked for. */
+	port: number | null;
+	edgePort: number | null;
+	/** One depot, agent and pair of edges per region, as on servers of their own. */
+	separate: boolean;
+}
+
+export interface Layout {
+	data: string;
+	regions: string[];
+	port: number;
+	edgePort: number;
+	separate: boolean;
+}
+
+const DEFAULT_PORT = 7070;
+const DEFAULT_EDGE_PORT = 8080;
+
+/** Options, else what it was the last time, else the defaults; ports of programs that still run are ours. */
+export async function chooseLayout(settings: UpSettings): Promise<Layout> {
+	const { data, separate } = settings;
+	const before = remembered(data);
+	const regions = settings.regions ?? before?.regions ?? LOCAL_REGIONS.slice(0, 1);
+	const ours = new Set<number>();
+	if (before !== null && readPidFile(data, 'control')?.alive) ours.add(before.port);
+	if (before !== null && readPidFiles(data).some(({ name, alive }) => alive && name.startsWith('edge'))) {
+		for (const index of before.regions.keys()) ours.add(before.edgePort + index);
+	}
+	const port = await choosePorts({
+		option: '--port',
+		asked: settings.port,
+		preferred: before?.port ?? DEFAULT_PORT,
+		count: 1,
+		ours,
+		avoid: new Set(),
+	});
+	const edgePort = await choosePorts({
+		option: '--edge-port',
+		asked: settings.edgePort,
+		preferred: before?.edgePort ?? DEFAULT_EDGE_PORT,
+		count: regions.length,
+		ours,
+		avoid: new Set([port]),
+	});
+	return { data, regions, port, edgePort, separate };
+}
+
+/** `3`, or names with commas. @throws Failure (usage) */
+export function regionNames(option: string): string[] {
+	if (/^\d+$/.test(option)) {
+		const wanted = Number(option);
+		if (wanted < 1 || wanted > LOCAL_REGIONS.length) throw usage(`--regions takes 1 to ${LOCAL_REGIONS.length} regions, or their names`);
+		return LOCAL_REGIONS.slice(0, wanted);
+	}
+	const names = option.split(',').filter((name) => name !== '');
+	for (const name of names) {
+		if (!/^[a-z][a-z0-9-]{0,19}$/.test(name)) throw usage(`"${name}" can't be a region's name: lower-case letters, digits and hyphens`);
+	}
+	if (new Set(names).size !== names.length) throw usage('a region is named twice in --regions');
+	if (names.length === 0) throw usage('--regions needs a number or names');
+	return names;
+}
+
+/** Creates the directory when it is missing; only its owner may look into it. */
+export function openData(data: string): void {
+	try {
+		mkdirSync(data, { recursive: true, mode: 0o700 });
+		chmodSync(data, 0o700);
+		for (const name of ['logs', 'pids', 'credentials']) mkdirSync(join(data, name), { recursive: true, mode: 0o700 });
+	} catch (cause) {
+		throw new Failure('data_directory', EXIT.usage, `${data} can't be used as Jibe's data directory: ${(cause as Error).message}`, {
+			hint: 'name another one with --data DIR',
+			cause,
+		});
+	}
+}
+
+interface Remembered {
+	regions: string[];
+	port: number;
+	edgePort: number;
+	/** Digest of the settings each program was last started with. */
+	programs: Record<string, string>;
+}
+
+export function remembered(data: string): Remembered | null {
+	try {
+		return JSON.parse(readFileSync(join(data, 'installation.json'), 'utf8')) as Remembered;
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+		throw new Failure('data_directory', EXIT.usage, `${join(data, 'installation.json')} can't be read`, { cause: error });
+	}
+}
+
+export function remember(layout: Layout, programs: Record<string, string>): void {
+	const { regions, port, edgePort } = layout;
+	replaceFile(join(layout.data, 'installation.json'), { regions, port, edgePort, programs });
+}
+
+export function edgeUrl(layout: Layout, index: number): string {
+	return `http://127.0.0.1:${layout.edgePort + index}`;
+}
+
+export function writeEndpoint(layout: Layout): void {
+	replaceFile(join(layout.data, 'endpoint.json'), {
+		url: `http://127.0.0.1:${layout.port}`,
+		edgeUrl: edgeUrl(layout, 0),
+		regions: layout.regions.map((name, index) => ({ name, url: edgeUrl(layout, index) })),
+		pid: process.pid,
+	});
+}
+
+export function removeEndpoint(data: string): void {
+	rmSync(join(data, 'endpoint.json'), { force: true });
+}
+
+/** The URL of a running installation, for messages; null when none is told. */
+export function endpointUrl(data: string): string | null {
+	try {
+		return String((JSON.parse(readFileSync(join(data, 'endpoint.json'), 'utf8')) as { url?: unknown }).url);
+	} catch {
+		return null; // nothing runs, or it has only begun to
+	}
+}
+
+function replaceFile(file: string, value: object): void {
+	const draft = `${file}.${process.pid}`;
+	writeFileSync(draft, `${JSON.stringify(value)}\n`, { mode: 0o600 });
+	renameSync(draft, file);
+}

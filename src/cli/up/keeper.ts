@@ -1,0 +1,154 @@
+import { copyFileSync, renameSync, statSync, truncateSync } from 'node:fs';
+import { join } from 'node:path';
+import { systemClock, type MonotonicMs, type Timer } from '#clock/clock.ts';
+import type { Log } from '#log/log.ts';
+import { signalProcess } from '#process/control.ts';
+import { isAlive, type Identity } from '#process/identity.ts';
+import { readPidFile, writePidFile } from '#process/pid-file.ts';
+import { spawnDetached } from '#process/spawn.ts';
+import { programTitle } from '#process/title.ts';
+import { programEnvironment, scriptOf, type Program } from './programs.ts';
+
+/** Keeps one program alive: adopts the one that runs, starts the one that is missing, starts again what died. */
+
+/** How often an adopted program, which is nobody's child, is looked at. */
+const LOOK_MS = 250;
+const BACKOFF_FIRST_MS = 100;
+const BACKOFF_LONGEST_MS = 10_000;
+/** Having lived this long, it starts again at once when it dies. */
+const GOOD_LIFE_MS = 30_000;
+const OLD_LOG_BYTES = 32 * 1024 * 1024;
+const STOP_WITHIN_MS = 5_000;
+
+export interface KeeperEvents {
+	/** It ended without being told to; `inMs`: when it is started again. */
+	ended(program: Program, how: string, inMs: number): void;
+}
+
+export class Keeper {
+	readonly program: Program;
+	/** The living process, as far as is known. */
+	identity: Identity | null = null;
+	startedAt: MonotonicMs = 0;
+	/** Ends since it last lived long. */
+	failures = 0;
+	readonly #data: string;
+	readonly #log: Log;
+	readonly #events: KeeperEvents;
+	#stopping = false;
+	readonly #logFile: string;
+	#timer: Timer | null = null;
+
+	constructor(program: Program, data: string, log: Log, events: KeeperEvents) {
+		this.program = program;
+		this.#data = data;
+		this.#log = log.with({ name: program.name });
+		this.#events = events;
+		this.#logFile = join(data, 'logs', `${program.name}.log`);
+	}
+
+	/** True when one that runs was taken over. `asWanted`: it was started with today's settings. */
+	async begin(asWanted: boolean): Promise<boolean> {
+		const running = readPidFile(this.#data, this.program.name);
+		if (running?.alive && asWanted) {
+			this.identity = { pid: running.pid, start: running.start };
+			this.startedAt = systemClock.monotonic();
+			this.#log.info('adopted', { pid: running.pid });
+			this.#lookLater();
+			return true;
+		}
+		if (running?.alive) await endProcess(running);
+		await this.#start();
+		return false;
+	}
+
+	/** From now on it stays dead when it dies. */
+	release(): void {
+		this.#stopping = true;
+		this.#timer?.cancel();
+	}
+
+	/** Between starts; the programs append, so that the file may be cut under them. */
+	trimLog(): void {
+		setAside(this.#logFile, 'copy');
+	}
+
+	/** Kills a process that is frozen; it is started again like one that died. */
+	kill(why: string): void {
+		if (this.identity === null) return;
+		this.#log.warn('killed', { pid: this.identity.pid, why });
+		signalProcess(this.identity, 'SIGKILL');
+	}
+
+	async #start(): Promise<void> {
+		const { role, name, label, settings } = this.program;
+		setAside(this.#logFile, 'move');
+		const { identity, child } = await spawnDetached({
+			argv0: programTitle(role),
+			command: process.execPath,
+			args: [...scriptOf(role), ...(label === null ? [] : [label]), this.#data],
+			env: programEnvironment(this.#data, role, settings),
+			cwd: this.#data,
+			stderr: this.#logFile,
+		});
+		// At once, so that it is found when this process is killed before the program writes the file itself.
+		writePidFile(this.#data, name, identity);
+		this.identity = identity;
+		this.startedAt = systemClock.monotonic();
+		this.#log.info('started', { pid: identity.pid });
+		child.once('exit', (code, signal) => this.#ended(identity, signal ?? `exit code ${code}`));
+	}
+
+	#lookLater(): void {
+		this.#timer = systemClock.after(LOOK_MS, () => {
+			if (this.#stopping || this.identity === null) return;
+			if (isAlive(this.identity)) this.#lookLater();
+			else this.#ended(this.identity, 'gone');
+		});
+	}
+
+	#ended(identity: Identity, how: string): void {
+		if (this.#stopping || this.identity?.pid !== identity.pid) return;
+		this.identity = null;
+		if (systemClock.monotonic() - this.startedAt > GOOD_LIFE_MS) this.failures = 0;
+		const delayMs = this.failures === 0 ? 0 : Math.min(BACKOFF_FIRST_MS * 2 ** (this.failures - 1), BACKOFF_LONGEST_MS);
+		this.failures++;
+		this.#log.warn('ended', { pid: identity.pid, how, againInMs: delayMs });
+		this.#events.ended(this.program, how, delayMs);
+		this.#timer = systemClock.after(delayMs, () => {
+			if (this.#stopping) return;
+			this.#start().catch((error: unknown) => {
+				this.#log.error('start', { error });
+				this.#ended(identity, 'could not be started');
+			});
+		});
+	}
+}
+
+/** SIGTERM, and SIGKILL when it takes too long. */
+export async function endProcess(identity: Identity, withinMs: number = STOP_WITHIN_MS): Promise<void> {
+	if (!signalProcess(identity, 'SIGTERM')) return;
+	if (await hasEnded(identity, withinMs)) return;
+	signalProcess(identity, 'SIGKILL');
+	await hasEnded(identity, STOP_WITHIN_MS);
+}
+
+const ENDED_LOOK_MS = 5;
+
+export async function hasEnded(identity: Identity, withinMs: number): Promise<boolean> {
+	const deadline = systemClock.monotonic() + withinMs;
+	while (isAlive(identity)) {
+		if (systemClock.monotonic() > deadline) return false;
+		await new Promise<void>((resolve) => systemClock.after(ENDED_LOOK_MS, resolve));
+	}
+	return true;
+}
+
+/** A log that has grown large begins anew; the one before is kept. */
+function setAside(file: string, how: 'move' | 'copy'): void {
+	const size = statSync(file, { throwIfNoEntry: false })?.size ?? 0;
+	if (size <= OLD_LOG_BYTES) return;
+	if (how === 'move') return renameSync(file, `${file}.1`);
+	copyFileSync(file, `${file}.1`);
+	truncateSync(file);
+}

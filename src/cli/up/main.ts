@@ -1,0 +1,192 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { systemClock } from '#clock/clock.ts';
+import { createLog, type Log } from '#log/log.ts';
+import { isolation } from '#process/isolation.ts';
+import { readPidFile, removePidFile } from '#process/pid-file.ts';
+import { EXIT, Failure } from '../failure.ts';
+import { claim } from './claim.ts';
+import { controlReady, hasCredential, obtainCredential, regionsReady } from './control.ts';
+import { watchFrozen } from './frozen.ts';
+import { chooseLayout, edgeUrl, openData, remember, remembered, writeEndpoint, type Layout, type UpSettings } from './installation.ts';
+import { endProcess, Keeper } from './keeper.ts';
+import { controlProgram, healthOf, programDigest, regionPrograms, type Program } from './programs.ts';
+import { stopInstallation } from './stop.ts';
+import { tellParent, type Ready } from './told.ts';
+
+/** The program `up`: starts the others, and keeps them alive until it is told to stop. */
+export async function main(settings: UpSettings): Promise<void> {
+	const log = createLog({ role: 'up' });
+	try {
+		openData(settings.data);
+		claim(settings.data);
+		for (const line of isolation().missing) tellParent({ warning: line });
+		const layout = await chooseLayout(settings);
+		const house = new House(layout, log);
+		stopOnSignals(house, log);
+		await house.open();
+		tellParent({ ready: house.describe() });
+		house.watch();
+	} catch (error) {
+		log.error('failed', { error });
+		tellParent({ failed: told(error) });
+		removeOwnClaim(settings.data);
+		process.exit(EXIT.jibe);
+	}
+}
+
+/** A program that ends this often before everything is ready will not get any better. */
+const HOPELESS_AFTER_FAILURES = 4;
+const LOG_TAIL_LINES = 5;
+const LOOK_EACH_MS = 600_000;
+
+class House {
+	readonly layout: Layout;
+	readonly #log: Log;
+	readonly #keepers: Keeper[];
+	#adopted = 0;
+
+	constructor(layout: Layout, log: Log) {
+		this.layout = layout;
+		this.#log = log;
+		const events = {
+			ended: (program: Program, how: string) => tellParent({ said: `${program.name} ended (${how}) and is started again` }),
+		};
+		this.#keepers = [controlProgram(layout), ...regionPrograms(layout)].map((program) => new Keeper(program, layout.data, log, events));
+	}
+
+	/** Everything runs and is connected once this resolves. */
+	async open(): Promise<void> {
+		const { layout } = this;
+		const before = remembered(layout.data)?.programs ?? {};
+		const today = Object.fromEntries(this.#keepers.map(({ program }) => [program.name, programDigest(program)]));
+		const begin = async (keeper: Keeper) => {
+			if (await keeper.begin(before[keeper.program.name] === today[keeper.program.name])) this.#adopted++;
+		};
+		await this.#endOthers(Object.keys(before).filter((name) => !(name in today)));
+		remember(layout, today);
+		writeEndpoint(layout);
+		const early = this.#keepers.filter(({ program }) => hasCredential(program));
+		const late = this.#keepers.filter((keeper) => !early.includes(keeper));
+		const given = () => this.#giveUpWhenHopeless();
+		tellParent({ now: 'Starting control…' });
+		await Promise.all(early.map(begin));
+		await controlReady(layout, given);
+		tellParent({ now: 'Starting agents and edges…' });
+		await Promise.all(
+			late.map(async (keeper) => {
+				await obtainCredential(layout, keeper.program);
+				await begin(keeper);
+			}),
+		);
+		await regionsReady(layout, given, (missing) => tellParent({ now: `Waiting for ${missing.join(', ')}…` }));
+	}
+
+	/** Kills what is frozen, for as long as this process lives. */
+	watch(): void {
+		const { layout } = this;
+		watchFrozen(
+			this.#keepers.map((keeper) => ({
+				identity: () => keeper.identity,
+				...healthOf(keeper.program, layout),
+				frozen: (why) => {
+					tellParent({ said: `${keeper.program.name} is frozen (${why}) and is replaced` });
+					keeper.kill(why);
+				},
+			})),
+		);
+		// The one timer that keeps this process alive when all programs were adopted.
+		const look = () => {
+			for (const keeper of this.#keepers) keeper.trimLog();
+			this.#renewCredentials().catch((error: unknown) => this.#log.warn('credentials', { error }));
+			systemClock.after(LOOK_EACH_MS, look);
+		};
+		look();
+	}
+
+	/** Programs read their credential's file again when they connect. */
+	async #renewCredentials(): Promise<void> {
+		const ending = this.#keepers.filter(({ program }) => !hasCredential(program));
+		for (const { program } of ending) await obtainCredential(this.layout, program);
+	}
+
+	release(): void {
+		for (const keeper of this.#keepers) keeper.release();
+	}
+
+	describe(): Ready {
+		const { data, regions, port } = this.layout;
+		return {
+			url: `http://127.0.0.1:${port}`,
+			edgeUrl: edgeUrl(this.layout, 0),
+			regions: regions.map((name, index) => ({ name, url: edgeUrl(this.layout, index) })),
+			data,
+			pid: process.pid,
+			adopted: this.#adopted,
+			programs: this.#keepers.length,
+		};
+	}
+
+	/** Programs of an earlier layout, such as the depot of a region that is gone. */
+	async #endOthers(names: readonly string[]): Promise<void> {
+		await Promise.all(
+			names.map(async (name) => {
+				const running = readPidFile(this.layout.data, name);
+				if (running?.alive) await endProcess(running);
+				removePidFile(this.layout.data, name);
+			}),
+		);
+	}
+
+	#giveUpWhenHopeless(): void {
+		const hopeless = this.#keepers.find((keeper) => keeper.failures >= HOPELESS_AFTER_FAILURES);
+		if (hopeless === undefined) return;
+		const { name } = hopeless.program;
+		const file = join(this.layout.data, 'logs', `${name}.log`);
+		this.release();
+		throw new Failure('program_fails', EXIT.jibe, `${name} ends as soon as it is started; the last it said:\n${tail(file)}`, {
+			hint: `all of it is in ${file}`,
+		});
+	}
+}
+
+function stopOnSignals(house: House, log: Log): void {
+	let stopping = false;
+	const leave = (code: number) => {
+		removePidFile(house.layout.data, 'up');
+		tellParent({ stopped: true });
+		process.exit(code);
+	};
+	const stop = (signal: string) => {
+		if (stopping) return;
+		stopping = true;
+		log.info('stopping', { signal });
+		house.release();
+		stopInstallation(house.layout.data, (line) => tellParent({ now: line })).then(
+			() => leave(EXIT.done),
+			(error: unknown) => {
+				log.error('stop', { error });
+				leave(EXIT.jibe);
+			},
+		);
+	};
+	for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stop(signal));
+	// From `jibe down`, which ends the others itself.
+	process.on('SIGUSR2', () => leave(EXIT.done));
+}
+
+function removeOwnClaim(data: string): void {
+	if (readPidFile(data, 'up')?.pid === process.pid) removePidFile(data, 'up');
+}
+
+function told(error: unknown): { code: string; exit: 0 | 1 | 2 | 3 | 4 | 5; message: string; hint: string | null } {
+	if (error instanceof Failure) return { code: error.code, exit: error.exit, message: error.message, hint: error.hint };
+	const message = error instanceof Error ? error.message : String(error);
+	return { code: 'internal', exit: EXIT.jibe, message: `jibe up failed: ${message}`, hint: null };
+}
+
+/** The messages of the last lines of a log, which are JSON, or the text itself. */
+function tail(file: string): string {
+	const lines = readFileSync(file, 'utf8').trimEnd().split('\n').slice(-LOG_TAIL_LINES);
+	return lines.map((line) => `  ${line.length > 300 ? `${line.slice(0, 299)}…` : line}`).join('\n');
+}

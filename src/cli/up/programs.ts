@@ -1,0 +1,98 @@
+import { join } from 'node:path';
+import { canonicalJson, sha256 } from '#digest/digest.ts';
+import { runDirectory } from '#process/directory.ts';
+import type { Role } from '#wire/region.ts';
+import type { Target } from './frozen.ts';
+import type { Layout } from './installation.ts';
+
+/** A program of this installation, as it is to be started. */
+export interface Program {
+	role: 'control' | Role;
+	/** Unique in the installation: its pid file's and log's name. */
+	name: string;
+	/** Shown in `ps` between the script and the data directory. */
+	label: string | null;
+	settings: Record<string, unknown>;
+	/** Regions it serves; none for control. */
+	regions: string[];
+	credentialFile: string | null;
+	server: string;
+}
+
+/** The name under which this machine's own agents and edges are known. */
+const LOCAL_SERVER = 'local';
+const EDGES_PER_REGION = 2;
+
+export function controlProgram(layout: Layout): Program {
+	const regions = layout.regions.map((name, index) => ({ name, edgePort: layout.edgePort + index }));
+	const databaseUrl = process.env['DATABASE_URL'];
+	const settings = { data: layout.data, port: layout.port, regions, ...(databaseUrl ? { databaseUrl } : {}) };
+	return { role: 'control', name: 'control', label: null, settings, regions: [], credentialFile: null, server: LOCAL_SERVER };
+}
+
+/** Depots, agents and edges: one set for all regions, or one each. */
+export function regionPrograms(layout: Layout): Program[] {
+	const ports = new Map(layout.regions.map((name, index) => [name, layout.edgePort + index]));
+	const groups = layout.separate ? layout.regions.map((name) => [name]) : [layout.regions];
+	return groups.flatMap((regions) => {
+		const suffix = layout.separate ? `-${regions[0]}` : '';
+		const server = `${LOCAL_SERVER}${suffix}`;
+		const depotSocket = join(runDirectory(layout.data), `depot${suffix}.sock`);
+		const program = (role: Role, name: string, more: Record<string, unknown>): Program => {
+			const credentialFile = join(layout.data, 'credentials', `${role}${suffix}.json`);
+			const settings = { data: layout.data, name, server, depotSocket, credentialFile, regions, ...more };
+			return { role, name, label: name === role ? null : name, settings, regions, credentialFile, server };
+		};
+		const edgeRegions = regions.map((name) => ({ name, port: ports.get(name) }));
+		return [
+			program('depot', `depot${suffix}`, { upstream: `http://127.0.0.1:${layout.port}` }),
+			program('agent', `agent${suffix}`, {}),
+			...Array.from({ length: EDGES_PER_REGION }, (_, n) => program('edge', `edge${suffix}-${n}`, { regions: edgeRegions })),
+		];
+	});
+}
+
+/** What a program that runs must have been started with to be adopted. */
+export function programDigest(program: Program): string {
+	return sha256(canonicalJson({ settings: program.settings, script: scriptOf(program.role) }));
+}
+
+/** Node's arguments: in the package the program's bundle stands beside this one, in the repository its source is run. */
+export function scriptOf(role: Program['role'] | 'up'): string[] {
+	const here = import.meta.dirname;
+	if (!import.meta.filename.endsWith('.ts')) return [join(here, `${role}.js`)];
+	return [join(here, '..', '..', '..', 'scripts', 'program.ts'), role];
+}
+
+/** Without an answer for longer than this a program is frozen. A region's traffic hangs on its edges alone. */
+const FROZEN_AFTER_MS = { edge: 1_000, control: 10_000, depot: 20_000, agent: 20_000 } as const;
+
+/** How a program is asked whether it is alive. */
+export function healthOf(program: Program, layout: Layout): { target: Target | null; limitMs: number } {
+	const limitMs = FROZEN_AFTER_MS[program.role];
+	switch (program.role) {
+		case 'edge':
+			return { limitMs, target: { greeting: join(runDirectory(layout.data), `${program.name}.alive.sock`) } };
+		case 'control':
+			return { limitMs, target: { http: { port: layout.port, path: '/healthz' } } };
+		case 'depot':
+			return { limitMs, target: { httpSocket: String(program.settings['depotSocket']) } };
+		case 'agent':
+			return { limitMs, target: null };
+	}
+}
+
+const PASSED_ON =
+	/^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|XDG_.*|SUDO_[UG]ID|NODE_EXTRA_CA_CERTS|JIBE_.*|DATABASE_URL|PG[A-Z]+)$/;
+const KEPT_BACK: ReadonlySet<string> = new Set(['JIBE_TOKEN', 'JIBE_SERVER', 'JIBE_PROGRAM', 'JIBE_DATA']);
+
+/** The environment of a program: not what a shell happens to have. Settings go here, so that `ps` shows none of them. */
+export function programEnvironment(data: string, role: string, settings: object): Record<string, string> {
+	const env: Record<string, string> = {};
+	for (const [name, value] of Object.entries(process.env)) {
+		if (value === undefined || !PASSED_ON.test(name) || KEPT_BACK.has(name)) continue;
+		if (/^(DATABASE_URL|PG)/.test(name) && role !== 'control' && role !== 'up') continue;
+		env[name] = value;
+	}
+	return { ...env, NODE_COMPILE_CACHE: join(data, 'cache', 'v8'), JIBE_PROGRAM: JSON.stringify(settings) };
+}

@@ -1,0 +1,107 @@
+import { readdirSync, readFileSync, realpathSync, rmSync, statSync } from 'node:fs';
+
+import { stopPostgres } from '#state/embedded.ts';
+import { killCgroup } from '#process/cgroup.ts';
+import { signalGroup, signalProcess } from '#process/control.ts';
+import { runDirectory } from '#process/directory.ts';
+import { identify, type Identity } from '#process/identity.ts';
+import { readPidFiles, removePidFile } from '#process/pid-file.ts';
+import { groupOf, isFrozen, removeGroups } from './groups.ts';
+import { endProcess, hasEnded } from './keeper.ts';
+import { removeEndpoint } from './installation.ts';
+
+/**
+ * Ends an installation: whatever of it runs, whoever started it. Needs neither supervisor nor control, because every
+ * process of it shows its role and its data directory in its arguments, and most have a pid file too.
+ */
+export async function stopInstallation(data: string, tell: (line: string) => void): Promise<number> {
+	const found = findProcesses(data);
+	const of = (role: string) => found.filter((one) => one.role === role);
+	await Promise.all(of('up').map(letGo));
+	await Promise.all(['edge', 'agent', 'depot'].flatMap(of).map((one) => endProcess(one)));
+	// Again, because an agent may have started one until it ended.
+	const instances = findProcesses(data).filter((one) => one.role === 'instance');
+	await Promise.all(instances.map(endInstance));
+	await Promise.all(['control', 'builder'].flatMap(of).map((one) => endProcess(one)));
+	if (await stopPostgres(data)) tell('PostgreSQL stopped');
+	const count = new Set([...found, ...instances].map((one) => one.pid)).size;
+	clean(data);
+	return count;
+}
+
+interface Found extends Identity {
+	role: string;
+}
+
+const LET_GO_WITHIN_MS = 1_000;
+const INSTANCE_WITHIN_MS = 3_000;
+
+/** The supervisor ends at this signal and leaves everything running; one that is stuck must not start things again. */
+async function letGo(supervisor: Identity): Promise<void> {
+	if (supervisor.pid === process.pid || !signalProcess(supervisor, 'SIGUSR2')) return;
+	if (await hasEnded(supervisor, LET_GO_WITHIN_MS)) return;
+	signalProcess(supervisor, 'SIGKILL');
+	await hasEnded(supervisor, LET_GO_WITHIN_MS);
+}
+
+/** Its whole process group: an app may have children. One that is frozen can't hear SIGTERM and has nothing in flight. */
+async function endInstance(instance: Identity): Promise<void> {
+	const group = groupOf(instance.pid);
+	const listens = !isFrozen(instance.pid, group);
+	if (listens && signalGroup(instance, 'SIGTERM')) await hasEnded(instance, INSTANCE_WITHIN_MS);
+	signalGroup(instance, 'SIGKILL');
+	if (group !== null) killCgroup(group);
+	await hasEnded(instance, INSTANCE_WITHIN_MS);
+}
+
+/** By pid files and by what `ps` shows; the one finds what hides from the other. */
+export function findProcesses(data: string): Found[] {
+	const byPid = new Map<number, Found>();
+	for (const file of readPidFiles(data)) {
+		const role = /^[a-z]+/.exec(file.name)?.[0] ?? file.name;
+		if (file.alive && role !== 'postgres') byPid.set(file.pid, { role, pid: file.pid, start: file.start });
+	}
+	const place = whereIs(data);
+	for (const pid of processIds()) {
+		const words = readWords(pid);
+		const role = /^jibe (up|control|builder|agent|depot|edge|instance)$/.exec(words[0] ?? '')?.[1];
+		const last = words.at(-1);
+		if (role === undefined || last === undefined || (last !== data && last !== place.real)) continue;
+		const identity = identify(pid);
+		if (identity !== null) byPid.set(pid, { role, ...identity });
+	}
+	return [...byPid.values()];
+}
+
+function whereIs(data: string): { real: string | null } {
+	try {
+		return { real: realpathSync(data) };
+	} catch {
+		return { real: null }; // no such directory, so nothing of it either
+	}
+}
+
+function processIds(): number[] {
+	try {
+		return readdirSync('/proc').map(Number).filter(Number.isInteger);
+	} catch {
+		return []; // no /proc: the pid files have to do
+	}
+}
+
+function readWords(pid: number): string[] {
+	try {
+		return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replace(/\0$/, '').split('\0');
+	} catch {
+		return []; // ended meanwhile
+	}
+}
+
+function clean(data: string): void {
+	if (statSync(data, { throwIfNoEntry: false }) === undefined) return;
+	for (const { name, alive } of readPidFiles(data)) if (!alive) removePidFile(data, name);
+	removeEndpoint(data);
+	const directory = runDirectory(data);
+	removeGroups(data);
+	rmSync(directory, { recursive: true, force: true });
+}

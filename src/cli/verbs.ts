@@ -1,0 +1,89 @@
+import type { Arguments, Syntax } from './arguments.ts';
+import type { Exit } from './failure.ts';
+import type { Output } from './output.ts';
+
+/** What a verb is given. */
+export interface Invocation {
+	args: Arguments;
+	out: Output;
+	/** `--env`, production by default. */
+	environment: string;
+	/** The installation's directory on this machine. */
+	data: string;
+	verbose: boolean;
+}
+
+/** One file of this folder each; nothing else of the file is used. */
+export interface Verb {
+	syntax: Syntax;
+	run(invocation: Invocation): Promise<Exit>;
+}
+
+export interface Entry {
+	usage: string;
+	summary: string;
+	load: () => Promise<{ verb: Verb }>;
+}
+
+/** Every verb, in the order in which help lists them; two words where a verb has verbs of its own. */
+export const VERBS: Readonly<Record<string, Entry>> = {
+	up: {
+		usage: 'up [--regions N|a,b,c] [--data DIR] [--port 7070] [--edge-port 8080] [--detach]',
+		summary: 'start Jibe on this machine',
+		load: () => import('./up.ts'),
+	},
+	down: { usage: 'down [--data DIR]', summary: 'stop everything of it', load: () => import('./down.ts') },
+	init: { usage: 'init [DIR]', summary: 'write a first jibe.json', load: () => import('./init.ts') },
+	deploy: {
+		usage: 'deploy [DIR] [--from ENV] [--regions a,b] [--strategy walk] [--reason TEXT] [--now] [--force] [--detach]',
+		summary: 'take a directory live',
+		load: () => import('./deploy.ts'),
+	},
+	rollback: {
+		usage: 'rollback [APP|dpl_…] [--to v41] [--again] [--reason TEXT] [--detach]',
+		summary: 'swing back to the last good release',
+		load: () => import('./rollback.ts'),
+	},
+	cancel: { usage: 'cancel dpl_…', summary: 'stop a deployment that is under way', load: () => import('./cancel.ts') },
+	status: { usage: 'status [APP]', summary: 'what serves where', load: () => import('./status.ts') },
+	history: { usage: 'history [APP] [--limit N]', summary: 'deployments, newest first', load: () => import('./history.ts') },
+	logs: { usage: 'logs [APP] [-f] [--since 10m]', summary: "an app's output", load: () => import('./logs.ts') },
+	build: { usage: 'build [DIR] [--verify]', summary: 'compile without deploying', load: () => import('./build.ts') },
+	plan: { usage: 'plan [DIR]', summary: 'what a deploy would do', load: () => import('./plan.ts') },
+	'config check': { usage: 'config check [DIR]', summary: 'check jibe.json', load: () => import('./config-check.ts') },
+	'env list': { usage: 'env list [APP]', summary: 'variables of an environment', load: () => import('./env-list.ts') },
+	'env set': {
+		usage: 'env set NAME=VALUE… [--app APP] [--stage]',
+		summary: 'set variables and deploy',
+		load: () => import('./env-set.ts'),
+	},
+	'env rm': { usage: 'env rm NAME… [--app APP] [--stage]', summary: 'remove variables and deploy', load: () => import('./env-rm.ts') },
+	'token create': {
+		usage: 'token create NAME [--role viewer|deployer|admin] [--apps a,b] [--environments a,b] [--days N]',
+		summary: 'a token for a person or a machine',
+		load: () => import('./token-create.ts'),
+	},
+	'token list': { usage: 'token list', summary: 'tokens and their last use', load: () => import('./token-list.ts') },
+	'token revoke': { usage: 'token revoke ID', summary: 'end a token at once', load: () => import('./token-revoke.ts') },
+	'app list': { usage: 'app list', summary: 'every app', load: () => import('./app-list.ts') },
+	'app remove': { usage: 'app remove APP --yes', summary: 'stop an app and forget it', load: () => import('./app-remove.ts') },
+	'region list': { usage: 'region list', summary: 'regions and who is connected', load: () => import('./region-list.ts') },
+	doctor: { usage: 'doctor', summary: 'look for what is wrong', load: () => import('./doctor.ts') },
+	open: { usage: 'open [APP]', summary: 'the page of this installation, or of an app', load: () => import('./open.ts') },
+	login: { usage: 'login URL < token', summary: 'use a Jibe on another machine', load: () => import('./login.ts') },
+	version: { usage: 'version', summary: "Jibe's and Node's versions", load: () => import('./version.ts') },
+	help: { usage: 'help [VERB]', summary: 'this', load: () => import('./help.ts') },
+};
+
+/** Verbs that the design names and this version does not have yet. */
+export const LATER: readonly string[] = [
+	'promote', 'abort', 'approve', 'secret', 'server', 'domain', 'dev', 'install', 'uninstall', 'backup', 'restore', 'upgrade', 'control',
+	'edge',
+]; // prettier-ignore
+
+/** Prefix shared by verbs of two words. */
+export const GROUPS: ReadonlySet<string> = new Set(
+	Object.keys(VERBS)
+		.filter((name) => name.includes(' '))
+		.map((name) => name.slice(0, name.indexOf(' '))),
+);
