@@ -67,7 +67,6 @@ test('production may be overridden like any other environment', () => {
 test('what was detected stands in for what is left out', () => {
 	assert.equal(configFor(parseConfigFile('{ "app": "a" }', 'f', { entry: 'src/index.ts' })).entry, 'src/index.ts');
 	assert.equal(configFor(parseConfigFile('{ "app": "a", "entry": "b.ts" }', 'f', { entry: 'src/index.ts' })).entry, 'b.ts');
-	assert.equal(configFor(parseConfigFile('{ "app": "a", "runtime": "container" }', 'f', { dockerfile: true })).runtime, 'container');
 });
 
 test('an unknown key is named with its place and the nearest known key', () => {
@@ -128,9 +127,9 @@ test('what is wrong in one environment only is placed there', () => {
 test('keys that need or exclude each other', () => {
 	const wrong = (members: string) => problems(`{ "app": "a",\n${members} }`);
 	assert.match(wrong('"instances": 1')[0]!, /^jibe.json:1:1: runtime "fetch" needs "entry": the module/);
-	assert.match(wrong('"runtime": "process"')[0]!, /runtime "process" needs "start"/);
-	assert.match(wrong('"runtime": "static"')[0]!, /runtime "static" needs "dir"/);
-	assert.match(wrong('"runtime": "container"')[0]!, /runtime "container" needs "image"/);
+	assert.match(wrong('"runtime": "process"')[1]!, /runtime "process" needs "start"/);
+	assert.match(wrong('"runtime": "static"')[1]!, /runtime "static" needs "dir"/);
+	assert.match(wrong('"runtime": "container"')[1]!, /runtime "container" needs "image"/);
 	assert.deepEqual(wrong('"entry": "a.ts",\n"start": "node a.ts"'), [
 		`jibe.json:3:1: "start" belongs to runtime "process", and this app's is "fetch"`,
 	]);
@@ -141,13 +140,22 @@ test('keys that need or exclude each other', () => {
 		wrong('"entry": "a.ts", "regions": ["fra"], "strategy": { "type": "walk", "minRegions": 2 }')[0]!,
 		/more than the 1 regions/,
 	);
-	assert.match(wrong('"entry": "a.ts", "regions": ["fra"], "strategy": { "type": "walk", "waves": [["ams"]] }')[0]!, /not among "regions"/);
 	assert.match(wrong('"entry": "a.ts", "strategy": { "type": "walk", "waves": ["rest", ["ams"]] }')[0]!, /only be the last wave/);
 	assert.match(wrong('"entry": "a.ts", "strategy": { "type": "canary", "ramp": [50, 20] }')[0]!, /must grow/);
 	assert.match(wrong('"entry": "a.ts", "env": { "PORT": "80" }')[0]!, /"PORT" is set by Jibe itself/);
 	assert.match(wrong('"entry": "a.ts", "env": { "KEY": "x" }, "secrets": ["KEY"]')[0]!, /also listed in "secrets"/);
 	assert.match(wrong('"entry": "a.ts", "health": { "timeout": "5m" }')[0]!, /longer than the limit of 30 s/);
 	assert.match(wrong('"entry": "a.ts", "health": { "timeout": "0s" }')[0]!, /fails every check/);
+});
+
+test('what this version does not have is said at once', () => {
+	assert.deepEqual(problems('{ "app": "a",\n"runtime": "process", "start": "./a" }'), [
+		'jibe.json:2:1: runtime "process" is not there yet; this version runs "fetch": a module whose default export answers requests',
+	]);
+	assert.match(problems('{ "app": "a", "entry": "a.ts", "secrets": ["KEY"] }')[0]!, /"secrets" are not there yet/);
+	assert.match(problems('{ "app": "a", "entry": "a.ts", "servers": ["gpu"] }')[0]!, /"servers" are not there yet/);
+	const result = '{ "app": "a", "runtime": "container" }';
+	assert.throws(() => parseConfigFile(result, 'f', { dockerfile: true }), { message: /^f:1:15: runtime "container" is not there yet/ });
 });
 
 test('whatever the text, the answer is a configuration or a ConfigError', () => {

@@ -4,6 +4,7 @@ import type { Path } from './jsonc.ts';
 /** Rules of jibe.json that concern more than one key, or what a schema can't say. Decided on the merged configuration. */
 export function breaches(config: AppConfig, detected: { dockerfile?: boolean }): Breach[] {
 	return [
+		...unsupported(config),
 		...runtimeBreaches(config, detected),
 		...pathBreaches(config),
 		...regionBreaches(config),
@@ -15,6 +16,17 @@ export function breaches(config: AppConfig, detected: { dockerfile?: boolean }):
 interface Breach {
 	path: Path;
 	message: string;
+}
+
+/** What has its place in the file, and nothing behind it yet: said before a deploy, not found out after it. */
+function unsupported({ runtime, secrets, servers }: AppConfig): Breach[] {
+	const found: Breach[] = [];
+	const instead = 'this version runs "fetch": a module whose default export answers requests';
+	if (runtime !== 'fetch') found.push({ path: ['runtime'], message: `runtime "${runtime}" is not there yet; ${instead}` });
+	if (secrets.length > 0)
+		found.push({ path: ['secrets'], message: '"secrets" are not there yet; "env" and `jibe env set` are, and are no secret' });
+	if (servers.length > 0) found.push({ path: ['servers'], message: '"servers" are not there yet: everything runs on this machine' });
+	return found;
 }
 
 const KEY_OF_RUNTIME = { fetch: 'entry', process: 'start', container: 'image', static: 'dir' } as const;
@@ -65,10 +77,6 @@ function regionBreaches(config: AppConfig): Breach[] {
 	found.push(...twice(waves.flatMap((wave) => wave), path)); // prettier-ignore
 	for (const [i, wave] of waves.entries()) {
 		if (wave === 'rest' && i !== waves.length - 1) found.push({ path: [...path, i], message: '"rest" can only be the last wave' });
-		if (wave === 'rest' || regions === 'all') continue;
-		for (const name of wave.filter((region) => !regions.includes(region))) {
-			found.push({ path: [...path, i], message: `region "${name}" of this wave is not among "regions"` });
-		}
 	}
 	if (regions !== 'all' && strategy.minRegions !== undefined && strategy.minRegions > regions.length) {
 		found.push({ path: ['strategy', 'minRegions'], message: `"minRegions" is more than the ${regions.length} regions listed` });
