@@ -143,7 +143,7 @@ test('keys that need or exclude each other', () => {
 	assert.match(wrong('"entry": "a.ts", "strategy": { "type": "walk", "waves": ["rest", ["ams"]] }')[0]!, /only be the last wave/);
 	assert.match(wrong('"entry": "a.ts", "strategy": { "type": "canary", "ramp": [50, 20] }')[0]!, /must grow/);
 	assert.match(wrong('"entry": "a.ts", "env": { "PORT": "80" }')[0]!, /"PORT" is set by Jibe itself/);
-	assert.match(wrong('"entry": "a.ts", "env": { "KEY": "x" }, "secrets": ["KEY"]')[0]!, /also listed in "secrets"/);
+	assert.match(wrong('"entry": "a.ts", "env": { "KEY": "x" }, "secrets": ["KEY"]')[1]!, /also listed in "secrets"/);
 	assert.match(wrong('"entry": "a.ts", "health": { "timeout": "5m" }')[0]!, /longer than the limit of 30 s/);
 	assert.match(wrong('"entry": "a.ts", "health": { "timeout": "0s" }')[0]!, /fails every check/);
 });
