@@ -92,7 +92,10 @@ export interface DeploymentStore {
 	wants(of: { app?: string; environment?: string }): Promise<Want[]>;
 	/** Writes run lists or pointers that belong to no deployment (warmth that ended, an app that is removed). */
 	write(of: { app: string; environment: string; writes: PointerWrite[]; removed?: boolean }): Promise<Want[]>;
-	releases(app: string, numbers: readonly number[]): Promise<(ReleaseSpec & { commit: string | null; createdAt: number; config: AppConfig })[]>;
+	releases(
+		app: string,
+		numbers: readonly number[],
+	): Promise<(ReleaseSpec & { commit: string | null; createdAt: number; config: AppConfig })[]>;
 }
 
 export interface RegionView {

@@ -1,0 +1,124 @@
+import type { Digest } from '#digest/digest.ts';
+import { StateError } from '#state/state.ts';
+import { deployRequest, type Deployment, type DeployRequest } from '#wire/api.ts';
+import { MAX_GIFT_BYTES, type Gift } from '#wire/region.ts';
+import { decodeUpload } from '#wire/upload.ts';
+import { authorise, type Caller } from './access.ts';
+import { checkDomains } from './domains.ts';
+import type { House } from './house.ts';
+import { baseUnknown, type KnownTree, type NewTree } from './manifests.ts';
+import { Refusal, type DeployInput } from './ports.ts';
+import { releaseSpec } from './release.ts';
+
+/** From the bytes of one request to a deployment that walks. Everything is stored durably before the driver hears of it. */
+export async function deploy(
+	house: House,
+	app: string,
+	body: Buffer,
+	caller: Caller,
+): Promise<{ deployment: Deployment; already: boolean }> {
+	const { header, blobs } = decodeUpload(body);
+	const request = readHeader(header, app);
+	const { environment, config } = request;
+	authorise(caller, 'deployer', { app, environment });
+	checkRegions(house, request);
+	const [artifact, vendor, env] = await Promise.all([
+		house.manifests.apply(app, request.manifest, request.artifact),
+		vendorTree(house, app, request),
+		house.state.env.get(app, environment),
+	]);
+	const spec = releaseSpec({ app, environment, artifact: request.artifact, vendor: request.vendor }, config, env.values);
+	const trees = vendor ? [artifact, vendor] : [artifact];
+	const fresh = await takeBlobs(house, app, trees, blobs);
+	const digests = new Set(trees.flatMap((tree) => [...tree.digests]));
+	const release = { artifact: request.artifact, vendor: request.vendor, config, spec, blobs: [...digests] };
+	return await checkDomains(house, app, config.domains, () =>
+		start(house, { ...inputOf(request, app, caller), release, gift: giftOf(request, fresh) }),
+	);
+}
+
+async function start(house: House, input: DeployInput): Promise<{ deployment: Deployment; already: boolean }> {
+	try {
+		return await house.driver.deploy(input);
+	} catch (error) {
+		if (!(error instanceof StateError && error.code === 'blob_missing')) throw error;
+		// Collected or damaged since this process last saw it: look again at what is really there.
+		house.manifests.forget();
+		throw missingBlobs(await house.state.blobs.missing(input.app, input.release.blobs, house.store));
+	}
+}
+
+function readHeader(header: Record<string, unknown>, app: string): DeployRequest {
+	const parsed = deployRequest.safeParse(header);
+	if (!parsed.success) {
+		const issues = parsed.error.issues.slice(0, 20).map(({ path, message }) => ({ path: path.join('.'), message }));
+		throw new Refusal('bad_request', 400, `the deploy request is not as it must be: ${issues[0]?.path}: ${issues[0]?.message}`, null, {
+			issues,
+		});
+	}
+	if (parsed.data.config.app === app) return parsed.data;
+	throw new Refusal('app_mismatch', 422, `jibe.json says the app is ${parsed.data.config.app}, the request was made for ${app}`);
+}
+
+function checkRegions(house: House, { config }: DeployRequest): void {
+	if (config.regions === 'all') return;
+	const known = house.regions.map(({ name }) => name);
+	const unknown = config.regions.filter((name) => !known.includes(name));
+	if (unknown.length === 0) return;
+	throw new Refusal('unknown_region', 422, `there is no region ${unknown.join(', ')} here`, `the regions are ${known.join(', ')}`);
+}
+
+/** null without dependencies. @throws Refusal 409 base_unknown when control has to be sent the tree */
+async function vendorTree(house: House, app: string, { vendor, vendorManifest }: DeployRequest): Promise<NewTree | null> {
+	if (vendor === null) return null;
+	const known = await house.manifests.find(app, vendor);
+	if (known) return { ...known, newNodes: [], newBlobs: new Map() };
+	if (!vendorManifest) throw baseUnknown(vendor);
+	return house.manifests.apply(app, vendorManifest, vendor);
+}
+
+/** Stores what is new, after checking that nothing is missing; returns the new files' blobs that came along. */
+export async function takeBlobs(
+	house: House,
+	app: string,
+	trees: readonly NewTree[],
+	sent: ReadonlyMap<Digest, Buffer>,
+): Promise<Map<Digest, Buffer>> {
+	const wanted = new Map(trees.flatMap((tree) => [...tree.newBlobs]));
+	const fresh = new Map<Digest, Buffer>();
+	for (const [digest, size] of wanted) {
+		const blob = sent.get(digest);
+		if (!blob) continue;
+		if (blob.length !== size)
+			throw new Refusal('size_mismatch', 422, `the manifest says ${digest} has ${size} bytes, and it has ${blob.length}`);
+		fresh.set(digest, blob);
+	}
+	const elsewhere = [...wanted.keys()].filter((digest) => !fresh.has(digest));
+	if (elsewhere.length > 0) {
+		const missing = await house.state.blobs.missing(app, elsewhere, house.store);
+		if (missing.length > 0) throw missingBlobs(missing);
+	}
+	const nodes = trees.flatMap((tree) => tree.newNodes);
+	if (nodes.length > 0 || fresh.size > 0) await house.state.blobs.own(app, await house.store.write([...nodes, ...fresh.values()]));
+	await Promise.all(trees.map((tree: KnownTree) => house.manifests.accepted(app, tree)));
+	return fresh;
+}
+
+function missingBlobs(missing: Digest[]): Refusal {
+	return new Refusal('blobs_missing', 409, `${missing.length} blobs of this artifact are not here`, 'send them along', { missing });
+}
+
+function inputOf(request: DeployRequest, app: string, caller: Caller): Omit<DeployInput, 'release' | 'gift'> {
+	const { environment, git, reason: why, force, now, stages, modules } = request;
+	return { app, environment, git, by: caller.by, why, force, now, stages, modules };
+}
+
+/** What the regions lack of it, when that is little: then nobody has to fetch. */
+function giftOf({ manifest }: DeployRequest, fresh: ReadonlyMap<Digest, Buffer>): Omit<Gift, 'artifact'> | null {
+	let bytes = 0;
+	for (const blob of fresh.values()) bytes += blob.length;
+	if (bytes * (4 / 3) > MAX_GIFT_BYTES) return null;
+	const blobs = Object.fromEntries([...fresh].map(([digest, blob]) => [digest, blob.toString('base64')]));
+	const gift = { base: manifest.base, set: manifest.set, delete: manifest.delete, blobs };
+	return JSON.stringify(gift).length > MAX_GIFT_BYTES ? null : gift;
+}

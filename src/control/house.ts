@@ -1,0 +1,32 @@
+import type { Clock } from '#clock/clock.ts';
+import type { Log } from '#log/log.ts';
+import type { Installation, State } from '#state/state.ts';
+import type { BlobStore } from '#store/blob-store.ts';
+import { PRODUCTION } from '#wire/names.ts';
+import type { Hub } from './hub.ts';
+import type { Manifests } from './manifests.ts';
+import type { Metrics } from './metrics.ts';
+import type { Driver } from './ports.ts';
+
+/** What the parts of control share. Everything in it is made once, in `main.ts`. */
+export interface House {
+	installation: Installation;
+	state: State;
+	store: BlobStore;
+	hub: Hub;
+	driver: Driver;
+	manifests: Manifests;
+	metrics: Metrics;
+	/** In order: the first is the canary region. */
+	regions: readonly { name: string; edgePort: number }[];
+	/** Where control itself is: `http://127.0.0.1:7070`. */
+	url: string;
+	log: Log;
+	clock: Clock;
+}
+
+/** `http://notes.localhost:8080`, `http://staging--notes.localhost:8080`: in the first region, which is where people look. */
+export function appUrl(regions: House['regions'], app: string, environment: string): string {
+	const label = environment === PRODUCTION ? app : `${environment}--${app}`;
+	return `http://${label}.localhost:${regions[0]?.edgePort ?? 80}`;
+}

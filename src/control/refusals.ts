@@ -1,0 +1,47 @@
+import { BlobMissing, StoreFull } from '#store/blob-store.ts';
+import { TreeError } from '#store/manifest.ts';
+import { StateError } from '#state/state.ts';
+import type { ErrorBody } from '#wire/api.ts';
+import { UploadError } from '#wire/upload.ts';
+import { Refusal } from './ports.ts';
+
+/** What a caller is told of an error: a status and a code for programs, a sentence and what to do next for people. */
+
+const BY_STATE_CODE: Record<StateError['code'], { status: number; hint: string | null }> = {
+	fenced: { status: 409, hint: 'somebody else took the deployment over; look at "jibe status"' },
+	stale: { status: 409, hint: 'it changed meanwhile; try again' },
+	read_only: { status: 503, hint: 'a region has seen newer pointers than the database holds: run "jibe control recover"' },
+	blob_missing: { status: 409, hint: 'upload the missing blobs and try again' },
+	unknown: { status: 404, hint: null },
+	illegal_transition: { status: 409, hint: null },
+	cursor_pruned: { status: 410, hint: 'ask without "after" for a snapshot' },
+	database_unavailable: { status: 503, hint: 'what serves goes on serving; try again in a few seconds' },
+	database_full: { status: 503, hint: "make room on the database's disk, then try again" },
+	schema_unknown: { status: 503, hint: 'the database was written by a newer Jibe; upgrade this one' },
+};
+
+/** null: nothing a caller could have caused, so it is logged and answered with 500. */
+export function asRefusal(error: unknown): Refusal | null {
+	if (error instanceof Refusal) return error;
+	if (error instanceof StateError) {
+		const { status, hint } = BY_STATE_CODE[error.code];
+		return new Refusal(error.code, status, error.message, hint);
+	}
+	if (error instanceof UploadError) return new Refusal(error.code, 400, error.message, 'send it again; nothing of it was kept');
+	if (error instanceof TreeError) return new Refusal(error.code, 422, error.message);
+	if (error instanceof BlobMissing) return new Refusal(error.code, 404, error.message);
+	if (error instanceof StoreFull) return new Refusal(error.code, 507, error.message, 'free some space on the disk of the data directory');
+	return null;
+}
+
+export function errorJson(refusal: Refusal): ErrorBody {
+	const { code, message, hint, data } = refusal;
+	return { error: { code, message, hint, ...(data === undefined ? {} : { data }) } };
+}
+
+export const INTERNAL = new Refusal(
+	'internal',
+	500,
+	'control could not answer this',
+	"control's log says why: it is logs/control.log in the data directory",
+);

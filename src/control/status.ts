@@ -1,0 +1,86 @@
+import { isFinal } from '#pipeline/states.ts';
+import type { AppStatus, Deployment } from '#wire/api.ts';
+import { compareVersions, type Want } from '#wire/region.ts';
+import type { z } from 'zod';
+import type { appRegion, regionStatus } from '#wire/api.ts';
+import { appUrl, type House } from './house.ts';
+import { Refusal } from './ports.ts';
+
+/** What serves where, put together from what is wanted (database) and what the regions say (hub). */
+
+type AppRegion = z.infer<typeof appRegion>;
+type RegionStatus = z.infer<typeof regionStatus>;
+
+/** @throws Refusal 404 app_unknown */
+export async function appStatus(house: House, app: string, environment: string): Promise<AppStatus> {
+	const { state, driver } = house;
+	const [wants, [deployment]] = await Promise.all([
+		state.deployments.wants({ app, environment }),
+		state.deployments.history({ app, environment, limit: 1 }),
+	]);
+	const mine = wants.filter((want) => !want.removed);
+	if (mine.length === 0 && !deployment) {
+		throw new Refusal('app_unknown', 404, `nothing was ever deployed as ${app} in ${environment}`, '"jibe app list" shows what there is');
+	}
+	const rollbackTo = mine.length === 0 ? null : await driver.rollbackTarget(app, environment);
+	const serving = servingOf(house, mine);
+	const release = serving === null ? undefined : (await state.deployments.releases(app, [serving]))[0];
+	return {
+		app,
+		environment,
+		url: appUrl(house.regions, app, environment),
+		serving,
+		commit: release?.commit ?? null,
+		deployment: deployment ?? null,
+		watching: (deployment?.watchUntil ?? 0) > house.clock.now(),
+		rollbackTo,
+		readOnly: driver.readOnly(app),
+		regions: mine.map((want) => regionOf(house, want, deployment)),
+	};
+}
+
+/** What the first region's pointer names: the one that people mean by "what serves". */
+export function servingOf({ regions }: House, wants: readonly Want[]): number | null {
+	const first = regions.map(({ name }) => wants.find((want) => want.region === name)).find((want) => want !== undefined);
+	return first?.pointer.primary ?? null;
+}
+
+function regionOf({ hub }: House, want: Want, deployment: Deployment | undefined): AppRegion {
+	const { region, epoch, version, pointer } = want;
+	const applied = hub.applied(want);
+	const view = hub.regions().find(({ name }) => name === region);
+	const obeys = applied !== null && compareVersions(applied, want) >= 0;
+	const moving = deployment !== undefined && !isFinal(deployment.state);
+	const instances = hub.instancesByServer(want);
+	const state =
+		pointer.primary === null ? (moving ? 'moving' : 'empty') : !view?.connected ? 'lost' : obeys ? 'live' : moving ? 'moving' : 'pending';
+	return {
+		region,
+		state,
+		reason:
+			pointer.hold ??
+			(state === 'lost' ? 'not_connected' : state === 'pending' ? (view?.edges.length === 0 ? 'no_edge' : 'not_applied') : null),
+		wanted: { epoch, version, pointer },
+		applied,
+		instances: instances.map(({ server, instance }) => {
+			const { release, state: doing, healthy, pid, restarts, reason } = instance;
+			return { server, release, state: doing, healthy, pid, restarts, reason };
+		}),
+		warmRelease: instances.filter(({ instance }) => instance.state === 'warm').map(({ instance }) => instance.release).sort((a, b) => b - a)[0] ?? null, // prettier-ignore
+	};
+}
+
+export function regionStatuses({ hub, regions }: House): RegionStatus[] {
+	const views = new Map(hub.regions().map((view) => [view.name, view]));
+	return regions.map(({ name, edgePort }) => {
+		const view = views.get(name);
+		return {
+			name,
+			state: view?.connected ? 'connected' : 'lost',
+			lastSeenAt: view?.lastSeenAt ?? null,
+			servers: view?.agents.length ?? 0,
+			edges: view?.edges.length ?? 0,
+			edgeUrl: `http://127.0.0.1:${edgePort}`,
+		};
+	});
+}
