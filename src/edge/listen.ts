@@ -1,0 +1,125 @@
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Server } from 'node:net';
+import { join } from 'node:path';
+import { pause, type Clock } from '#clock/clock.ts';
+
+/**
+ * Two edges of one server share each port through SO_REUSEPORT. The kernel would let any program of the same user join
+ * in, another installation of Jibe for one: so a port that is held is only shared when it is our sibling that holds it.
+ */
+export async function listenTogether(server: Server, port: number, of: Sibling, clock: Clock): Promise<number> {
+	const deadline = clock.monotonic() + STRANGER_AFTER_MS;
+	for (;;) {
+		const shared = port === 0 || (await isFree(port)) || (await siblingHolds(port, of));
+		if (shared) {
+			try {
+				return await listen(server, port, true);
+			} catch (error) {
+				// A sibling that looks whether the port is free holds it for a moment.
+				if (!inUse(error) || clock.monotonic() > deadline) throw taken(port, error);
+			}
+		} else if (clock.monotonic() > deadline) throw taken(port, null);
+		await pause(RETRY_MS, clock);
+	}
+}
+
+export interface Sibling {
+	/** Where edges note the ports they hold. */
+	directory: string;
+	/** This edge's name. */
+	name: string;
+	/** The other edges' names. */
+	others: readonly string[];
+}
+
+const HOST = '127.0.0.1';
+const STRANGER_AFTER_MS = 2_000;
+const RETRY_MS = 20;
+
+/** So that the sibling knows whose ports these are. */
+export function noteHeldPorts(of: Sibling, pid: number, ports: readonly number[]): void {
+	mkdirSync(of.directory, { recursive: true, mode: 0o700 });
+	const file = join(of.directory, `${of.name}.ports`);
+	writeFileSync(`${file}.draft`, JSON.stringify({ pid, ports }), { mode: 0o600 });
+	renameSync(`${file}.draft`, file);
+}
+
+export class PortTaken extends Error {
+	readonly code = 'port_taken';
+}
+
+function taken(port: number, cause: unknown): PortTaken {
+	return new PortTaken(`port ${port} on ${HOST} is in use by another program: end it, or choose another with --edge-port`, { cause });
+}
+
+async function siblingHolds(port: number, of: Sibling): Promise<boolean> {
+	for (const other of of.others) {
+		const held = readHeld(join(of.directory, `${other}.ports`));
+		if (held?.ports.includes(port) && (await answersAs(join(of.directory, `${other}.alive.sock`), held.pid))) return true;
+	}
+	return false;
+}
+
+function readHeld(file: string): { pid: number; ports: number[] } | null {
+	try {
+		return JSON.parse(readFileSync(file, 'utf8')) as { pid: number; ports: number[] };
+	} catch {
+		return null; // there is no such sibling, or it holds nothing yet
+	}
+}
+
+/** The note may be that of a dead edge: the one alive must be the one who wrote it. */
+function answersAs(socketPath: string, pid: number): Promise<boolean> {
+	const { promise, resolve } = Promise.withResolvers<boolean>();
+	const socket = connect({ path: socketPath });
+	let said = '';
+	socket.setTimeout(ALIVE_TIMEOUT_MS, () => socket.destroy());
+	socket.on('data', (chunk: Buffer) => (said += chunk.toString()));
+	socket.on('error', () => resolve(false));
+	socket.on('close', () => resolve(said.trim() === `alive ${pid}`));
+	return promise;
+}
+
+const ALIVE_TIMEOUT_MS = 500;
+
+/** Answers every connection with `alive <pid>`: an edge that is frozen does not. */
+export async function answerAlive(socketPath: string): Promise<Server> {
+	const server = createServer((socket) => {
+		socket.on('error', () => socket.destroy());
+		socket.end(`alive ${process.pid}\n`);
+	});
+	const { promise, resolve, reject } = Promise.withResolvers<void>();
+	server.once('error', reject).listen({ path: socketPath }, resolve);
+	await promise;
+	return server;
+}
+
+async function isFree(port: number): Promise<boolean> {
+	const server = createServer();
+	try {
+		await listen(server, port, false);
+		return true;
+	} catch (error) {
+		if (inUse(error)) return false;
+		throw error;
+	} finally {
+		await new Promise((resolve) => server.close(resolve));
+	}
+}
+
+function listen(server: Server, port: number, reusePort: boolean): Promise<number> {
+	const { promise, resolve, reject } = Promise.withResolvers<number>();
+	const failed = (error: Error): void => reject(error);
+	server.once('error', failed).listen({ port, host: HOST, reusePort, backlog: BACKLOG }, () => {
+		server.off('error', failed);
+		const address = server.address();
+		resolve(typeof address === 'object' && address !== null ? address.port : port);
+	});
+	return promise;
+}
+
+const BACKLOG = 2_048;
+
+function inUse(error: unknown): boolean {
+	return (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
+}

@@ -1,0 +1,103 @@
+import { rmSync } from 'node:fs';
+import type { Server } from 'node:http';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { pause, systemClock } from '#clock/clock.ts';
+import { createLog } from '#log/log.ts';
+import { runDirectory } from '#process/directory.ts';
+import { removePidFile, writePidFile } from '#process/pid-file.ts';
+import { readCredentialFile } from '#wire/credential.ts';
+import { dial } from '#wire/link.ts';
+import { regionName, serverName } from '#wire/names.ts';
+import { createEdge, type Edge } from './edge.ts';
+import { answerAlive, listenTogether, noteHeldPorts, type Sibling } from './listen.ts';
+
+const settingsSchema = z.object({
+	data: z.string(),
+	/** `edge-0` and `edge-1`; `edge-fra-0` and the like where regions have edges of their own. */
+	name: z.string().regex(/^[a-z0-9-]+-\d+$/),
+	server: serverName,
+	regions: z.array(z.object({ name: regionName, port: z.int().min(0).max(65_535) })).min(1),
+	depotSocket: z.string(),
+	credentialFile: z.string(),
+});
+
+/** The program `edge`. It serves what it remembers at once; the depot's newer word comes when it comes. */
+export async function main(settings: unknown): Promise<void> {
+	const { data, name, server, regions, depotSocket, credentialFile } = settingsSchema.parse(settings);
+	const log = createLog({ role: name });
+	const run = runDirectory(data);
+	const edge = createEdge({
+		name,
+		server,
+		regions: regions.map((region) => region.name),
+		directory: join(data, 'edge', name),
+		publicKey: readCredentialFile(credentialFile).publicKey,
+		clock: systemClock,
+		log,
+		send: (message) => link.send(message),
+	});
+	const link = dial({
+		url: `ws+unix:${depotSocket}:/link`,
+		credential: () => readCredentialFile(credentialFile).credential,
+		hello: () => edge.hello(),
+		onMessage: (message) => edge.receive(message),
+		onUp: () => edge.connected(),
+		log,
+		clock: systemClock,
+	});
+
+	const aliveSocket = join(run, `${name}.alive.sock`);
+	rmSync(aliveSocket, { force: true });
+	const alive = await answerAlive(aliveSocket);
+	const sibling: Sibling = { directory: run, name, others: siblings(name) };
+	const fronts: Server[] = [];
+	for (const { name: region, port } of regions) {
+		const front = edge.front(region);
+		await listenTogether(front, port, sibling, systemClock);
+		fronts.push(front);
+	}
+	noteHeldPorts(sibling, process.pid, regions.map(({ port }) => port)); // prettier-ignore
+
+	let stopping = false;
+	const stop = (): void => {
+		if (stopping) return;
+		stopping = true;
+		stopFronts(fronts, edge)
+			.then(() => {
+				link.close();
+				alive.close();
+				removePidFile(data, name);
+				process.exit(0);
+			})
+			.catch((error: unknown) => {
+				log.error('close.failed', { error });
+				process.exit(1);
+			});
+	};
+	process.once('SIGTERM', stop).once('SIGINT', stop);
+	writePidFile(data, name);
+	process.stdout.write('ready\n');
+}
+
+/** No new connections; what is under way has `STOP_MS` to end. */
+export async function stopFronts(fronts: readonly Server[], edge: Edge): Promise<void> {
+	edge.closing();
+	for (const front of fronts) {
+		front.close();
+		front.closeIdleConnections();
+	}
+	const deadline = systemClock.monotonic() + STOP_MS;
+	while (edge.underWay > 0 && systemClock.monotonic() < deadline) await pause(STOP_STEP_MS);
+	await edge.close();
+	for (const front of fronts) front.closeAllConnections();
+}
+
+const STOP_MS = 10_000;
+const STOP_STEP_MS = 20;
+
+/** Of two edges, the other one. */
+function siblings(name: string): string[] {
+	const cut = name.lastIndexOf('-');
+	return ['0', '1'].map((number) => `${name.slice(0, cut)}-${number}`).filter((other) => other !== name);
+}

@@ -1,0 +1,86 @@
+import type { Clock } from '#clock/clock.ts';
+import type { DownMessage, Probed } from '#wire/region.ts';
+import { Connection, type UpstreamExchange } from './connection.ts';
+import type { ResponseHead } from './response-reader.ts';
+import type { Serving } from './serving.ts';
+import type { Upstream } from './upstream.ts';
+
+type Probe = Extract<DownMessage, { type: 'probe' }>;
+
+/** Asks instances of the releases in turns, over connections of its own, and tells what came back. Counts in no statistics. */
+export async function runProbe(probe: Probe, serving: Serving | null, clock: Clock): Promise<Probed> {
+	const answer = (samples: Probed['samples'], error: string | null): Probed => ({ type: 'probed', id: probe.id, samples, error });
+	if (serving === null) return answer([], `nothing is known here of ${probe.app} (${probe.environment}) in ${probe.region}`);
+	for (const release of probe.releases) {
+		if (serving.pick(release, []) === null) return answer([], `no instance of v${release} is running in ${probe.region}`);
+	}
+	const samples: Probed['samples'] = [];
+	const connections = new Map<Upstream, Connection>();
+	for (let round = 0; round < probe.discard + probe.count; round++) {
+		for (const release of probe.releases) {
+			const upstream = serving.pick(release, []);
+			const sample = upstream === null ? LOST : await ask(upstream, connections, probe, serving, clock);
+			if (round >= probe.discard) samples.push({ release, ...sample });
+		}
+	}
+	for (const connection of connections.values()) connection.close();
+	return answer(samples, null);
+}
+
+interface Sample {
+	/** 0: no answer. */
+	status: number;
+	ms: number;
+}
+const LOST: Sample = { status: 0, ms: 0 };
+/** Without a spec there is no time limit of the app's own. */
+const TIMEOUT_MS = 2_000;
+
+function ask(upstream: Upstream, connections: Map<Upstream, Connection>, probe: Probe, serving: Serving, clock: Clock): Promise<Sample> {
+	const health = serving.releases.get(upstream.release)?.spec.health;
+	const { promise, resolve } = Promise.withResolvers<Sample>();
+	const from = clock.monotonic();
+	let status = 0;
+	const timer = clock.after(health?.timeoutMs ?? TIMEOUT_MS, () => {
+		connection.abandon();
+		connections.delete(upstream);
+		done(0);
+	});
+	const done = (result: number): void => {
+		timer.cancel();
+		resolve({ status: result, ms: clock.monotonic() - from });
+	};
+	const exchange: UpstreamExchange = {
+		onConnected: () => {},
+		onWritable: () => {},
+		onInformation: () => {},
+		onHead: (head: ResponseHead) => (status = head.status),
+		onBody: () => {},
+		onRead: () => {},
+		onEnd: () => done(status),
+		onFailed: () => {
+			connections.delete(upstream);
+			done(0);
+		},
+		requestSent: () => true,
+	};
+	const connection = connections.get(upstream) ?? openFor(upstream, connections);
+	connections.set(upstream, connection);
+	connection.ask(exchange, probeHead(probe, health?.path ?? '/'), false);
+	return promise;
+}
+
+function openFor(upstream: Upstream, connections: Map<Upstream, Connection>): Connection {
+	return new Connection(upstream.address, {
+		onConnected: () => {},
+		onConnectFailed: () => {},
+		// It stays in the map, for the next question.
+		onIdle: () => {},
+		onClosed: () => connections.delete(upstream),
+	});
+}
+
+function probeHead(probe: Probe, path: string): string {
+	const host = probe.environment === 'production' ? `${probe.app}.localhost` : `${probe.environment}--${probe.app}.localhost`;
+	return `GET ${path} HTTP/1.1\r\nhost: ${host}\r\naccept: */*\r\nuser-agent: jibe-probe\r\nx-jibe-probe: ${probe.id.replace(/[^\w-]/g, '')}\r\nx-forwarded-proto: http\r\n\r\n`;
+}

@@ -1,0 +1,224 @@
+import type { Clock, Timer } from '#clock/clock.ts';
+import { splitSeed, takesCandidate } from '#split/split.ts';
+import { parseKeySource, type KeySource } from '#split/user-key.ts';
+import { compareVersions, type Instance, type Known, type Pointer, type ReleaseSpec, type Want } from '#wire/region.ts';
+import { Trusted } from './trusted.ts';
+import { Upstream } from './upstream.ts';
+
+/**
+ * What serves one (app, environment) in one region: the newest want, the one that is obeyed, and the instances.
+ * Make before break: a newer want is obeyed once enough healthy instances of what it points to are known.
+ */
+export class Serving {
+	readonly region: string;
+	readonly app: string;
+	readonly environment: string;
+	/** The newest want seen; `obeyed` until then. */
+	wanted: Want | null = null;
+	obeyed: Want | null = null;
+	readonly releases = new Map<number, Release>();
+	readonly #reported = new Map<string, Instance[]>();
+	#upstreams = new Map<string, Upstream>();
+	#byRelease = new Map<number, Upstream[]>();
+	readonly #waiting = new Set<() => void>();
+	readonly #clock: Clock;
+	#candidateSeed = 0;
+
+	constructor(key: { region: string; app: string; environment: string }, clock: Clock) {
+		this.region = key.region;
+		this.app = key.app;
+		this.environment = key.environment;
+		this.#clock = clock;
+	}
+
+	/** false: refused, what is known is as new or newer. */
+	want(want: Want, specs: readonly ReleaseSpec[]): boolean {
+		this.learn(specs);
+		if (this.wanted !== null && compareVersions(want, this.wanted) <= 0) return false;
+		this.wanted = want;
+		return true;
+	}
+
+	learn(specs: readonly ReleaseSpec[]): void {
+		for (const spec of specs) this.releases.set(spec.release, releaseOf(spec));
+	}
+
+	/** Replaces what this server's agent said before. */
+	report(server: string, instances: readonly Instance[]): void {
+		this.#reported.set(server, [...instances]);
+		const next = new Map<string, Upstream>();
+		for (const [from, list] of this.#reported) {
+			for (const instance of list) {
+				if (instance.address === null) continue;
+				const id = `${from}/${instance.id}`;
+				const known = this.#upstreams.get(id);
+				const same = known?.address === instance.address && known.release === instance.release;
+				const upstream = same ? known : new Upstream(from, { ...instance, address: instance.address }, this.#clock, () => this.wake());
+				upstream.state = instance.state;
+				upstream.healthy = instance.healthy;
+				next.set(id, upstream);
+			}
+		}
+		for (const [id, upstream] of this.#upstreams) if (next.get(id) !== upstream) upstream.leave();
+		this.#upstreams = next;
+		this.#byRelease = Map.groupBy(next.values(), (upstream) => upstream.release);
+		this.#markInUse();
+	}
+
+	reports(): Iterable<[string, Instance[]]> {
+		return this.#reported;
+	}
+
+	/** Obeys the newest want if its time has come; what became obeyed by it, else null. */
+	obey(): Known | null {
+		const { wanted } = this;
+		if (wanted === null || wanted === this.obeyed || !this.#ready(wanted.pointer, wanted)) return null;
+		this.adopt(wanted);
+		return knownOf(wanted);
+	}
+
+	/** Obeys without a question: also what the disk says was obeyed. */
+	adopt(want: Want): void {
+		this.obeyed = want;
+		const candidate = want.pointer.candidate?.release ?? 0;
+		this.#candidateSeed = splitSeed({ app: this.app, environment: this.environment, candidate });
+		const named = new Set([...(this.wanted?.run ?? []), ...want.run].map((run) => run.release));
+		for (const release of [want.pointer.primary, want.pointer.candidate?.release, this.wanted?.pointer.primary])
+			if (release) named.add(release);
+		for (const release of this.releases.keys()) if (!named.has(release)) this.releases.delete(release);
+		this.#markInUse();
+	}
+
+	/** While two releases share the traffic, and users have to be told apart. */
+	get splitting(): boolean {
+		return this.obeyed?.pointer.candidate != null;
+	}
+
+	/** The release that this user gets; null: nothing serves here. */
+	releaseFor(userKey: string): number | null {
+		const pointer = this.obeyed?.pointer;
+		if (!pointer) return null;
+		const { candidate } = pointer;
+		return candidate !== null && takesCandidate(userKey, this.#candidateSeed, candidate.weightBp) ? candidate.release : pointer.primary;
+	}
+
+	/** The primary's settings: they say whom to trust and how users are known before a side is chosen. */
+	get settings(): Release | null {
+		const primary = this.obeyed?.pointer.primary;
+		return primary == null ? null : (this.releases.get(primary) ?? null);
+	}
+
+	/**
+	 * The less busy of two instances of the release that were not tried yet. Healthy ones; if all are said to be
+	 * unhealthy while they take connections, the checks are more likely to be wrong than all of them: keep routing.
+	 */
+	pick(release: number, tried: readonly Upstream[]): Upstream | null {
+		const warmRuns = this.releases.get(release)?.spec.warm === 'running';
+		const routable = this.#byRelease.get(release)?.filter((upstream) => upstream.routable(warmRuns) && !tried.includes(upstream)) ?? [];
+		if (routable.length === 1) return routable[0] as Upstream;
+		const healthy = routable.filter((upstream) => upstream.healthy);
+		return lessBusy(healthy.length > 0 ? healthy : routable);
+	}
+
+	/** A healthy instance of the release that the want keeps warm, when nothing else answers. Frozen ones are not woken from here. */
+	lastResort(): Upstream | null {
+		const warm = this.obeyed?.run.filter((run) => run.as === 'warm' && run.release !== this.obeyed?.pointer.primary) ?? [];
+		for (const { release } of warm) {
+			const upstream = this.pick(release, []);
+			if (upstream?.healthy) return upstream;
+		}
+		return null;
+	}
+
+	/** The release of this deployment (`dpl_…`), if it is known here. */
+	releaseOf(deployment: string): number | null {
+		for (const [release, { spec }] of this.releases) if (spec.deployment === deployment) return release;
+		return this.obeyed?.deployment === deployment ? this.obeyed.pointer.primary : null;
+	}
+
+	/** Runs `task` once, when instances or the pointer changed or `delayMs` have passed; false: too many wait already. */
+	wait(task: () => void, delayMs: number): (() => void) | null {
+		if (this.#waiting.size >= MAX_HELD_REQUESTS) return null;
+		const timer: Timer = this.#clock.after(delayMs, () => once());
+		const once = () => {
+			if (this.#waiting.delete(once)) {
+				timer.cancel();
+				task();
+			}
+		};
+		this.#waiting.add(once);
+		return () => {
+			this.#waiting.delete(once);
+			timer.cancel();
+		};
+	}
+
+	/** Those who wait look again. */
+	wake(): void {
+		for (const task of [...this.#waiting]) task();
+	}
+
+	sweep(): void {
+		for (const upstream of this.#upstreams.values()) upstream.closeStale();
+	}
+
+	close(): void {
+		for (const upstream of this.#upstreams.values()) upstream.leave();
+	}
+
+	#ready(pointer: Pointer, want: Want): boolean {
+		if (pointer.primary === null) return true;
+		const sides = [pointer.primary, ...(pointer.candidate ? [pointer.candidate.release] : [])];
+		return sides.every((release) => this.#enough(release, want));
+	}
+
+	#enough(release: number, want: Want): boolean {
+		const now = this.obeyed?.pointer;
+		if (now?.primary === release || now?.candidate?.release === release) return true;
+		const instances = want.run.find((run) => run.release === release)?.instances ?? 1;
+		const healthy = this.#healthy(release);
+		// Where what serves now has nobody left, one is better than none.
+		const nobodyLeft = now?.primary != null && this.#healthy(now.primary) === 0;
+		return healthy >= (nobodyLeft ? 1 : Math.max(1, Math.ceil(instances * ENOUGH_SHARE)));
+	}
+
+	#healthy(release: number): number {
+		const warmRuns = this.releases.get(release)?.spec.warm === 'running';
+		return this.#byRelease.get(release)?.filter((upstream) => upstream.healthy && upstream.routable(warmRuns)).length ?? 0;
+	}
+
+	#markInUse(): void {
+		const pointer = this.obeyed?.pointer;
+		for (const upstream of this.#upstreams.values()) {
+			upstream.use(upstream.release === pointer?.primary || upstream.release === pointer?.candidate?.release);
+		}
+	}
+}
+
+/** Of the instances that a want asks for, this share must be healthy before it is obeyed. */
+const ENOUGH_SHARE = 0.8;
+const MAX_HELD_REQUESTS = 1_000;
+
+/** A release's spec, and what requests need of it in a form that is quick to use. */
+export interface Release {
+	spec: ReleaseSpec;
+	/** Value of `x-jibe-release`. */
+	label: string;
+	keySource: KeySource | null;
+	trusted: Trusted;
+}
+
+function releaseOf(spec: ReleaseSpec): Release {
+	return { spec, label: `v${spec.release}`, keySource: parseKeySource(spec.userKey), trusted: new Trusted(spec.trustedProxies) };
+}
+
+export function knownOf(want: Want): Known {
+	return { region: want.region, app: want.app, environment: want.environment, epoch: want.epoch, version: want.version };
+}
+
+function lessBusy(upstreams: readonly Upstream[]): Upstream | null {
+	if (upstreams.length === 0) return null;
+	const a = upstreams[Math.floor(Math.random() * upstreams.length)] as Upstream;
+	const b = upstreams[Math.floor(Math.random() * upstreams.length)] as Upstream;
+	return b.inFlight < a.inFlight ? b : a;
+}

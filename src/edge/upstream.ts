@@ -1,0 +1,144 @@
+import type { Clock, Timer } from '#clock/clock.ts';
+import type { Instance } from '#wire/region.ts';
+import { Connection, type ConnectionOwner } from './connection.ts';
+
+/** An instance as the edge sees it: what its agent says of it, its connections, and how they fare. */
+export class Upstream implements ConnectionOwner {
+	readonly id: string;
+	readonly server: string;
+	readonly release: number;
+	/** Unix or TCP. */
+	readonly address: string;
+	/** As its agent last reported it. */
+	state: Instance['state'];
+	healthy: boolean;
+	/** Named by the pointer: its connections are worth keeping. */
+	inUse = false;
+	/** Requests in flight. */
+	inFlight = 0;
+	/** Too many connections in a row failed: no requests until one succeeds again. */
+	ejected = false;
+	readonly #idle: Connection[] = [];
+	readonly #clock: Clock;
+	readonly #onReturn: () => void;
+	#failuresInRow = 0;
+	#recheck: Timer | null = null;
+	#gone = false;
+
+	constructor(server: string, instance: Instance & { address: string }, clock: Clock, onReturn: () => void) {
+		this.id = instance.id;
+		this.server = server;
+		this.release = instance.release;
+		this.address = instance.address;
+		this.state = instance.state;
+		this.healthy = instance.healthy;
+		this.#clock = clock;
+		this.#onReturn = onReturn;
+	}
+
+	/** May be sent requests at all. A warm instance is frozen unless its release says that it keeps running. */
+	routable(warmRuns: boolean): boolean {
+		return !this.ejected && !this.#gone && (this.state === 'serving' || this.state === 'prepared' || (warmRuns && this.state === 'warm'));
+	}
+
+	/** A connection at rest, or a new one. */
+	take(): Connection {
+		const oldest = this.#clock.monotonic() - IDLE_CONNECTION_MS;
+		for (let connection = this.#idle.pop(); connection; connection = this.#idle.pop()) {
+			if (connection.idleSince > oldest) return connection;
+			connection.close();
+		}
+		return new Connection(this.address, this);
+	}
+
+	/** Called when the pointer starts or stops naming it: an instance about to be frozen must have no connection at rest. */
+	use(inUse: boolean): void {
+		this.inUse = inUse;
+		if (!inUse) this.closeIdle();
+	}
+
+	closeIdle(): void {
+		for (const connection of this.#idle.splice(0)) connection.close();
+	}
+
+	/** Connections that were at rest for so long that the instance may close them at any moment. */
+	closeStale(): void {
+		const now = this.#clock.monotonic();
+		while (this.#idle.length > 0) {
+			const oldest = this.#idle[0] as Connection;
+			if (now - oldest.idleSince < Math.min(IDLE_CONNECTION_MS, (oldest.idleMs ?? Number.POSITIVE_INFINITY) - IDLE_MARGIN_MS)) return;
+			this.#idle.shift();
+			oldest.close();
+		}
+	}
+
+	/** The agent no longer has it. What is in flight goes on. */
+	leave(): void {
+		this.#gone = true;
+		this.closeIdle();
+		this.#recheck?.cancel();
+	}
+
+	onConnected(): void {
+		this.#failuresInRow = 0;
+	}
+
+	onConnectFailed(error: Error): void {
+		if (OWN_LIMITS.has((error as NodeJS.ErrnoException).code ?? '')) return;
+		if (++this.#failuresInRow >= EJECT_AFTER_FAILURES && !this.ejected) this.#eject();
+	}
+
+	onIdle(connection: Connection): void {
+		if (
+			!this.inUse ||
+			this.#gone ||
+			this.#idle.length >= MAX_IDLE_CONNECTIONS ||
+			(connection.idleMs ?? IDLE_CONNECTION_MS) <= IDLE_MARGIN_MS
+		) {
+			connection.close();
+			return;
+		}
+		connection.idleSince = this.#clock.monotonic();
+		this.#idle.push(connection);
+	}
+
+	onClosed(connection: Connection): void {
+		const at = this.#idle.indexOf(connection);
+		if (at !== -1) this.#idle.splice(at, 1);
+	}
+
+	#eject(): void {
+		this.ejected = true;
+		this.closeIdle();
+		this.#scheduleRecheck();
+	}
+
+	#scheduleRecheck(): void {
+		this.#recheck = this.#clock.after(RECHECK_MS, () => this.#check(), { idle: true });
+	}
+
+	#check(): void {
+		const connection = new Connection(this.address, {
+			onConnected: () => {
+				connection.close();
+				this.#failuresInRow = 0;
+				this.ejected = false;
+				this.#onReturn();
+			},
+			onConnectFailed: () => {
+				if (!this.#gone) this.#scheduleRecheck();
+			},
+			onIdle: () => {},
+			onClosed: () => {},
+		});
+	}
+}
+
+export const EJECT_AFTER_FAILURES = 5;
+const RECHECK_MS = 250;
+const MAX_IDLE_CONNECTIONS = 256;
+/** Below the 5 s after which node's servers close a connection at rest, so that we are the ones who close it. */
+const IDLE_CONNECTION_MS = 4_000;
+const IDLE_MARGIN_MS = 1_000;
+/** Our own shortage, or a full accept queue: says nothing about whether the instance lives. */
+const OWN_LIMITS = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EAGAIN', 'EADDRNOTAVAIL']);
