@@ -1,0 +1,159 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { tinyApp, type App } from './fixtures/app.ts';
+import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { startTraffic } from './fixtures/traffic.ts';
+
+/** Apps that fail in every way they can: each is stopped before a user sees it, or swung back, and says why. */
+
+const good = (text: string) => `export default { fetch: () => new Response(${JSON.stringify(text)}) };\n`;
+
+let jibe: Jibe;
+before(async () => {
+	jibe = await startJibe({ regions: 2 });
+});
+after(() => jibe.stop());
+
+/** Deploys a good release, then `bad`, which must fail with nothing moved. Returns what the command said. */
+async function stopped(name: string, bad: string, reason: RegExp, config: Record<string, unknown> = {}): Promise<string> {
+	using app = tinyApp(name, good('first'), config);
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	await using traffic = startTraffic(jibe, `${name}.localhost`, '/', [0, 1]);
+	app.write('server.ts', bad);
+	const result = await jibe.expect(1, ['deploy', '--json'], { cwd: app.dir });
+	await traffic.stop();
+	assert.equal(result.json?.['state'], 'DeployFailed');
+	assert.match(String(result.json['reason']), reason);
+	assert.deepEqual(traffic.failures, []);
+	assert.ok(traffic.answers.length > 0);
+	assert.ok(
+		traffic.answers.every(({ body }) => body === 'first'),
+		'no user saw the bad release',
+	);
+	return result.stderr;
+}
+
+test('an app that throws on import shows its own words and the place in its source', async () => {
+	const said = await stopped(
+		'throws',
+		`type A = { a: string };\nconst a: A = { a: 'no database here' };\nthrow new Error(a.a);\nexport default { fetch: () => new Response('never') };\n`,
+		/start|app_throws/,
+	);
+	assert.match(said, /no database here/);
+	assert.match(said, /server\.ts:3/);
+});
+
+test('an app that answers 500 is unhealthy', async () => {
+	const said = await stopped('fivehundred', `export default { fetch: () => new Response('broken', { status: 500 }) };\n`, /unhealthy/);
+	assert.match(said, /500/);
+});
+
+test('an app that never answers is unhealthy', async () => {
+	await stopped('silent', `export default { fetch: () => new Promise(() => {}) };\n`, /unhealthy/, {
+		health: { path: '/', timeout: '500ms' },
+	});
+});
+
+test('an app that loops for ever on import is ended', async () => {
+	await stopped('loops', `for (;;);\nexport default { fetch: () => new Response('never') };\n`, /start|unhealthy|timeout/);
+});
+
+test('an app that listens instead of exporting is told of the process runtime', async () => {
+	const said = await stopped(
+		'listens',
+		`import { createServer } from 'node:http';\ncreateServer((_, response) => response.end('hi')).listen(0);\nexport default {};\n`,
+		/app_listens|no_fetch/,
+	);
+	assert.match(said, /process/);
+});
+
+test('an app that exits on import is reported with its exit', async () => {
+	await stopped('exits', `process.exit(7);\nexport default { fetch: () => new Response('never') };\n`, /start|exited/);
+});
+
+test('an app that leaks until it is killed is restarted, and others do not notice', async () => {
+	using neighbour = tinyApp('neighbour', good('undisturbed'));
+	await jibe.expect(0, ['deploy', '--json'], { cwd: neighbour.dir });
+	using app = tinyApp('leaks', leak(), { memory: 128, strategy: { type: 'walk', watch: '1s' } });
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	await using traffic = startTraffic(jibe, 'neighbour.localhost', '/', [0, 1]);
+	const first = (await pids(app))[0];
+	await jibe.request(0, 'leaks.localhost', '/leak').catch(() => null);
+	await eventually(async () => {
+		const now = await pids(app);
+		return now[0] !== null && now[0] !== first && (await jibe.request(0, 'leaks.localhost', '/')).status === 200 ? true : null;
+	}, 'a new process of the app that leaked');
+	await traffic.stop();
+	assert.deepEqual(traffic.failures, []);
+});
+
+test('an app that kills itself again and again in its watch is swung back', async () => {
+	using app = tinyApp('dies', good('first'));
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	app.write(
+		'server.ts',
+		`process.on('jibe:state', () => {});\nsetTimeout(() => process.exit(1), 1500);\nexport default { fetch: () => new Response('second') };\n`,
+	);
+	const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	assert.equal(result.json?.['state'], 'Deployed');
+	await eventually(
+		async () => ((await jibe.request(0, 'dies.localhost', '/')).body === 'first' ? true : null),
+		'swing back of the app that dies',
+		60_000,
+	);
+	const history = JSON.parse((await jibe.api('/api/v1/deployments?app=dies')).body) as {
+		deployments: { kind: string; by: string; cause: string | null }[];
+	};
+	assert.equal(history.deployments[0]?.kind, 'rollback');
+	assert.equal(history.deployments[0]?.cause, result.json['deployment']);
+});
+
+test('an app that passes its probes and then fails is swung back everywhere by the watch', async () => {
+	using app = tinyApp('later', good('first'), { health: { path: '/healthz' } });
+	app.write('server.ts', lateFailure('first', false));
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	app.write('server.ts', lateFailure('second', true));
+	const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	await using traffic = startTraffic(jibe, 'later.localhost', '/', [0, 1]);
+	await eventually(
+		async () => {
+			const bodies = await Promise.all([0, 1].map(async (region) => (await jibe.request(region, 'later.localhost', '/')).body));
+			return bodies.every((body) => body === 'first') ? true : null;
+		},
+		'swing back after errors',
+		30_000,
+	);
+	await traffic.stop();
+	const shown = await jibe.expect(0, ['history', 'later', '--json']);
+	assert.match(shown.stdout, new RegExp(String(result.json?.['deployment'])));
+});
+
+function leak(): string {
+	return `const held: Buffer[] = [];
+export default {
+	fetch(request: Request) {
+		if (new URL(request.url).pathname === '/leak') for (;;) held.push(Buffer.alloc(8 * 1024 * 1024, 1));
+		return new Response('fine');
+	},
+};
+`;
+}
+
+function lateFailure(text: string, fails: boolean): string {
+	return `export default {
+	fetch(request: Request) {
+		if (new URL(request.url).pathname === '/healthz') return new Response('ok');
+		return ${fails} ? new Response('late', { status: 500 }) : new Response('${text}');
+	},
+};
+`;
+}
+
+/** The pids that serve the app, by region. */
+async function pids(app: App): Promise<(number | null)[]> {
+	const name = app.dir.split('/').at(-1);
+	const status = JSON.parse((await jibe.api(`/api/v1/apps/${name}/status?environment=production`)).body) as {
+		regions: { instances: { state: string; pid: number | null; healthy: boolean }[] }[];
+	};
+	return status.regions.map((region) => region.instances.find(({ state, healthy }) => state === 'serving' && healthy)?.pid ?? null);
+}

@@ -1,0 +1,154 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { tinyApp, type App } from './fixtures/app.ts';
+import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
+
+const text = (words: string) => `export default { fetch: () => new Response(${JSON.stringify(words)}) };\n`;
+
+let jibe: Jibe;
+before(async () => {
+	jibe = await startJibe({ regions: 2 });
+});
+after(() => jibe.stop());
+
+async function deployed(app: App, words: string): Promise<number> {
+	app.write('server.ts', text(words));
+	const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	return Number(String(result.json?.['release']).replace('v', ''));
+}
+
+async function served(name: string): Promise<string[]> {
+	return Promise.all([0, 1].map(async (region) => (await jibe.request(region, `${name}.localhost`, '/')).body));
+}
+
+test('with nothing before, a rollback is refused and says so', async () => {
+	using app = tinyApp('only', text('one'));
+	await deployed(app, 'one');
+	const result = await jibe.expect(2, ['rollback', '--json'], { cwd: app.dir });
+	assert.match(result.stderr, /no .*(earlier|before|previous)/i);
+	assert.deepEqual(await served('only'), ['one', 'one']);
+});
+
+test('a rollback goes one back, again one further, and by number anywhere', async () => {
+	using app = tinyApp('steps', text('one'));
+	const one = await deployed(app, 'one');
+	await deployed(app, 'two');
+	await deployed(app, 'three');
+	await jibe.expect(0, ['rollback', '--json'], { cwd: app.dir });
+	assert.deepEqual(await served('steps'), ['two', 'two']);
+	await jibe.expect(0, ['rollback', '--json'], { cwd: app.dir });
+	assert.deepEqual(await served('steps'), ['one', 'one']);
+	const same = await jibe.expect(2, ['rollback', '--to', `v${one}`, '--json'], { cwd: app.dir });
+	assert.match(same.stderr, /already/);
+});
+
+test('a release that was rolled back is only served again when asked insistently', async () => {
+	using app = tinyApp('insist', text('one'));
+	await deployed(app, 'one');
+	const two = await deployed(app, 'two');
+	await jibe.expect(0, ['rollback', '--json'], { cwd: app.dir });
+	const refused = await jibe.expect(2, ['rollback', '--to', `v${two}`, '--json'], { cwd: app.dir });
+	assert.match(refused.stderr, /rolled back/);
+	assert.match(refused.stderr, /--again/);
+	await jibe.expect(0, ['rollback', '--to', `v${two}`, '--again', '--json'], { cwd: app.dir });
+	assert.deepEqual(await served('insist'), ['two', 'two']);
+});
+
+test('a rollback names a deployment that serves, and refuses one that does not', async () => {
+	using app = tinyApp('named', text('one'));
+	app.write('server.ts', text('one'));
+	const one = (await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir })).json?.['deployment'];
+	app.write('server.ts', text('two'));
+	const two = (await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir })).json?.['deployment'];
+	const refused = await jibe.expect(2, ['rollback', String(one), '--json'], { cwd: app.dir });
+	assert.match(refused.stderr, /serve/);
+	await jibe.expect(0, ['rollback', String(two), '--json'], { cwd: app.dir });
+	assert.deepEqual(await served('named'), ['one', 'one']);
+});
+
+test('a rollback during a walk stops it, and what served before serves', async () => {
+	using app = tinyApp('midway', text('one'));
+	await deployed(app, 'one');
+	await deployed(app, 'two');
+	// Three seconds to start: the walk is still preparing when the rollback comes.
+	app.write('server.ts', `await new Promise((resolve) => setTimeout(resolve, 3000));\n${text('three')}`);
+	const walk = jibe.cli(['deploy', '--json'], { cwd: app.dir });
+	await eventually(async () => {
+		const { body } = await jibe.api('/api/v1/deployments?app=midway');
+		return /"state":"Deploying"/.test(body) ? true : null;
+	}, 'walk under way');
+	await jibe.expect(0, ['rollback', 'midway', '--json']);
+	assert.equal((await walk).code, 3);
+	assert.match(String((await walk).json?.['state']), /Cancelled|RolledBack/);
+	const bodies = await served('midway');
+	assert.equal(new Set(bodies).size, 1);
+	assert.notEqual(bodies[0], 'three');
+});
+
+test('two rollbacks at once end in one state that both report', async () => {
+	using app = tinyApp('twice', text('one'));
+	await deployed(app, 'one');
+	await deployed(app, 'two');
+	await deployed(app, 'three');
+	const both = await Promise.all([jibe.cli(['rollback', 'twice', '--json']), jibe.cli(['rollback', 'twice', '--json'])]);
+	assert.ok(
+		both.some(({ code }) => code === 0),
+		both.map(({ stderr }) => stderr).join('\n'),
+	);
+	assert.ok(
+		both.every(({ code }) => code === 0 || code === 2 || code === 3),
+		both.map(({ code, stderr }) => `${code} ${stderr}`).join('\n'),
+	);
+	const bodies = await served('twice');
+	assert.equal(new Set(bodies).size, 1);
+	assert.notEqual(bodies[0], 'three');
+});
+
+test('the same app deployed several times at once ends with one release everywhere', async () => {
+	using app = tinyApp('crowd', text('one'));
+	await deployed(app, 'one');
+	app.write('server.ts', text('two'));
+	const results = await Promise.all(Array.from({ length: 4 }, () => jibe.cli(['deploy', '--json'], { cwd: app.dir })));
+	assert.deepEqual(
+		results.map(({ code }) => code),
+		[0, 0, 0, 0],
+		results.map(({ stderr }) => stderr).join('\n'),
+	);
+	assert.equal(new Set(results.map(({ json }) => json?.['release'])).size, 1);
+	assert.deepEqual(await served('crowd'), ['two', 'two']);
+});
+
+test('nobody undoes a colleague silently', async () => {
+	using app = tinyApp('team', text('base'));
+	app.git('init', '-q');
+	app.commit('base');
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	app.git('checkout', '-q', '-b', 'colleague');
+	app.write('server.ts', text('colleague'));
+	const theirs = app.commit('the colleague');
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	app.git('checkout', '-q', '-');
+	app.write('server.ts', text('mine'));
+	app.commit('mine');
+	const refused = await jibe.expect(2, ['deploy', '--json'], { cwd: app.dir });
+	assert.match(refused.stderr, new RegExp(theirs.slice(0, 7)));
+	assert.match(refused.stderr, /--force/);
+	assert.deepEqual(await served('team'), ['colleague', 'colleague']);
+	await jibe.expect(0, ['deploy', '--force', '--json'], { cwd: app.dir });
+	assert.deepEqual(await served('team'), ['mine', 'mine']);
+	app.git('merge', '-q', '-X', 'ours', '-m', 'merge', 'colleague');
+	app.write('server.ts', text('merged'));
+	app.commit('merged');
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	assert.deepEqual(await served('team'), ['merged', 'merged']);
+});
+
+test('the same source deployed again answers at once that it is live', async () => {
+	using app = tinyApp('same', text('one'));
+	await deployed(app, 'one');
+	const again = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	assert.equal(again.json?.['state'], 'Deployed');
+	assert.equal((again.json['modules'] as { compiled: number }).compiled, 0);
+	const history = await jibe.api('/api/v1/deployments?app=same');
+	assert.equal((JSON.parse(history.body) as { deployments: unknown[] }).deployments.length, 1);
+});
