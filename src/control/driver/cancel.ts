@@ -1,0 +1,35 @@
+import { isOpen } from '#rollout/rollout.ts';
+import { NOTHING } from '#rollout/runs.ts';
+import type { Deployment } from '#wire/api.ts';
+import { Refusal } from '../ports.ts';
+import { pointerWrite } from './facts.ts';
+import type { Lane } from './lane.ts';
+
+/** A person stops a deployment: Cancelled while nothing moved, else everything swings back. */
+export async function cancel(lane: Lane, id: string, by: string): Promise<Deployment> {
+	const walk = lane.walks.find((one) => one.deployment.id === id);
+	if (!walk || !isOpen(walk.rollout)) throw alreadyEnded(lane, id);
+	await lane.tell(walk, { type: 'stop', to: 'Cancelled', reason: 'cancelled', detail: `by ${by}`, byAnother: false });
+	lane.look();
+	return walk.deployment;
+}
+
+function alreadyEnded(lane: Lane, id: string): Refusal {
+	const state = lane.history.find((one) => one.id === id)?.state ?? 'gone';
+	const hint = state === 'Deployed' ? `\`jibe rollback ${id}\` undoes it` : null;
+	return new Refusal('already_ended', 409, `${id} has ended: ${state}`, hint);
+}
+
+/** The app goes: what is open ends, and no region serves it or runs anything of it any more. */
+export async function remove(lane: Lane): Promise<void> {
+	for (const walk of lane.walks.filter((one) => isOpen(one.rollout))) {
+		await lane.tell(walk, { type: 'stop', to: 'Cancelled', reason: 'app_removed', detail: null, byAnother: true });
+	}
+	const { app, environment } = lane;
+	const writes = [...lane.wants.keys()].map((region) => pointerWrite(lane, region, NOTHING));
+	lane.send(await lane.settings.store.write({ app, environment, writes, removed: true }), null);
+	for (const walk of lane.walks) if (walk.deployment.watchUntil !== null) await lane.record(walk, { watchUntil: null });
+	// Regions that were away have nothing to catch up with any more.
+	lane.walks = lane.walks.filter((walk) => walk.rollout.phase !== 'live');
+	lane.look();
+}

@@ -1,0 +1,163 @@
+import { compareVersions } from '#wire/region.ts';
+import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInput } from '../ports.ts';
+import { cancel, remove } from './cancel.ts';
+import { deploy } from './deploy.ts';
+import { Lane } from './lane.ts';
+import { Presence } from './presence.ts';
+import { rollback, rollbackTarget } from './rollback.ts';
+import type { DriverSettings, Listener } from './settings.ts';
+
+/** Moves deployments through the regions: one lane for each app and environment, each woken by what the hub tells and by the clock. */
+export function createDriver(settings: DriverSettings): Driver {
+	return new RolloutDriver(settings);
+}
+
+class RolloutDriver implements Driver {
+	readonly #settings: DriverSettings;
+	readonly #presence: Presence;
+	readonly #lanes = new Map<string, Lane>();
+	readonly #listeners = new Set<Listener>();
+	/** App → the region that has seen more than the database. */
+	readonly #ahead = new Map<string, Extract<HubEvent, { type: 'ahead' }>>();
+	readonly #unsubscribe: () => void;
+
+	constructor(settings: DriverSettings) {
+		this.#settings = settings;
+		this.#presence = new Presence(settings.hub, settings.clock);
+		this.#unsubscribe = settings.hub.subscribe((event) => this.#heard(event));
+	}
+
+	deploy(input: DeployInput) {
+		const lane = this.#lane(input.app, input.environment);
+		return lane.request(async () => {
+			this.#refuseReadOnly(input.app);
+			return deploy(lane, input);
+		});
+	}
+
+	rollback(input: RollbackInput) {
+		const lane = this.#lane(input.app, input.environment);
+		return lane.request(async () => {
+			this.#refuseReadOnly(input.app);
+			return rollback(lane, input);
+		});
+	}
+
+	async cancel(id: string, by: string) {
+		const deployment = await this.#settings.store.deployment(id);
+		if (!deployment) throw new Refusal('unknown_deployment', 404, `there is no deployment ${id}`, '`jibe history` lists them');
+		const lane = this.#lane(deployment.app, deployment.environment);
+		return lane.request(async () => {
+			this.#refuseReadOnly(deployment.app);
+			return cancel(lane, id, by);
+		});
+	}
+
+	async removeApp(app: string, by: string) {
+		this.#refuseReadOnly(app);
+		const wants = await this.#settings.store.wants({ app });
+		for (const environment of new Set(wants.map((want) => want.environment))) {
+			const lane = this.#lane(app, environment);
+			await lane.request(() => remove(lane));
+			this.#settings.log.info('app.removed', { app, environment, by });
+		}
+	}
+
+	async resume() {
+		const [wants, open] = await Promise.all([this.#settings.store.wants({}), this.#settings.store.open()]);
+		const keys = [...wants.filter((want) => !want.removed), ...open.map((held) => held.deployment)];
+		for (const { app, environment } of keys) this.#lane(app, environment);
+		await Promise.all([...this.#lanes.values()].map((lane) => lane.exclusive(async () => lane.look())));
+	}
+
+	async recovered(app: string) {
+		this.#ahead.delete(app);
+		for (const lane of this.#lanes.values()) if (lane.app === app) lane.reload();
+		const lanes = [...this.#lanes.values()].filter((lane) => lane.app === app);
+		await Promise.all(lanes.map((lane) => lane.exclusive(async () => lane.look())));
+	}
+
+	readOnly(app: string) {
+		const ahead = this.#ahead.get(app);
+		if (!ahead) return null;
+		return `${ahead.region} has seen version ${ahead.epoch}.${ahead.version} of ${ahead.app} (${ahead.environment}), which the database does not know`;
+	}
+
+	rollbackTarget(app: string, environment: string) {
+		const lane = this.#lane(app, environment);
+		return lane.exclusive(() => rollbackTarget(lane));
+	}
+
+	watch(listener: Listener) {
+		this.#listeners.add(listener);
+		return () => void this.#listeners.delete(listener);
+	}
+
+	async close() {
+		this.#unsubscribe();
+		await Promise.all([...this.#lanes.values()].map((lane) => lane.close()));
+	}
+
+	#lane(app: string, environment: string): Lane {
+		const key = `${app}/${environment}`;
+		const known = this.#lanes.get(key);
+		if (known) return known;
+		const lane = new Lane({
+			app,
+			environment,
+			settings: this.#settings,
+			presence: this.#presence,
+			told: (deployment, event) => {
+				for (const listener of this.#listeners) listener(deployment, event);
+			},
+			blocked: () => this.#ahead.has(app),
+		});
+		this.#lanes.set(key, lane);
+		return lane;
+	}
+
+	#heard(event: HubEvent): void {
+		switch (event.type) {
+			case 'instances':
+				return this.#lanes.get(`${event.app}/${event.environment}`)?.look();
+			case 'applied':
+				for (const key of new Set(event.items.map((item) => `${item.app}/${item.environment}`))) this.#lanes.get(key)?.look();
+				return;
+			case 'stats':
+				return this.#counted(event.stats.second, event.stats.rows);
+			case 'ahead':
+				return this.#isAhead(event);
+			case 'lost':
+			case 'back':
+			case 'presence':
+				this.#presence.look();
+				for (const lane of this.#lanes.values()) lane.look();
+		}
+	}
+
+	#counted(second: number, rows: Extract<HubEvent, { type: 'stats' }>['stats']['rows']): void {
+		const byLane = Map.groupBy(rows, (row) => `${row.app}/${row.environment}`);
+		for (const [key, counted] of byLane) {
+			const lane = this.#lanes.get(key);
+			lane?.ledger.count(second, counted);
+			lane?.look();
+		}
+	}
+
+	#isAhead(event: Extract<HubEvent, { type: 'ahead' }>): void {
+		const known = this.#ahead.get(event.app);
+		if (!known || compareVersions(event, known) > 0) this.#ahead.set(event.app, event);
+		this.#settings.log.error('app.read_only', { ...event, reason: this.readOnly(event.app), hint: 'jibe control recover' });
+	}
+
+	#refuseReadOnly(app: string): void {
+		const reason = this.readOnly(app);
+		if (reason === null) return;
+		throw new Refusal(
+			'read_only',
+			409,
+			`${app} is read-only: ${reason}`,
+			'`jibe control recover` makes what the regions serve the truth again',
+		);
+	}
+}

@@ -1,0 +1,62 @@
+import type { Facts, RegionFacts, Rollout, Wanted } from '#rollout/rollout.ts';
+import { isWarm, NOTHING, readiness } from '#rollout/runs.ts';
+import { compareVersions, type Want } from '#wire/region.ts';
+import type { PointerWrite, RegionHub } from '../ports.ts';
+import type { Presence } from './presence.ts';
+
+/** One app and environment, as the hub and the database know it. */
+export interface Scene {
+	app: string;
+	environment: string;
+	wants: ReadonlyMap<string, Want>;
+	hub: RegionHub;
+	presence: Presence;
+}
+
+/** The facts that a rollout is stepped with. `keep`: releases of the other open deployments. */
+export function factsFor(scene: Scene, rollout: Pick<Rollout, 'release' | 'plan'>, keep: readonly number[]): Facts {
+	const names = new Set([...rollout.plan.regions, ...scene.wants.keys()]);
+	const regions: Record<string, RegionFacts> = {};
+	for (const name of names) regions[name] = regionFacts(scene, name, rollout);
+	return { regions, keep };
+}
+
+function regionFacts(scene: Scene, region: string, rollout: Pick<Rollout, 'release' | 'plan'>): RegionFacts {
+	const key = { region, app: scene.app, environment: scene.environment };
+	const want = scene.wants.get(region);
+	const applied = scene.hub.applied(key);
+	return {
+		...scene.presence.of(region),
+		wanted: want ? wantedOf(want) : null,
+		confirmed: want !== undefined && applied !== null && compareVersions(applied, want) >= 0,
+		target: readiness(scene.hub.instances(key), rollout.release, rollout.plan.instances),
+	};
+}
+
+/** Every region that can be reached has instances of the release standing by. */
+export function standsBy(scene: Scene, release: number, regions: readonly string[], instances: number): boolean {
+	const reachable = regions.filter((region) => scene.presence.of(region).connected);
+	return (
+		reachable.length > 0 &&
+		reachable.every((region) => {
+			const planned = scene.wants.get(region)?.run.some((run) => run.release === release);
+			return planned && isWarm(scene.hub.instances({ region, app: scene.app, environment: scene.environment }), release, instances);
+		})
+	);
+}
+
+export function wantedOf(want: Want | undefined): Wanted {
+	if (!want) return NOTHING;
+	return { primary: want.pointer.primary, candidate: want.pointer.candidate, run: want.run };
+}
+
+/** The write that makes a region want this, over the version that it was decided on. */
+export function pointerWrite(scene: Scene, region: string, wanted: Wanted): PointerWrite {
+	const want = scene.wants.get(region);
+	return {
+		region,
+		expect: want ? { epoch: want.epoch, version: want.version } : null,
+		pointer: { primary: wanted.primary, candidate: wanted.candidate, hold: want?.pointer.hold ?? null },
+		run: wanted.run,
+	};
+}

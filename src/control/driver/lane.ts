@@ -1,0 +1,391 @@
+import type { Timer } from '#clock/clock.ts';
+import type { Log } from '#log/log.ts';
+import { isOpen, type Effect, type Facts, type Rollout, type RolloutEvent } from '#rollout/rollout.ts';
+import { nextLook, step } from '#rollout/step.ts';
+import type { Deployment } from '#wire/api.ts';
+import type { AppConfig } from '#wire/config.ts';
+import type { Gift, ReleaseSpec, Want } from '#wire/region.ts';
+import { Refusal, type Advance, type Held } from '../ports.ts';
+import { Ledger } from './evidence.ts';
+import { factsFor, pointerWrite, type Scene } from './facts.ts';
+import type { Presence } from './presence.ts';
+import { askProbes } from './probes.ts';
+import { outcomes, timings } from './record.ts';
+import type { DriverSettings, Listener } from './settings.ts';
+import { judge, nextJudgement } from './watch.ts';
+
+/** How much of an environment's history is remembered: enough to find any release a rollback may go to. */
+const HISTORY = 300;
+/** A chain of steps longer than this is a fault of the reducer: it is logged and broken off. */
+const MAX_STEPS = 200;
+const RETRY_FIRST_MS = 100;
+const RETRY_MOST_MS = 5_000;
+
+/** A deployment as its driver holds it. */
+export interface Walk {
+	deployment: Deployment;
+	fence: number;
+	version: number;
+	rollout: Rollout;
+}
+
+export interface KnownRelease {
+	spec: ReleaseSpec;
+	commit: string | null;
+	config: AppConfig;
+}
+
+/**
+ * All that happens to one app in one environment, one thing at a time: its deployments, what is wanted of each region,
+ * and the walk of at most one rollout. What it holds is a copy of the database: when a write fails in any way it is read anew.
+ */
+export class Lane implements Scene {
+	readonly app: string;
+	readonly environment: string;
+	readonly settings: DriverSettings;
+	readonly presence: Presence;
+	readonly hub: Scene['hub'];
+	readonly log: Log;
+	readonly ledger = new Ledger();
+	readonly wants = new Map<string, Want>();
+	readonly releases = new Map<number, KnownRelease>();
+	/** Open ones and the last that was Deployed, oldest first. */
+	walks: Walk[] = [];
+	/** Newest first. */
+	history: Deployment[] = [];
+	readonly #told: Listener;
+	readonly #blocked: () => boolean;
+	#loaded = false;
+	#tail: Promise<void> = Promise.resolve();
+	#lookDue = false;
+	#timer: Timer | null = null;
+	#retryMs = RETRY_FIRST_MS;
+	#closed = false;
+
+	constructor(of: {
+		app: string;
+		environment: string;
+		settings: DriverSettings;
+		presence: Presence;
+		told: Listener;
+		blocked: () => boolean;
+	}) {
+		this.app = of.app;
+		this.environment = of.environment;
+		this.settings = of.settings;
+		this.presence = of.presence;
+		this.hub = of.settings.hub;
+		this.log = of.settings.log.with({ app: of.app, environment: of.environment });
+		this.#told = of.told;
+		this.#blocked = of.blocked;
+	}
+
+	/** Runs `task` when everything before it is done, with the lane read from the database. */
+	exclusive<T>(task: () => Promise<T>): Promise<T> {
+		const result = this.#tail.then(async () => {
+			if (this.#closed) throw new Error('the driver is closed');
+			try {
+				await this.#load();
+				return await task();
+			} catch (error) {
+				this.#failed(error);
+				throw error;
+			}
+		});
+		this.#tail = result.then(
+			() => undefined,
+			() => undefined,
+		);
+		return result;
+	}
+
+	/** The same for what a person asked: when somebody else had the lane, it is taken over and asked once more. */
+	async request<T>(task: () => Promise<T>): Promise<T> {
+		try {
+			return await this.exclusive(task);
+		} catch (error) {
+			const code = (error as { code?: unknown }).code;
+			if (code !== 'fenced' && code !== 'stale') throw error;
+			return this.exclusive(task);
+		}
+	}
+
+	/** Something may have changed: looks at it as soon as possible. Calls that come meanwhile are answered by one look. */
+	look(): void {
+		if (this.#lookDue || this.#closed) return;
+		this.#lookDue = true;
+		this.exclusive(() => this.#lookAll()).catch(() => undefined);
+	}
+
+	/** Tells the rollout of something and does what follows from it. */
+	async tell(walk: Walk, event: RolloutEvent): Promise<boolean> {
+		const now = this.settings.clock.now();
+		const { rollout, effects } = step(walk.rollout, event, this.facts(walk.rollout), now);
+		const lasting = effects.filter((effect) => effect.type !== 'probe');
+		if (lasting.length > 0 || rollout.phase !== walk.rollout.phase || isLateNews(walk.rollout, rollout))
+			await this.#commit(walk, rollout, lasting, now);
+		else this.#note(walk, rollout);
+		for (const effect of effects) if (effect.type === 'probe') askProbes(this, walk, effect);
+		return effects.length > 0;
+	}
+
+	facts(rollout: Rollout): Facts {
+		const keep = this.walks
+			.filter((walk) => isOpen(walk.rollout) && walk.rollout.release !== rollout.release)
+			.map((walk) => walk.rollout.release);
+		return factsFor(this, rollout, keep);
+	}
+
+	/** The one that may move pointers now. */
+	walking(): Walk | null {
+		return this.walks.find((walk) => walk.rollout.phase === 'preparing' || walk.rollout.phase === 'walking') ?? null;
+	}
+
+	swinging(): Walk[] {
+		return this.walks.filter((walk) => walk.rollout.phase === 'swinging');
+	}
+
+	waiting(): Walk | null {
+		return this.walks.findLast((walk) => walk.rollout.phase === 'waiting') ?? null;
+	}
+
+	/** The last that reached Deployed, while nothing else took its place. */
+	live(): Walk | null {
+		return this.walks.findLast((walk) => walk.rollout.phase === 'live') ?? null;
+	}
+
+	/** What the pointers name: the canary region's first; null when nothing serves anywhere. */
+	serving(): number | null {
+		const order = this.presence.names();
+		const pointed = order.map((region) => this.wants.get(region)?.pointer.primary ?? null);
+		const last = this.history.find((one) => one.state === 'Deployed')?.release ?? null;
+		return pointed.includes(last) ? last : (pointed.find((release) => release !== null) ?? null);
+	}
+
+	/** Takes up what a transaction returned, and tells the regions of it. */
+	async adopt(held: Held & { wants: Want[] }, known: KnownRelease, gift: Gift | null): Promise<Walk> {
+		const walk: Walk = { deployment: held.deployment, fence: held.fence, version: held.version, rollout: held.rollout as Rollout };
+		this.releases.set(held.deployment.release, known);
+		this.walks = this.walks.filter((one) => isOpen(one.rollout) || one.rollout.phase === 'live');
+		this.walks.push(walk);
+		this.#remember(held.deployment);
+		this.send(held.wants, gift);
+		this.#told(held.deployment, { type: 'deployment.state', data: { state: held.deployment.state, reason: null } });
+		return walk;
+	}
+
+	/** Changes the record of a deployment without a step of its rollout. */
+	async record(walk: Walk, change: Omit<Advance, 'deployment' | 'fence' | 'version' | 'at'>): Promise<void> {
+		const now = this.settings.clock.now();
+		const { id } = walk.deployment;
+		const done = await this.settings.store.advance({ deployment: id, fence: walk.fence, version: walk.version, at: now, ...change });
+		walk.version = done.version;
+		walk.deployment = done.deployment;
+		this.#remember(done.deployment);
+		this.send(done.wants, null);
+		if (change.to) this.#told(done.deployment, { type: 'deployment.state', data: { state: change.to, reason: change.reason ?? null } });
+		for (const event of change.events ?? []) this.#told(done.deployment, event);
+	}
+
+	send(wants: Want[], gift: Gift | null): void {
+		for (const want of wants) this.wants.set(want.region, want);
+		if (wants.length === 0) return;
+		const named = new Set(wants.flatMap((want) => [...want.run.map((run) => run.release), want.pointer.primary ?? 0]));
+		this.hub.send(
+			wants,
+			[...named].flatMap((release) => this.releases.get(release)?.spec ?? []),
+			gift,
+		);
+	}
+
+	/** The release as the database has it; null when there is none of that number. */
+	async release(number: number): Promise<KnownRelease | null> {
+		if (!this.releases.has(number)) await this.#fetchReleases([number]);
+		return this.releases.get(number) ?? null;
+	}
+
+	/** A waiting one was superseded in another's transaction. */
+	async forget(ids: readonly string[]): Promise<void> {
+		this.walks = this.walks.filter((walk) => !ids.includes(walk.deployment.id));
+		for (const id of ids) {
+			const ended = await this.settings.store.deployment(id);
+			if (!ended) continue;
+			this.#remember(ended);
+			this.#told(ended, { type: 'deployment.state', data: { state: ended.state, reason: ended.reason } });
+		}
+	}
+
+	/** Reads everything anew at the next use. */
+	reload(): void {
+		this.#loaded = false;
+	}
+
+	async close(): Promise<void> {
+		this.#timer?.cancel();
+		await this.#tail;
+		this.#closed = true;
+		this.#timer?.cancel();
+	}
+
+	/** Looks at each of its deployments until there is nothing left to do, and sets the timer for what time alone will change. */
+	async #lookAll(): Promise<void> {
+		this.#lookDue = false;
+		this.#timer?.cancel();
+		for (let steps = 0; !this.#blocked(); steps++) {
+			if (steps === MAX_STEPS) {
+				this.log.error('lane.endless', { deployments: this.walks.map((walk) => walk.deployment.id) });
+				break;
+			}
+			if (!(await this.#stepOne())) break;
+		}
+		this.#retryMs = RETRY_FIRST_MS;
+		this.#setTimer();
+	}
+
+	async #stepOne(): Promise<boolean> {
+		const live = this.live();
+		for (const walk of this.walks) {
+			// Once another one walks it decides about every region: those that were away wait for it.
+			if (walk.rollout.phase === 'live' && (walk !== live || this.walking() || this.swinging().length > 0)) continue;
+			if (await this.tell(walk, { type: 'looked' })) return true;
+		}
+		this.#tidyWalks();
+		const waiting = this.waiting();
+		if (waiting && !this.walking() && this.swinging().length === 0) return this.tell(waiting, { type: 'turn' }).then(() => true);
+		return judge(this);
+	}
+
+	/** Ended ones go, unless a region has still to hear of it. */
+	#tidyWalks(): void {
+		this.walks = this.walks.filter(
+			({ rollout }) => rollout.phase !== 'ended' || rollout.regions.some((region) => region.stage === 'pending'),
+		);
+	}
+
+	async #commit(walk: Walk, rollout: Rollout, effects: Effect[], now: number): Promise<void> {
+		const transition = effects.find((effect) => effect.type === 'transition');
+		const writes = effects.filter((effect) => effect.type === 'write').map(({ region, wanted }) => pointerWrite(this, region, wanted));
+		const before = walk.rollout;
+		await this.record(walk, {
+			...(transition ? { to: transition.to, reason: transition.reason, detail: transition.detail } : {}),
+			rollout,
+			regions: outcomes(rollout),
+			timings: timings(rollout),
+			canary: rollout.canary,
+			...(transition?.to === 'Deployed' ? { watchUntil: now + rollout.plan.watchMs } : {}),
+			...(rollout.times.prepared === now ? { coldStarts: this.#coldStarts(rollout) } : {}),
+			...(writes.length > 0 ? { writes } : {}),
+		});
+		walk.rollout = rollout;
+		this.#tellRegions(walk, before);
+	}
+
+	/** Nothing to write: what changed can be seen again from the facts. */
+	#note(walk: Walk, rollout: Rollout): void {
+		const before = walk.rollout;
+		walk.rollout = rollout;
+		walk.deployment = { ...walk.deployment, regions: outcomes(rollout) };
+		this.#tellRegions(walk, before);
+	}
+
+	#tellRegions(walk: Walk, before: Rollout): void {
+		for (const [index, region] of outcomes(walk.rollout).entries()) {
+			if (before.regions[index]?.stage === walk.rollout.regions[index]!.stage) continue;
+			this.#told(walk.deployment, { type: 'deployment.region', data: { ...region } });
+		}
+	}
+
+	#coldStarts(rollout: Rollout): number {
+		const { app, environment } = this;
+		const all = rollout.plan.regions.flatMap((region) => this.hub.instances({ region, app, environment }));
+		return all.filter((instance) => instance.release === rollout.release && instance.cold).length;
+	}
+
+	#remember(deployment: Deployment): void {
+		const at = this.history.findIndex((one) => one.id === deployment.id);
+		if (at === -1) this.history.unshift(deployment);
+		else this.history[at] = deployment;
+		if (this.history.length > HISTORY) this.history.length = HISTORY;
+	}
+
+	#setTimer(): void {
+		const now = this.settings.clock.now();
+		const times = this.walks.map((walk) => nextLook(walk.rollout, now));
+		times.push(nextJudgement(this, now));
+		const loss = this.walks.some((walk) => isOpen(walk.rollout)) ? this.presence.nextLossMs() : null;
+		if (loss !== null) times.push(now + loss);
+		const ahead = times.filter((time) => time !== null);
+		if (ahead.length === 0) return;
+		this.#timer = this.settings.clock.after(Math.max(1, Math.min(...ahead) - now), () => this.look(), { idle: true });
+	}
+
+	async #load(): Promise<void> {
+		if (this.#loaded) return;
+		const { store, owner } = this.settings;
+		const { app, environment } = this;
+		const [wants, open, history] = await Promise.all([
+			store.wants({ app, environment }),
+			store.open(),
+			store.history({ app, environment, limit: HISTORY }),
+		]);
+		this.history = history;
+		this.wants.clear();
+		for (const want of wants) if (want.environment === environment) this.wants.set(want.region, want);
+		const ids = new Set(
+			open
+				.map((held) => held.deployment)
+				.filter((one) => one.app === app && one.environment === environment)
+				.map((one) => one.id),
+		);
+		const last = history.find((one) => one.state === 'Deployed');
+		// Regions that were away when it was Deployed catch up however long it takes.
+		const behind = last?.regions.some((region) => region.state === 'skipped' || region.state === 'pending');
+		if (last && behind && this.serving() === last.release) ids.add(last.id);
+		const walks: Walk[] = [];
+		for (const id of ids) {
+			const held = await store.take(id, owner);
+			walks.push({ deployment: held.deployment, fence: held.fence, version: held.version, rollout: held.rollout as Rollout });
+		}
+		this.walks = walks.toSorted((a, b) => a.deployment.createdAt - b.deployment.createdAt);
+		await this.#fetchReleases(
+			wants.flatMap((want) => [...want.run.map((run) => run.release), ...(want.pointer.primary === null ? [] : [want.pointer.primary])]),
+		);
+		this.#loaded = true;
+		// Whoever wrote last may have gone before it told the regions.
+		this.send([...this.wants.values()], null);
+		for (const walk of this.walks) await this.tell(walk, { type: 'resumed' });
+		this.#lookDue = false;
+		this.look();
+	}
+
+	async #fetchReleases(numbers: readonly number[]): Promise<void> {
+		const unknown = [...new Set(numbers)].filter((number) => !this.releases.has(number));
+		if (unknown.length === 0) return;
+		for (const { commit, createdAt: _, config, ...spec } of await this.settings.store.releases(this.app, unknown)) {
+			if (spec.environment === this.environment) this.releases.set(spec.release, { spec, commit, config });
+		}
+	}
+
+	/** A refusal changes nothing. Anything else may or may not have been written: the database is asked again. */
+	#failed(error: unknown): void {
+		const code = (error as { code?: unknown }).code;
+		if (error instanceof Refusal) return;
+		this.#loaded = false;
+		if (this.#closed) return;
+		if (code === 'fenced') {
+			this.log.info('lane.taken_over', { by: 'another process' });
+			this.walks = [];
+			return;
+		}
+		this.log.warn('lane.retry', { inMs: this.#retryMs, error });
+		this.#timer?.cancel();
+		this.#timer = this.settings.clock.after(this.#retryMs, () => this.look(), { idle: true });
+		this.#retryMs = Math.min(RETRY_MOST_MS, this.#retryMs * 2);
+	}
+}
+
+/** A region that was away has heard of it after the end: nothing else would record that. */
+function isLateNews(before: Rollout, after: Rollout): boolean {
+	if (after.phase !== 'live' && after.phase !== 'ended') return false;
+	return after.regions.some((region, index) => region.stage !== before.regions[index]!.stage);
+}

@@ -1,0 +1,147 @@
+import type { Harm } from '#canary/watch.ts';
+import type { Plan } from '#rollout/plan.ts';
+import { hasMoved, newRollout, type Rollout } from '#rollout/rollout.ts';
+import { prepared } from '#rollout/runs.ts';
+import { step } from '#rollout/step.ts';
+import type { Deployment, DeploymentState } from '#wire/api.ts';
+import { Refusal, type PointerWrite, type RollbackInput } from '../ports.ts';
+import { factsFor, pointerWrite, standsBy, wantedOf } from './facts.ts';
+import type { KnownRelease, Lane, Walk } from './lane.ts';
+import { outcomes } from './record.ts';
+import { deployPlan, regionsOf, warmRollbackPlan } from './strategy.ts';
+import { chooseTarget, type Choice } from './target.ts';
+
+export type RollbackAsk = Omit<RollbackInput, 'app' | 'environment'>;
+
+/** Back to an earlier release: at once everywhere when it stands by, else prepared and gated like a deploy. Whatever walks gives way. */
+export async function rollback(lane: Lane, ask: RollbackAsk): Promise<{ deployment: Deployment; already: boolean }> {
+	const choice = choose(lane, ask);
+	if (choice.kind === 'refused') throw new Refusal(choice.code, 409, choice.message, choice.hint);
+	if (choice.kind === 'running') return { deployment: walkOf(lane, choice.deployment).deployment, already: false };
+	if (choice.kind === 'cancel') return { deployment: await stopRunning(lane, choice.deployment, ask.by), already: false };
+	const known = await lane.release(choice.release);
+	if (!known)
+		throw new Refusal('release_gone', 409, `v${choice.release} is not kept any more`, '`jibe history` lists the releases that are');
+	const warm = isStandingBy(lane, known);
+	await giveWay(lane, warm, ask.automatic !== undefined);
+	const walk = await create(lane, ask, choice, known, warm);
+	lane.look();
+	return { deployment: walk.deployment, already: false };
+}
+
+/** The watch saw harm. Nothing to go back to is told to people, not thrown. */
+export async function rollbackFor(lane: Lane, harmed: Walk, harm: Harm): Promise<void> {
+	try {
+		await rollback(lane, { to: null, undo: null, again: false, by: 'jibe', why: harm.detail, automatic: harm });
+	} catch (error) {
+		if (!(error instanceof Refusal)) throw error;
+		lane.log.error('watch.no_way_back', { deployment: harmed.deployment.id, harm, refusal: error.code });
+	}
+}
+
+/** Where `rollback` without arguments would go now, and whether that stands by. */
+export async function rollbackTarget(lane: Lane): Promise<{ release: number; warm: boolean; estimateMs: number } | null> {
+	const choice = choose(lane, { to: null, undo: null, again: false, by: '', why: null });
+	if (choice.kind !== 'go') return null;
+	const known = await lane.release(choice.release);
+	if (!known) return null;
+	const warm = isStandingBy(lane, known);
+	const spans = lane.history.find((one) => one.state === 'Deployed' && one.timings.rolloutMs !== null)?.timings;
+	const rolloutMs = spans?.rolloutMs ?? 0;
+	return { release: choice.release, warm, estimateMs: warm ? rolloutMs : rolloutMs + (spans?.prepareMs ?? 0) + (spans?.canaryMs ?? 0) };
+}
+
+function choose(lane: Lane, ask: RollbackAsk): Choice {
+	// What the watch undoes is what serves, whatever is being prepared meanwhile.
+	const running = ask.automatic ? null : (lane.walking() ?? lane.swinging().at(-1) ?? lane.waiting());
+	return chooseTarget(lane.history, running?.deployment ?? null, lane.serving(), ask);
+}
+
+function walkOf(lane: Lane, id: string): Walk {
+	return lane.walks.find((walk) => walk.deployment.id === id)!;
+}
+
+function isStandingBy(lane: Lane, { spec, config }: KnownRelease): boolean {
+	return standsBy(lane, spec.release, regionsOf(config, lane.presence.names()), config.instances);
+}
+
+async function stopRunning(lane: Lane, id: string, by: string): Promise<Deployment> {
+	const walk = walkOf(lane, id);
+	await lane.tell(walk, { type: 'stop', to: 'Cancelled', reason: 'cancelled', detail: `by ${by}`, byAnother: false });
+	lane.look();
+	return walk.deployment;
+}
+
+/** A person's rollback ends what walks and what waits; the watch's own only goes before them. */
+async function giveWay(lane: Lane, warm: boolean, automatic: boolean): Promise<void> {
+	const stop = { type: 'stop', to: 'Cancelled', reason: 'rolled_back', detail: null } as const;
+	for (const walk of lane.walks.filter((one) => one.rollout.phase === 'waiting')) {
+		if (!automatic) await lane.tell(walk, { ...stop, byAnother: false });
+	}
+	const walking = lane.walking();
+	if (!walking) return;
+	if (automatic && !hasMoved(walking.rollout)) await lane.tell(walking, { type: 'yield' });
+	// When the target stands by, this rollback's own write moves the pointers: one write instead of two.
+	else await lane.tell(walking, { ...stop, byAnother: warm });
+}
+
+async function create(
+	lane: Lane,
+	ask: RollbackAsk,
+	choice: Extract<Choice, { kind: 'go' }>,
+	known: KnownRelease,
+	warm: boolean,
+): Promise<Walk> {
+	const { store, clock, owner, urlOf } = lane.settings;
+	const { app, environment } = lane;
+	const now = clock.now();
+	const begun = warm ? atOnce(lane, known, now) : fromDisk(lane, known, now);
+	const held = await store.create({
+		app,
+		environment,
+		kind: 'rollback',
+		release: choice.release,
+		previous: lane.history.find((one) => one.state === 'Deployed')?.release ?? null,
+		git: null,
+		cause: choice.cause,
+		by: ask.by,
+		why: ask.why,
+		stages: begun.state === 'Deploying' ? [] : [{ state: 'Deploying', at: now }],
+		modules: null,
+		url: urlOf(app, environment),
+		state: begun.state,
+		plan: () => ({ rollout: begun.rollout, regions: outcomes(begun.rollout), writes: begun.writes }),
+		owner,
+		supersedes: [],
+	});
+	return lane.adopt(held, known, null);
+}
+
+interface Begun {
+	rollout: Rollout;
+	state: DeploymentState;
+	writes: PointerWrite[];
+}
+
+/** Every pointer in the transaction that makes the deployment. */
+function atOnce(lane: Lane, { spec, config }: KnownRelease, now: number): Begun {
+	const plan = warmRollbackPlan(config, lane.presence.names());
+	// What was on its way is not worth keeping.
+	const fresh = begin(spec.release, { ...plan, keepWarm: plan.keepWarm && lane.swinging().length === 0 }, false, now);
+	const { rollout, effects } = step(fresh, { type: 'looked' }, factsFor(lane, fresh, lane.facts(fresh).keep), now);
+	const writes = effects.flatMap((effect) => (effect.type === 'write' ? [pointerWrite(lane, effect.region, effect.wanted)] : []));
+	return { rollout, state: rollout.state, writes };
+}
+
+function fromDisk(lane: Lane, { spec, config }: KnownRelease, now: number): Begun {
+	const plan = deployPlan(config, lane.presence.names());
+	const rollout = begin(spec.release, plan, lane.swinging().length > 0, now);
+	const writes = plan.regions.map((region) =>
+		pointerWrite(lane, region, prepared(wantedOf(lane.wants.get(region)), spec.release, plan.instances)),
+	);
+	return { rollout, state: rollout.state, writes };
+}
+
+function begin(release: number, plan: Plan, waiting: boolean, now: number): Rollout {
+	return newRollout({ kind: 'rollback', release, plan, waiting, now });
+}

@@ -1,0 +1,174 @@
+import type { Plan } from './plan.ts';
+
+/** What a rollout is, what it is told, and what it asks for. All of it is JSON: a new control process goes on from it. */
+
+export interface Rollout {
+	format: 1;
+	kind: 'deploy' | 'rollback';
+	release: number;
+	plan: Plan;
+	createdAt: number;
+	phase: Phase;
+	/** When the phase, or in `walking` the wave, began: its time limit counts from here. */
+	since: number;
+	/** The deployment's state as this rollout last set it. */
+	state: RolloutState;
+	/** Index of the wave that is on its way; -1 before the first. */
+	wave: number;
+	/** Index into the ramp. */
+	rung: number;
+	/** When the weight of this rung was confirmed everywhere; null until then. */
+	rungAt: number | null;
+	gate: Gate | null;
+	regions: RegionProgress[];
+	/** Why it ends other than Deployed. */
+	reason: string | null;
+	detail: string | null;
+	times: { prepared: number | null; gated: number | null; ended: number | null };
+	canary: { region: string; status: number; p50Ms: number; maxMs: number } | null;
+}
+
+/** `waiting`: prepares, but another one walks. `live`: Deployed; regions that were away still catch up. */
+export type Phase = 'waiting' | 'preparing' | 'walking' | 'live' | 'swinging' | 'ended';
+
+export type RolloutState =
+	| 'ReadyToDeploy'
+	| 'Deploying'
+	| 'CanaryCheck'
+	| 'RollingOut'
+	| 'Deployed'
+	| 'RollingBack'
+	| 'RolledBack'
+	| 'DeployFailed'
+	| 'Cancelled'
+	| 'Superseded'
+	| 'TimedOut';
+
+export interface RegionProgress {
+	name: string;
+	/** `moving`: its pointer is written and not confirmed yet. `pending`: the same, and nobody waits for it any more. */
+	stage: 'preparing' | 'prepared' | 'moving' | 'live' | 'pending' | 'skipped' | 'failed' | 'swinging' | 'rolled-back';
+	/** Its pointer was written by this rollout. */
+	moved: boolean;
+	/** What it pointed at before that. */
+	before: number | null;
+	/** From the rollout's beginning to its confirmation. */
+	ms: number | null;
+	reason: string | null;
+}
+
+/** A region whose probes are awaited. */
+export interface Gate {
+	region: string;
+	asked: boolean;
+	attempts: number;
+	/** Not asked again before. */
+	notBefore: number;
+	passed: boolean;
+}
+
+export interface RunEntry {
+	release: number;
+	instances: number;
+	as: 'prepared' | 'serving' | 'warm';
+}
+
+export interface Wanted {
+	primary: number | null;
+	candidate: { release: number; weightBp: number } | null;
+	run: RunEntry[];
+}
+
+/** A region as it is now, seen from one rollout. */
+export interface RegionFacts {
+	connected: boolean;
+	/** Away for so long that nobody waits for it. */
+	lost: boolean;
+	wanted: Wanted | null;
+	/** Every connected edge obeys what is wanted now. */
+	confirmed: boolean;
+	/** How the rollout's release is doing there. */
+	target: Readiness;
+}
+
+export type Readiness = { state: 'starting' | 'ready' } | { state: 'failed'; reason: string; detail: string | null };
+
+export interface Facts {
+	/** Every region where something is wanted or planned. */
+	regions: Readonly<Record<string, RegionFacts>>;
+	/** Releases of other open deployments: what runs of them is left alone. */
+	keep: readonly number[];
+}
+
+export type RolloutEvent =
+	/** The facts may have changed. */
+	| { type: 'looked' }
+	/** It is this rollout's turn to walk. */
+	| { type: 'turn' }
+	/** A rollback goes first: wait again, if nothing moved. */
+	| { type: 'yield' }
+	/** A new process took over: whatever was under way outside has to be asked again. */
+	| { type: 'resumed' }
+	| {
+			type: 'probed';
+			region: string;
+			verdict: 'pass' | 'fail' | 'inconclusive' | 'error';
+			status: number;
+			p50Ms: number;
+			maxMs: number;
+			detail: string;
+	  }
+	/** Somebody or something wants it to end; `byAnother`: another deployment writes the pointers back. */
+	| { type: 'stop'; to: 'Cancelled' | 'Superseded'; reason: string; detail: string | null; byAnother: boolean };
+
+export type Effect =
+	| { type: 'transition'; to: RolloutState; reason: string | null; detail: string | null }
+	| { type: 'write'; region: string; wanted: Wanted }
+	| { type: 'probe'; region: string; current: number | null };
+
+export interface Step {
+	rollout: Rollout;
+	effects: Effect[];
+}
+
+export interface RolloutInput {
+	kind: Rollout['kind'];
+	release: number;
+	plan: Plan;
+	/** Another one walks: prepare, and wait for the turn. */
+	waiting: boolean;
+	now: number;
+}
+
+/** A rollout before its first step. */
+export function newRollout(input: RolloutInput): Rollout {
+	return {
+		format: 1,
+		kind: input.kind,
+		release: input.release,
+		plan: input.plan,
+		createdAt: input.now,
+		phase: input.waiting ? 'waiting' : 'preparing',
+		since: input.now,
+		state: input.waiting && input.kind === 'deploy' ? 'ReadyToDeploy' : 'Deploying',
+		wave: -1,
+		rung: 0,
+		rungAt: null,
+		gate: null,
+		regions: input.plan.regions.map((name) => ({ name, stage: 'preparing', moved: false, before: null, ms: null, reason: null })),
+		reason: null,
+		detail: null,
+		times: { prepared: null, gated: null, ended: null },
+		canary: null,
+	};
+}
+
+/** A pointer was written, so it can only end Deployed or swung back. */
+export function hasMoved(rollout: Rollout): boolean {
+	return rollout.regions.some((region) => region.moved);
+}
+
+/** Still on its way: it may write pointers, or is waiting to. */
+export function isOpen(rollout: Rollout): boolean {
+	return rollout.phase !== 'live' && rollout.phase !== 'ended';
+}

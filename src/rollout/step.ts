@@ -1,0 +1,154 @@
+import { catchUp } from './catch-up.ts';
+import { gateAnswered } from './gate.ts';
+import { isGated } from './plan.ts';
+import { hasMoved, type Effect, type Facts, type Rollout, type RolloutEvent, type RolloutState, type Step } from './rollout.ts';
+import { dropped, sameWanted } from './runs.ts';
+import { startSwing, swing, SWING_TIMEOUT_MS } from './swing.ts';
+import { nextWave, walk } from './walk.ts';
+
+/**
+ * One step of a rollout: what it is told, the facts as they are, and the time, give the rollout as it is then and what
+ * is to be done about it. All transitions and writes of one step belong into one transaction. It looks at the facts
+ * rather than at what changed in them, so a process that starts anew with an old rollout goes on from there.
+ */
+export function step(rollout: Rollout, event: RolloutEvent, facts: Facts, now: number): Step {
+	const next = structuredClone(rollout);
+	const effects = told(next, event, facts, now) ?? look(next, facts, now);
+	for (const effect of effects) if (effect.type === 'transition') next.state = effect.to;
+	return { rollout: next, effects };
+}
+
+/** What the event itself brings about; null: just look at the facts. */
+function told(rollout: Rollout, event: RolloutEvent, facts: Facts, now: number): Effect[] | null {
+	switch (event.type) {
+		case 'looked':
+			return null;
+		case 'turn':
+			return takeTurn(rollout, now);
+		case 'yield':
+			if (rollout.phase === 'preparing') rollout.phase = 'waiting';
+			return null;
+		case 'resumed':
+			if (rollout.gate) rollout.gate.asked = false;
+			return null;
+		case 'probed':
+			return gateAnswered(rollout, event, facts, now);
+		case 'stop':
+			return stop(rollout, event, facts, now);
+	}
+}
+
+function look(rollout: Rollout, facts: Facts, now: number): Effect[] {
+	switch (rollout.phase) {
+		case 'waiting':
+			return [];
+		case 'preparing':
+			return prepare(rollout, facts, now);
+		case 'walking':
+			return walk(rollout, facts, now);
+		case 'live':
+			return catchUp(rollout, facts, now);
+		case 'swinging':
+			return swing(rollout, facts, now);
+		case 'ended':
+			return lateReturns(rollout, facts, now);
+	}
+}
+
+/** Regions that could not be told when everything swung back, and were told now. */
+function lateReturns(rollout: Rollout, facts: Facts, now: number): Effect[] {
+	for (const region of rollout.regions) {
+		const fact = facts.regions[region.name];
+		if (region.stage === 'pending' && fact?.connected && fact.confirmed) {
+			Object.assign(region, { stage: 'rolled-back', ms: now - rollout.createdAt, reason: null });
+		}
+	}
+	return [];
+}
+
+function takeTurn(rollout: Rollout, now: number): Effect[] | null {
+	if (rollout.phase !== 'waiting') return null;
+	rollout.phase = 'preparing';
+	rollout.since = now;
+	return rollout.state === 'ReadyToDeploy' ? [{ type: 'transition', to: 'Deploying', reason: null, detail: null }] : null;
+}
+
+/** Every region that can be reached starts and checks the release; no traffic moves. */
+function prepare(rollout: Rollout, facts: Facts, now: number): Effect[] {
+	if (!isGated(rollout.plan)) return goAtOnce(rollout, facts, now);
+	const late = now >= rollout.since + rollout.plan.prepareMs;
+	for (const region of rollout.regions) {
+		const fact = facts.regions[region.name];
+		if (region.stage !== 'preparing' && region.stage !== 'prepared') continue;
+		if (!fact || fact.lost) Object.assign(region, { stage: 'skipped', reason: 'lost' });
+		else if (fact.target.state === 'failed') {
+			Object.assign(region, { stage: 'failed', reason: fact.target.reason });
+			return end(rollout, 'DeployFailed', fact.target.reason, inRegion(region.name, fact.target.detail), facts, now);
+		} else if (fact.target.state === 'ready') region.stage = 'prepared';
+		else if (late) Object.assign(region, { stage: 'skipped', reason: 'prepare_timeout' });
+		else region.stage = 'preparing';
+	}
+	if (rollout.regions.some((region) => region.stage === 'preparing')) return [];
+	const there = rollout.regions.filter((region) => region.stage === 'prepared').length;
+	if (there >= rollout.plan.minRegions) {
+		rollout.times.prepared = now;
+		return nextWave(rollout, facts, now);
+	}
+	const detail = `${there} of ${rollout.regions.length} regions are prepared, ${rollout.plan.minRegions} are needed`;
+	return rollout.regions.some((region) => region.reason === 'prepare_timeout')
+		? end(rollout, 'TimedOut', 'prepare_timeout', detail, facts, now)
+		: end(rollout, 'DeployFailed', 'regions_lost', detail, facts, now);
+}
+
+/** What it goes to stands by already. */
+function goAtOnce(rollout: Rollout, facts: Facts, now: number): Effect[] {
+	for (const region of rollout.regions) region.stage = 'prepared';
+	rollout.times.prepared = now;
+	return nextWave(rollout, facts, now);
+}
+
+function stop(rollout: Rollout, event: Extract<RolloutEvent, { type: 'stop' }>, facts: Facts, now: number): Effect[] | null {
+	switch (rollout.phase) {
+		case 'waiting':
+		case 'preparing':
+			return end(rollout, event.to, event.reason, event.detail, facts, now);
+		case 'walking':
+			return startSwing(rollout, event.reason, event.detail, event.byAnother, facts, now);
+		case 'live':
+		case 'swinging':
+		case 'ended':
+			return null;
+	}
+}
+
+/** It ends before anything moved: what was prepared goes. */
+function end(rollout: Rollout, to: RolloutState, reason: string, detail: string | null, facts: Facts, now: number): Effect[] {
+	if (hasMoved(rollout)) throw new Error(`a rollout whose pointers moved can't end as ${to}`);
+	Object.assign(rollout, { phase: 'ended', since: now, gate: null, reason, detail });
+	rollout.times.ended = now;
+	const effects: Effect[] = [{ type: 'transition', to, reason, detail }];
+	for (const { name } of rollout.regions) {
+		const wanted = facts.regions[name]?.wanted;
+		if (!wanted) continue;
+		const without = dropped(wanted, rollout.release);
+		if (!sameWanted(wanted, without)) effects.push({ type: 'write', region: name, wanted: without });
+	}
+	return effects;
+}
+
+function inRegion(region: string, detail: string | null): string {
+	return detail === null ? `in ${region}` : `in ${region}: ${detail}`;
+}
+
+/** When it has to be looked at again even if nothing happens; null: never. */
+export function nextLook(rollout: Rollout, now: number): number | null {
+	const { plan, since } = rollout;
+	const times: number[] = [];
+	if (rollout.phase === 'preparing') times.push(since + plan.prepareMs);
+	if (rollout.phase === 'walking') times.push(since + plan.confirmMs, since + plan.waveMs);
+	if (rollout.phase === 'walking' && rollout.rungAt !== null) times.push(rollout.rungAt + plan.holdMs);
+	if (rollout.phase === 'swinging') times.push(since + SWING_TIMEOUT_MS);
+	if (rollout.gate && !rollout.gate.asked) times.push(rollout.gate.notBefore);
+	const ahead = times.filter((time) => time > now);
+	return ahead.length === 0 ? null : Math.min(...ahead);
+}
