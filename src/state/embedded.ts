@@ -104,6 +104,7 @@ class Server implements Postgres {
 	private frozenChecks = 0;
 	private answeredAt = 0;
 	private asking = false;
+	private askAgain = false;
 	private line: pg.Client | null = null;
 
 	constructor(options: PostgresOptions) {
@@ -260,10 +261,16 @@ class Server implements Postgres {
 
 	/** Once a second, and when our connection or our child ends. */
 	private async check(): Promise<void> {
-		if (!this.watching || this.restarting || this.asking) return;
+		if (!this.watching || this.restarting) return;
+		if (this.asking) {
+			this.askAgain = true;
+			return;
+		}
 		this.asking = true;
-		const reason = await this.diagnose();
-		this.asking = false;
+		let reason = await this.diagnose();
+		// What was learned meanwhile may have come too late for that answer.
+		if (this.askAgain) reason ??= await this.diagnose();
+		[this.asking, this.askAgain] = [false, false];
 		if (reason) await this.restart(reason);
 	}
 
@@ -273,6 +280,7 @@ class Server implements Postgres {
 		if (this.frozenChecks >= FROZEN_AFTER_CHECKS) return 'frozen';
 		if (this.frozenChecks > 0) return null;
 		if (await this.answers()) this.answeredAt = this.clock.monotonic();
+		else if (!isAlive(this.identity)) return 'ended';
 		return this.clock.monotonic() - this.answeredAt > SILENT_AFTER_MS ? 'silent' : null;
 	}
 

@@ -37,6 +37,8 @@ export interface StateOptions {
 	database: Connection;
 	log: Log;
 	clock: Clock;
+	/** How long a statement waits for a server that is away (default 20 s). */
+	retryForMs?: number;
 }
 
 /**

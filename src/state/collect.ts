@@ -1,0 +1,103 @@
+import { sql } from 'kysely';
+import type { Digest } from '#digest/digest.ts';
+import { packDigests, unpackDigests } from './digests.ts';
+import type { Database } from './database.ts';
+import type { Collected } from './state.ts';
+
+const DAY_MS = 86_400_000;
+const RELEASES_KEPT_MS = 30 * DAY_MS;
+/** Per environment. */
+const LIVE_RELEASES_KEPT = 50;
+const EVENTS_KEPT_MS = 90 * DAY_MS;
+const AUDIT_KEPT_MS = 400 * DAY_MS;
+/** The lock that `create_deployment` and `lease_blobs` share. */
+const BLOB_LOCK = 7104302;
+
+type Rows = Parameters<Parameters<Database['transaction']>[0]>[0];
+
+/** Retention. Each part is a transaction of its own, short enough that a deploy which waits for it is not felt. */
+export async function collect(db: Database, now: number): Promise<Collected> {
+	const releases = await dropReleases(db, now);
+	const wanted = await db.transaction((rows) => dropBlobs(db, rows, now));
+	const [events, auditEntries] = [await pruneEvents(db, now), await pruneAudit(db, now)];
+	await dropExpired(db, now);
+	return { wanted, releases, events, auditEntries };
+}
+
+async function dropReleases(db: Database, now: number): Promise<number> {
+	return db.call(
+		'jibe_drop_releases',
+		`with dropped as (
+			delete from jibe.release r where not exists (
+				select from jibe.kept_releases($1, $2) k where k.app = r.app and k.number = r.number)
+			returning 1)
+		select count(*) from dropped`,
+		[now - RELEASES_KEPT_MS, LIVE_RELEASES_KEPT],
+	);
+}
+
+/** An app stops owning what none of its releases pins and no lease holds. Answers with everything that is still owned. */
+async function dropBlobs(db: Database, rows: Rows, now: number): Promise<Set<Digest>> {
+	await rows(db.build.selectNoFrom(sql`pg_advisory_xact_lock(${BLOB_LOCK})`.as('locked')));
+	const wanted = new Set<Digest>();
+	for (const { name } of await rows(db.build.selectFrom('jibe.app').select('name').orderBy('name'))) {
+		const pinned = await pinnedBlobs(db, rows, name);
+		const owned = await rows(db.build.selectFrom('jibe.blob').select(['digest', 'leased_until']).where('app', '=', name));
+		const dropped: Digest[] = [];
+		for (const { digest, leased_until } of owned) {
+			const [one] = unpackDigests(digest);
+			if (!one) continue;
+			if (pinned.has(one) || leased_until > now) wanted.add(one);
+			else dropped.push(one);
+		}
+		if (dropped.length === 0) continue;
+		await rows(
+			db.build
+				.deleteFrom('jibe.blob')
+				.where('app', '=', name)
+				.where('digest', 'in', sql<Buffer>`(select jibe.unpack(${packDigests(dropped)}))`),
+		);
+	}
+	return wanted;
+}
+
+async function pinnedBlobs(db: Database, rows: Rows, app: string): Promise<Set<Digest>> {
+	const pinned = new Set<Digest>();
+	for (const { pins } of await rows(db.build.selectFrom('jibe.release').select('pins').where('app', '=', app))) {
+		for (const digest of unpackDigests(pins)) pinned.add(digest);
+	}
+	return pinned;
+}
+
+/** From the oldest on, up to the first that is still kept: so a cursor is either whole or pruned. */
+function pruneEvents(db: Database, now: number): Promise<number> {
+	return db.call(
+		'jibe_prune_events',
+		`with first_kept as (
+			select coalesce(min(e.cursor), 9223372036854775807) as cursor from jibe.event e left join jibe.deployment d on d.id = e.deployment
+			where coalesce(d.ended_at, case when d.id is null then e.at else $1 + 1 end) > $1
+		), pruned as (
+			delete from jibe.event e using first_kept where e.cursor < first_kept.cursor returning e.cursor
+		), noted as (
+			update jibe.installation set pruned_cursor = greatest(pruned_cursor, (select max(cursor) from pruned))
+			where exists (select from pruned) returning 1
+		)
+		select count(*) from pruned, (select count(*) from noted) as done`,
+		[now - EVENTS_KEPT_MS],
+	);
+}
+
+async function pruneAudit(db: Database, now: number): Promise<number> {
+	const pruned = await db.rows(
+		db.build
+			.deleteFrom('jibe.audit')
+			.where('at', '<', now - AUDIT_KEPT_MS)
+			.returning('id'),
+	);
+	return pruned.length;
+}
+
+async function dropExpired(db: Database, now: number): Promise<void> {
+	await db.rows(db.build.deleteFrom('jibe.login_code').where('expires_at', '<', now));
+	await db.rows(db.build.deleteFrom('jibe.session').where('expires_at', '<', now));
+}

@@ -1,0 +1,164 @@
+import { sql } from 'kysely';
+import type pg from 'pg';
+import { type Clock, type Timer } from '#clock/clock.ts';
+import type { Log } from '#log/log.ts';
+import type { Event } from '#wire/api.ts';
+import { toJson, type Database } from './database.ts';
+import { StateError, type Events, type NewEvent } from './state.ts';
+
+export const EVENT_PAGE = 1_000;
+/** NOTIFY is only a hint, and lost with its connection. */
+const POLL_EACH_MS = 1_000;
+const RECONNECT_AFTER_MS = 250;
+
+export interface EventFeed extends Events {
+	/** Something was committed: look at once instead of when the server's hint comes. */
+	hint(): void;
+	close(): Promise<void>;
+}
+
+/** The outbox: read from a cursor on, told to whoever subscribes. */
+export async function openEvents(db: Database, options: { log: Log; clock: Clock }): Promise<EventFeed> {
+	const feed = new Feed(db, options.log, options.clock);
+	await feed.begin();
+	return feed;
+}
+
+class Feed implements EventFeed {
+	private readonly db: Database;
+	private readonly log: Log;
+	private readonly clock: Clock;
+	private readonly listeners = new Set<(event: Event) => void>();
+	private seen = 0;
+	private reading: Promise<void> | null = null;
+	private again = false;
+	private poll: Timer | null = null;
+	private line: pg.Client | null = null;
+	private closed = false;
+
+	constructor(db: Database, log: Log, clock: Clock) {
+		this.db = db;
+		this.log = log;
+		this.clock = clock;
+	}
+
+	async begin(): Promise<void> {
+		this.seen = await this.latest();
+		await this.listen();
+		this.poll = this.clock.every(POLL_EACH_MS, () => this.hint());
+	}
+
+	async after(cursor: number, limit: number = EVENT_PAGE): Promise<Event[]> {
+		const from = Math.max(0, cursor);
+		const [events, [bounds]] = await Promise.all([this.page(from, Math.min(limit, EVENT_PAGE)), this.db.rows(this.bounds())]);
+		if (!bounds || cursor < bounds.pruned) {
+			throw new StateError(
+				'cursor_pruned',
+				`events up to ${bounds?.pruned} are no longer kept, so those after ${cursor} can't be replayed: take a snapshot and go on from its cursor`,
+			);
+		}
+		if (cursor > bounds.latest) {
+			throw new StateError(
+				'cursor_pruned',
+				`there is no event ${cursor} (the newest is ${bounds.latest}; was the database restored?): take a snapshot and go on from its cursor`,
+			);
+		}
+		return events;
+	}
+
+	async latest(): Promise<number> {
+		const [row] = await this.db.rows(this.bounds());
+		return row?.latest ?? 0;
+	}
+
+	subscribe(listener: (event: Event) => void): () => void {
+		this.listeners.add(listener);
+		return () => this.listeners.delete(listener);
+	}
+
+	async add(events: readonly NewEvent[]): Promise<void> {
+		await this.db.call('jibe_publish', 'select jibe.publish($1)', [toJson(events)]);
+		this.hint();
+	}
+
+	hint(): void {
+		if (this.closed) return;
+		this.again = true;
+		this.reading ??= this.read().finally(() => (this.reading = null));
+	}
+
+	async close(): Promise<void> {
+		this.closed = true;
+		this.poll?.cancel();
+		const line = this.line;
+		this.line = null;
+		await line?.end();
+		await this.reading;
+	}
+
+	private async read(): Promise<void> {
+		while (this.again && !this.closed) {
+			this.again = false;
+			try {
+				const events = await this.page(this.seen, EVENT_PAGE);
+				this.again ||= events.length === EVENT_PAGE;
+				for (const event of events) this.tell(event);
+			} catch (error) {
+				// The poll tries again; nothing is lost, for the cursor did not move.
+				if (!this.closed) this.log.warn('events.unreadable', { error });
+			}
+		}
+	}
+
+	private tell(event: Event): void {
+		this.seen = event.cursor;
+		for (const listener of this.listeners) {
+			try {
+				listener(event);
+			} catch (error) {
+				// One listener's mistake must not cost the others their event.
+				this.log.error('events.listener_failed', { error, type: event.type });
+			}
+		}
+	}
+
+	private page(after: number, limit: number): Promise<Event[]> {
+		return this.db.rows(this.db.build.selectFrom('jibe.event').selectAll().where('cursor', '>', after).orderBy('cursor').limit(limit));
+	}
+
+	/** The sequence only moves within the lock of `publish`, so a reader of the table never sees a gap that fills later. */
+	private bounds() {
+		return this.db.build
+			.selectFrom('jibe.installation')
+			.select((row) => [
+				'pruned_cursor as pruned',
+				sql<number>`greatest(${row.ref('pruned_cursor')}, coalesce((select max(cursor) from jibe.event), 0))`.as('latest'),
+			]);
+	}
+
+	private async listen(): Promise<void> {
+		if (this.closed) return;
+		const line = this.db.client();
+		let lost = false;
+		const reconnect = () => {
+			if (lost) return;
+			lost = true;
+			if (this.line === line) this.line = null;
+			void line.end().catch(() => {}); // it has ended already, or never began
+			if (!this.closed) this.clock.after(RECONNECT_AFTER_MS, () => void this.listen(), { idle: true });
+		};
+		line.on('error', reconnect);
+		line.on('end', reconnect);
+		line.on('notification', () => this.hint());
+		try {
+			await line.connect();
+			await line.query('listen jibe_events');
+			if (this.closed) return void line.end();
+			this.line = line;
+			this.hint();
+		} catch (error) {
+			this.log.debug('events.listen_failed', { error });
+			reconnect();
+		}
+	}
+}

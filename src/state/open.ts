@@ -1,0 +1,77 @@
+import { pause } from '#clock/clock.ts';
+import { AppTable, EnvironmentTable, RegionTable } from './apps.ts';
+import { AuditTable } from './audit.ts';
+import { BlobTable } from './blobs.ts';
+import { collect } from './collect.ts';
+import { connect, isLost, RETRY_FOR_MS, type Database } from './database.ts';
+import { DeploymentTable } from './deployments.ts';
+import { openEvents } from './events.ts';
+import { establish, installationOf } from './installation.ts';
+import { migrate } from './migrate.ts';
+import { StateError, type Installation, type State, type StateOptions } from './state.ts';
+import { LoginTable, TokenTable } from './tokens.ts';
+
+/** Connects, brings the schema up to date, and makes the installation's identity when there is none. */
+export async function openState(options: StateOptions): Promise<State> {
+	const { log, clock } = options;
+	const db = connect(options);
+	try {
+		await prepare(db, options);
+		const events = await openEvents(db, { log, clock });
+		const deployments = new DeploymentTable(db, clock, events);
+		const tokens = new TokenTable(db, clock);
+		return {
+			deployments,
+			tokens,
+			events,
+			apps: new AppTable(db, clock, events, (app) => deployments.forget(app)),
+			env: new EnvironmentTable(db, clock, events),
+			blobs: new BlobTable(db, clock),
+			regions: new RegionTable(db),
+			logins: new LoginTable(db, clock, tokens),
+			audit: new AuditTable(db),
+			installation: () => installation(db),
+			raiseEpoch: (by) => db.call('jibe_raise_epoch', 'select jibe.raise_epoch($1, $2, null)', [by, clock.now()]),
+			collect: (now) => collect(db, now),
+			reachable: () => db.reachable(),
+			async close() {
+				await events.close();
+				await db.close();
+			},
+		};
+	} catch (error) {
+		await db.close();
+		throw error;
+	}
+}
+
+async function prepare(db: Database, options: StateOptions): Promise<void> {
+	const { log, clock } = options;
+	const deadline = clock.monotonic() + (options.retryForMs ?? RETRY_FOR_MS);
+	for (;;) {
+		const client = db.client();
+		client.on('error', (error) => log.debug('database.connection_lost', { error }));
+		try {
+			await client.connect();
+			const applied = await migrate(client);
+			if (applied > 0) log.info('database.migrated', { applied });
+			return await establish(client, options);
+		} catch (error) {
+			if (!isLost(error)) throw error;
+			if (clock.monotonic() > deadline) {
+				throw new StateError('database_unavailable', 'PostgreSQL does not answer: is DATABASE_URL right, and the server up?', {
+					cause: error,
+				});
+			}
+		} finally {
+			await client.end().catch((error: unknown) => log.debug('database.connection_lost', { error }));
+		}
+		await pause(250, clock);
+	}
+}
+
+async function installation(db: Database): Promise<Installation> {
+	const [row] = await db.rows(db.build.selectFrom('jibe.installation').selectAll());
+	if (!row) throw new StateError('unknown', 'the database has no installation: it was emptied while control ran; start control again');
+	return installationOf(row);
+}
