@@ -221,7 +221,7 @@ create function jibe.deployment_json(d jibe.deployment) returns jsonb language s
 	select jsonb_build_object(
 		'id', d.id, 'app', d.app, 'environment', d.environment, 'kind', d.kind, 'release', d.release, 'previous', d.previous,
 		'artifact', d.artifact, 'commit', d.commit, 'branch', d.branch, 'dirty', d.dirty,
-		'state', d.state, 'reason', d.reason, 'detail', d.detail, 'cause', d.cause, 'by', d.by, 'why', d.why,
+		'state', d.state, 'reason', d.reason, 'detail', d.detail, 'cause', d.cause, 'by', d."by", 'why', d.why,
 		'createdAt', d.created_at, 'endedAt', d.ended_at, 'watchUntil', d.watch_until,
 		'regions', d.regions, 'stages', d.stages, 'timings', d.timings, 'canary', d.canary, 'modules', d.modules,
 		'coldStarts', d.cold_starts, 'url', d.url)
@@ -453,11 +453,11 @@ begin
 	v_events := v_events || (
 		select jsonb_agg(jsonb_build_object(
 			'at', stage -> 'at', 'type', 'deployment.state', 'app', d.app, 'environment', d.environment, 'deployment', d.id,
-			'data', jsonb_build_object('state', stage -> 'state', 'from', d.stages -> (i::integer - 2) -> 'state', 'reason', null,
+			'data', jsonb_build_object('state', stage -> 'state', 'from', case when i > 1 then d.stages -> (i::integer - 2) -> 'state' end, 'reason', null,
 				'release', d.release, 'kind', d.kind)) order by i)
 		from jsonb_array_elements(d.stages) with ordinality as one (stage, i)) || (v_written -> 'events');
 	insert into jibe.audit (at, by, action, app, environment, detail)
-	values (d.created_at, d.by, 'deployment.created', d.app, d.environment,
+	values (d.created_at, d."by", 'deployment.created', d.app, d.environment,
 		jsonb_build_object('deployment', d.id, 'kind', d.kind, 'release', d.release, 'previous', d.previous, 'why', d.why));
 	perform jibe.publish(v_events);
 	return jibe.held_json(d, v_written -> 'wants') || jsonb_build_object('spec', r.spec);

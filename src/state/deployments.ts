@@ -13,6 +13,7 @@ import {
 	type NewDeployment,
 	type NewRelease,
 	type PointerWrite,
+	type ReleaseRow,
 	type StoredRelease,
 } from './state.ts';
 
@@ -103,16 +104,16 @@ export class DeploymentTable implements Deployments {
 		return wants;
 	}
 
-	async releases(app: string, numbers: readonly number[]): Promise<(ReleaseSpec & { commit: string | null; createdAt: number })[]> {
+	async releases(app: string, numbers: readonly number[]): Promise<Awaited<ReturnType<Deployments['releases']>>> {
 		const rows = await this.db.rows(
 			this.db.build
 				.selectFrom('jibe.release')
-				.select(['spec', 'git', 'created_at'])
+				.select(['spec', 'git', 'config', 'created_at'])
 				.where('app', '=', app)
 				.where('number', 'in', [0, ...numbers])
 				.orderBy('number'),
 		);
-		return rows.map(({ spec, git, created_at }) => ({ ...spec, commit: git?.commit ?? null, createdAt: created_at }));
+		return rows.map(({ spec, git, config, created_at }) => ({ ...spec, commit: git?.commit ?? null, createdAt: created_at, config }));
 	}
 
 	async release(app: string, number: number): Promise<StoredRelease | null> {
