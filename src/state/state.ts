@@ -150,10 +150,7 @@ export interface Deployments {
 	/** All, or those of one app; wants of removed apps too, marked so. */
 	wants(of: { app?: string; environment?: string }): Promise<Want[]>;
 	write(of: { app: string; environment: string; writes: PointerWrite[]; removed?: boolean }): Promise<Want[]>;
-	releases(
-		app: string,
-		numbers: readonly number[],
-	): Promise<(ReleaseSpec & { commit: string | null; createdAt: number; config: AppConfig })[]>;
+	releases(app: string, numbers: readonly number[]): Promise<ReleaseRow[]>;
 	/** With what a new release of the same artifact is made of (`env set`); null when there is no such release. */
 	release(app: string, number: number): Promise<StoredRelease | null>;
 }

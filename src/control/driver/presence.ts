@@ -3,8 +3,8 @@ import { REGION_LOST_AFTER_MS } from '#wire/region.ts';
 import type { RegionHub, RegionView } from '../ports.ts';
 
 /**
- * Which regions are there. A region is lost once its depot, all its agents or all its edges have been away for 15 s:
- * a rollout waits for it until then, and no longer.
+ * Which regions are there. A region is lost when the hub says so of its depot, or once all its agents or all its edges
+ * have been away for 15 s: a rollout waits for it until then, and no longer.
  */
 export class Presence {
 	readonly #hub: RegionHub;
@@ -36,7 +36,8 @@ export class Presence {
 		const region = this.#hub.regions().find((one) => one.name === name);
 		if (!region) return { connected: false, lost: true };
 		const since = this.#awaySince.get(name);
-		return { connected: isWhole(region), lost: since !== undefined && this.#clock.monotonic() - since >= REGION_LOST_AFTER_MS };
+		const long = since !== undefined && this.#clock.monotonic() - since >= REGION_LOST_AFTER_MS;
+		return { connected: isWhole(region), lost: !region.connected || long };
 	}
 
 	/** In how many milliseconds the next region that is away becomes lost; null when none will. */
