@@ -1,0 +1,324 @@
+import { chmodSync, chownSync, existsSync, lstatSync, mkdirSync, rmSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { pause, type Clock } from '#clock/clock.ts';
+import { randomId } from '#digest/digest.ts';
+import type { Log } from '#log/log.ts';
+import { cgroupOomKills, createCgroup, removeCgroup, type Cgroup } from '#process/cgroup.ts';
+import { freeze, killTree, setNiceness, signalGroup, thaw } from '#process/control.ts';
+import { isAlive } from '#process/identity.ts';
+import { isolation } from '#process/isolation.ts';
+import { removePidFile, writePidFile } from '#process/pid-file.ts';
+import { spawnDetached } from '#process/spawn.ts';
+import { programTitle } from '#process/title.ts';
+import { logFile, makePlaces, socketDirectory, viewOf, type Layout, type Place } from './layout.ts';
+import { receiveLines, sendLine } from './lines.ts';
+import { lastLines } from './log-file.ts';
+import { readReport } from './report.ts';
+import { BIRTH_VARIABLE, type Birth, type Order, type Report } from './runtimes/fetch/messages.ts';
+import type { InstanceRecord, Records } from './records.ts';
+
+/** A process that runs, or will run, one instance of a `fetch` app; what the rest of the agent may do with it. */
+export interface InstanceProcess {
+	readonly record: InstanceRecord;
+	/** Of its HTTP socket. */
+	readonly address: string;
+	tell(order: Order): void;
+	/** The next report of one of these types. @throws ProcessEnded, or StartTimeout when there is a limit */
+	hear<T extends Report['type']>(types: readonly T[], limitMs?: number): Promise<Extract<Report, { type: T }>>;
+	freeze(): void;
+	thaw(): void;
+	hurry(): void;
+	/** SIGTERM, 5 s, SIGKILL to all of it; resolves once it is gone and cleaned up. */
+	stop(graceMs?: number): Promise<void>;
+	readonly ended: Promise<Ending>;
+	readonly over: boolean;
+}
+
+export interface Ending {
+	reason: 'memory' | 'exited' | 'disk';
+	/** For a person, with the last lines of its output. */
+	detail: string;
+}
+
+export class ProcessEnded extends Error {
+	readonly code: Ending['reason'];
+	constructor(ending: Ending) {
+		super(ending.detail);
+		this.code = ending.reason;
+	}
+}
+
+export class StartTimeout extends Error {
+	readonly code = 'start';
+}
+
+/** What an idle process is born with; processes of the same template are alike. */
+export interface Template extends Place {
+	key: string;
+	vendor: string | null;
+	preimport: string[];
+	env: Record<string, string>;
+	memoryMiB: number;
+	cpuMillis: number | null;
+}
+
+export const STOP_GRACE_MS = 5_000;
+export const START_LIMIT_MS = 30_000;
+const BIRTH_POLL_MS = 5;
+const LIFE_POLL_MS = 1_000;
+const TMP_MIB = 64;
+const MAX_PROCESSES = 512;
+/** A heap at three quarters of the limit leaves room for buffers and code. */
+const HEAP_SHARE = 0.75;
+const IDLE_NICENESS = 10;
+const LAST_LINES = 20;
+
+export interface ProcessSurroundings {
+	layout: Layout;
+	data: string;
+	records: Records;
+	clock: Clock;
+	log: Log;
+	uid: (place: Place) => number | null;
+	/** Name of the cgroup that all groups of this agent are in. */
+	cgroups: string;
+}
+
+/** Starts an idle process. Resolves once it has warmed up. `hurried`: somebody waits for it. */
+export async function bear(around: ProcessSurroundings, template: Template, hurried: () => boolean): Promise<InstanceProcess> {
+	const { layout, data, records } = around;
+	const id = randomId(8);
+	const uid = around.uid(template);
+	const sockets = socketDirectory(layout, id);
+	const view = viewOf(layout, template, template.vendor);
+	const give = (directory: string) => uid !== null && chownSync(directory, uid, uid);
+	makePlaces(layout, template, view, give);
+	mkdirSync(sockets, { recursive: true, mode: 0o700 });
+	give(sockets);
+	mkdirSync(join(layout.home, 'logs'), { recursive: true, mode: 0o700 });
+	const limits = { memoryMiB: template.memoryMiB, pids: MAX_PROCESSES, cpuMillis: template.cpuMillis };
+	const cgroup = isolation().cgroup ? createCgroup(`${around.cgroups}/${id}`, limits) : null;
+	const birth: Birth = {
+		sockets,
+		vendor: view.vendor && join(view.vendor, 'node_modules'),
+		preimport: template.preimport,
+		compileCache: view.cache,
+		env: template.env,
+	};
+	const { identity, child } = await spawnDetached({
+		argv0: programTitle('instance'),
+		command: view.node,
+		args: [`--max-old-space-size=${Math.round(template.memoryMiB * HEAP_SHARE)}`, view.program, template.app, template.environment, data],
+		env: { [BIRTH_VARIABLE]: JSON.stringify(birth), PATH: template.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin' },
+		cwd: '/',
+		stdout: logFile(layout, id),
+		stderr: logFile(layout, id),
+		...(uid === null ? {} : { uid }),
+		binds: [...view.binds, { from: sockets, to: sockets, readonly: false }],
+		privateTmp: { sizeMiB: TMP_MIB },
+		...(cgroup ? { cgroup } : {}),
+	});
+	const record: InstanceRecord = {
+		id,
+		app: template.app,
+		environment: template.environment,
+		identity,
+		cgroup,
+		uid,
+		pool: template.key,
+		bound: null,
+	};
+	records.save(record);
+	writePidFile(data, `instance-${id}`, identity, cgroup ?? undefined);
+	let code = '';
+	child.once('exit', (status, signal) => (code = signal ?? `code ${status}`));
+	const life = watchLife(around, record, () => code);
+	child.once('exit', life.look);
+	if (!hurried()) setNiceness(identity, IDLE_NICENESS);
+	const control = join(sockets, 'control');
+	const until = around.clock.monotonic() + START_LIMIT_MS;
+	while (!existsSync(control)) {
+		if (life.over()) throw new ProcessEnded(await life.ended);
+		if (around.clock.monotonic() > until) {
+			killTree(identity, cgroup ?? undefined);
+			throw new StartTimeout(
+				`an idle process did not warm up within ${START_LIMIT_MS / 1000} s; its last output:\n${lastLines(logFile(layout, id), LAST_LINES)}`,
+			);
+		}
+		await pause(BIRTH_POLL_MS, around.clock);
+	}
+	const process = await attach(around, record, life);
+	await process.hear(['idle'], START_LIMIT_MS);
+	return process;
+}
+
+/** Takes over a process that an earlier agent started. Null when it is not alive or not to be trusted. */
+export async function adopt(around: ProcessSurroundings, record: InstanceRecord): Promise<InstanceProcess | null> {
+	const life = watchLife(around, record, () => 'unknown');
+	if (life.over()) return null;
+	try {
+		if (record.bound?.state === 'warm') thaw(record.identity, record.cgroup ?? undefined);
+		const process = await attach(around, record, life);
+		await process.hear(['idle', 'loaded', 'drained'], ADOPT_LIMIT_MS);
+		if (record.bound?.state === 'warm') process.freeze();
+		return process;
+	} catch (error) {
+		around.log.warn('instance.not_adopted', { id: record.id, error });
+		killTree(record.identity, record.cgroup ?? undefined);
+		return null;
+	}
+}
+
+const ADOPT_LIMIT_MS = 2_000;
+
+interface LifeWatch {
+	ended: Promise<Ending>;
+	over: () => boolean;
+	/** Looks now whether it still lives. */
+	look: () => void;
+}
+
+function watchLife(around: ProcessSurroundings, record: InstanceRecord, code: () => string): LifeWatch {
+	let over = false;
+	let end: (ending: Ending) => void = () => {};
+	const ended = new Promise<Ending>((resolve) => (end = resolve));
+	const look = () => {
+		if (over || isAlive(record.identity)) return;
+		over = true;
+		timer.cancel();
+		const ending = endingOf(around, record, code());
+		cleanUp(around, record);
+		end(ending);
+	};
+	const timer = around.clock.every(LIFE_POLL_MS, look);
+	look();
+	return { ended, over: () => over, look };
+}
+
+function endingOf(around: ProcessSurroundings, record: InstanceRecord, code: string): Ending {
+	const output = lastLines(logFile(around.layout, record.id), LAST_LINES);
+	const memory = (record.cgroup !== null && cgroupOomKills(record.cgroup) > 0) || output.includes('JavaScript heap out of memory');
+	const what = memory ? 'used more memory than its limit and was killed' : `ended with ${code}`;
+	return { reason: memory ? 'memory' : 'exited', detail: output === '' ? `it ${what}` : `it ${what}; its last output:\n${output}` };
+}
+
+/** What is left of a process that has ended. */
+export function cleanUp(around: ProcessSurroundings, record: InstanceRecord): void {
+	killTree(record.identity, record.cgroup ?? undefined);
+	rmSync(socketDirectory(around.layout, record.id), { recursive: true, force: true });
+	removePidFile(around.data, `instance-${record.id}`);
+	around.records.forget(record.id);
+	if (record.cgroup) removeSoon(around.clock, record.cgroup, CGROUP_REMOVALS);
+}
+
+const CGROUP_REMOVALS = 50;
+const CGROUP_REMOVAL_DELAY_MS = 20;
+
+/** The kernel lets a group go a little after its last process. */
+function removeSoon(clock: Clock, cgroup: Cgroup, tries: number): void {
+	if (removeCgroup(cgroup) || tries === 0) return;
+	clock.after(CGROUP_REMOVAL_DELAY_MS, () => removeSoon(clock, cgroup, tries - 1), { idle: true });
+}
+
+async function attach(around: ProcessSurroundings, record: InstanceRecord, life: LifeWatch): Promise<InstanceProcess> {
+	const sockets = socketDirectory(around.layout, record.id);
+	sealSockets(sockets, record.uid);
+	const socket = await connectTo(join(sockets, 'control'));
+	return control(around, record, life, socket);
+}
+
+/**
+ * The edge connects to this socket as root: an app that could put another in its place (or a link to Docker's) would
+ * have its users talk to that. So the directory is taken away from it once the sockets are there, and then checked.
+ */
+function sealSockets(directory: string, uid: number | null): void {
+	if (uid === null) return;
+	chownSync(directory, 0, uid);
+	chmodSync(directory, 0o710);
+	for (const name of ['http', 'control']) {
+		const found = lstatSync(join(directory, name));
+		if (!found.isSocket() || found.uid !== uid) throw new Error(`${join(directory, name)} is not a socket of uid ${uid}`);
+	}
+}
+
+function connectTo(path: string): Promise<Socket> {
+	return new Promise((resolve, reject) => {
+		const socket = connect(path, () => resolve(socket.off('error', reject)));
+		socket.once('error', reject);
+	});
+}
+
+interface Waiter {
+	types: readonly string[];
+	resolve(report: Report): void;
+	reject(error: Error): void;
+}
+
+function control(around: ProcessSurroundings, record: InstanceRecord, life: LifeWatch, socket: Socket): InstanceProcess {
+	const waiters = new Set<Waiter>();
+	let unheard: Report | null = null;
+	const { identity } = record;
+	const cgroup = record.cgroup ?? undefined;
+	receiveLines(socket, (message) => {
+		const report = readReport(message);
+		if (!report) return around.log.warn('instance.odd_report', { id: record.id });
+		unheard = report;
+		for (const waiter of waiters) if (waiter.types.includes(report.type)) waiter.resolve(report);
+	});
+	socket.on('error', () => {}); // `close` follows
+	socket.on('close', life.look);
+	void life.ended.then((ending) => {
+		socket.destroy();
+		for (const waiter of waiters) waiter.reject(new ProcessEnded(ending));
+	});
+	const self: InstanceProcess = {
+		record,
+		address: `unix:${join(socketDirectory(around.layout, record.id), 'http')}`,
+		ended: life.ended,
+		get over() {
+			return life.over();
+		},
+		tell(order) {
+			unheard = null;
+			sendLine(socket, order);
+		},
+		hear<T extends Report['type']>(types: readonly T[], limitMs?: number) {
+			return new Promise<Extract<Report, { type: T }>>((resolve, reject) => {
+				const limit =
+					limitMs === undefined
+						? null
+						: around.clock.after(limitMs, () => waiter.reject(new StartTimeout(`no answer within ${limitMs / 1000} s`)));
+				const settle = (work: () => void) => {
+					limit?.cancel();
+					waiters.delete(waiter);
+					work();
+				};
+				const waiter: Waiter = {
+					types,
+					resolve: (report) => settle(() => resolve(report as Extract<Report, { type: T }>)),
+					reject: (error) => settle(() => reject(error)),
+				};
+				waiters.add(waiter);
+				if (unheard && (types as readonly string[]).includes(unheard.type)) waiter.resolve(unheard);
+				else if (life.over()) void life.ended.then((ending) => waiter.reject(new ProcessEnded(ending)));
+			});
+		},
+		freeze: () => freeze(identity, cgroup),
+		thaw: () => thaw(identity, cgroup),
+		hurry: () => setNiceness(identity, 0),
+		async stop(graceMs = STOP_GRACE_MS) {
+			if (life.over()) return;
+			thaw(identity, cgroup);
+			if (graceMs > 0) signalGroup(identity, 'SIGTERM');
+			const kill = around.clock.after(graceMs, () => killTree(identity, cgroup));
+			const look = around.clock.every(STOP_POLL_MS, life.look);
+			await life.ended;
+			kill.cancel();
+			look.cancel();
+		},
+	};
+	return self;
+}
+
+const STOP_POLL_MS = 20;

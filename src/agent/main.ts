@@ -1,0 +1,104 @@
+import { chmodSync, existsSync, mkdirSync, realpathSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { z } from 'zod';
+import { systemClock } from '#clock/clock.ts';
+import { createLog } from '#log/log.ts';
+import { runDirectory } from '#process/directory.ts';
+import { isolation } from '#process/isolation.ts';
+import { removePidFile, writePidFile } from '#process/pid-file.ts';
+import { openDiskStore } from '#store/disk.ts';
+import { readCredentialFile } from '#wire/credential.ts';
+import { dial } from '#wire/link.ts';
+import { regionName, serverName } from '#wire/names.ts';
+import { createAgent } from './agent.ts';
+import { createDepotClient } from './depot-client.ts';
+import type { Layout } from './layout.ts';
+import { uidOf } from './uids.ts';
+
+const settingsSchema = z.object({
+	data: z.string(),
+	/** `agent`, or `agent-fra` where each region has an agent of its own. */
+	name: z.string().regex(/^[a-z0-9-]+$/),
+	server: serverName,
+	regions: z.array(regionName).min(1),
+	depotSocket: z.string(),
+	credentialFile: z.string(),
+	/** Memory that instances of this server may take in all. */
+	budgetMiB: z.int().positive().optional(),
+});
+
+/** The program `agent`. It takes up what already runs before it says that it is ready; instances outlive it. */
+export async function main(settings: unknown): Promise<void> {
+	const { data, name, server, regions, depotSocket, credentialFile, budgetMiB } = settingsSchema.parse(settings);
+	const log = createLog({ role: name });
+	// What apps are to read lies in directories that only root may enter; the files themselves are readable.
+	process.umask(0o022);
+	const layout = openLayout(data, name);
+	const credential = () => readCredentialFile(credentialFile).credential;
+	const depot = createDepotClient({ socketPath: depotSocket, credential });
+	const store = await openDiskStore(join(layout.home, 'blobs'), { durable: false });
+	const agent = await createAgent({
+		data,
+		name,
+		server,
+		regions,
+		layout,
+		cgroups: `jibe-${basename(runDirectory(data))}`,
+		store,
+		depot,
+		uid: isolation().uid ? (place) => uidOf(data, place) : () => null,
+		...(budgetMiB === undefined ? {} : { budgetMiB }),
+		clock: systemClock,
+		log,
+		send: (message) => link.send(message),
+	});
+	const link = dial({
+		url: `ws+unix:${depotSocket}:/link`,
+		credential,
+		hello: () => agent.hello(),
+		onMessage: (message) => agent.receive(message),
+		onUp: () => agent.connected(),
+		log,
+		clock: systemClock,
+	});
+	const stop = (): void => {
+		agent.close();
+		link.close();
+		depot.close();
+		removePidFile(data, name);
+		store.close().then(
+			() => process.exit(0),
+			(error: unknown) => {
+				log.error('close.failed', { error });
+				process.exit(1);
+			},
+		);
+	};
+	process.once('SIGTERM', stop).once('SIGINT', stop);
+	writePidFile(data, name);
+	process.stdout.write('ready\n');
+}
+
+/** The agent's directories, and what instances are run with: this Node, and the instance program beside this one. */
+export function openLayout(data: string, name: string, program = instanceProgram()): Layout {
+	const home = join(data, name);
+	const run = join(runDirectory(data), name);
+	mkdirSync(home, { recursive: true, mode: 0o700 });
+	const { mounts } = isolation();
+	for (const directory of [run, join(run, 's'), join(run, 'm'), join(run, 'm', 'program')]) {
+		mkdirSync(directory, { recursive: true });
+		chmodSync(directory, 0o711);
+	}
+	const node = realpathSync(process.execPath);
+	const mountPoint = join(run, 'm', 'node');
+	if (mounts && !existsSync(mountPoint)) writeFileSync(mountPoint, '');
+	return { home, run, mounts, node, program };
+}
+
+/** In the package its bundle stands beside this one; in the repository it is run from its source. */
+function instanceProgram(): { root: string; file: string } {
+	const here = import.meta.dirname;
+	if (!import.meta.filename.endsWith('.ts')) return { root: here, file: 'instance.js' };
+	const root = dirname(dirname(here));
+	return { root, file: join('src', 'agent', 'instance.ts') };
+}

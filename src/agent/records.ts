@@ -1,0 +1,73 @@
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Log } from '#log/log.ts';
+import type { Cgroup } from '#process/cgroup.ts';
+import type { Identity } from '#process/identity.ts';
+import type { Known, ReleaseSpec, Want } from '#wire/region.ts';
+
+/** What an agent needs to go on after a restart, on its own disk: it never asks control what already runs. */
+
+/** One process of ours. */
+export interface InstanceRecord {
+	id: string;
+	app: string;
+	environment: string;
+	identity: Identity;
+	cgroup: Cgroup | null;
+	uid: number | null;
+	/** What an idle process was born with; one is taken only for a release that agrees. */
+	pool: string;
+	/** Null while idle. */
+	bound: Bound | null;
+}
+
+export interface Bound {
+	region: string;
+	release: number;
+	slot: number;
+	cold: boolean;
+	state: 'starting' | 'prepared' | 'serving' | 'draining' | 'warm';
+	startedAt: number;
+}
+
+/** All that control said last. */
+export interface Memory {
+	wants: Want[];
+	releases: ReleaseSpec[];
+	settled: Known[];
+}
+
+export interface Records {
+	instances(): InstanceRecord[];
+	save(record: InstanceRecord): void;
+	forget(id: string): void;
+	memory(): Memory;
+	remember(memory: Memory): void;
+}
+
+export function openRecords(home: string, log: Log): Records {
+	const directory = join(home, 'instances');
+	mkdirSync(directory, { recursive: true, mode: 0o700 });
+	const memoryFile = join(home, 'wants.json');
+	return {
+		instances: () => readdirSync(directory).filter((name) => name.endsWith('.json')).flatMap((name) => read<InstanceRecord>(join(directory, name), log) ?? []), // prettier-ignore
+		save: (record) => write(join(directory, `${record.id}.json`), record),
+		forget: (id) => rmSync(join(directory, `${id}.json`), { force: true }),
+		memory: () => read<Memory>(memoryFile, log) ?? { wants: [], releases: [], settled: [] },
+		remember: (memory) => write(memoryFile, memory),
+	};
+}
+
+function write(file: string, value: object): void {
+	writeFileSync(`${file}.draft`, JSON.stringify(value), { mode: 0o600 });
+	renameSync(`${file}.draft`, file);
+}
+
+function read<T>(file: string, log: Log): T | null {
+	try {
+		return JSON.parse(readFileSync(file, 'utf8')) as T;
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code !== 'ENOENT') log.error('records.unreadable', { file, error });
+		return null;
+	}
+}

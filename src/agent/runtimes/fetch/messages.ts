@@ -1,0 +1,45 @@
+/** What an agent and an instance of a `fetch` app say to each other, and how the instance is born. */
+
+/** Given in the environment variable JIBE_INSTANCE, which is gone before the app's first package is imported. */
+export interface Birth {
+	/** Directory of its two sockets, `http` and `control`. */
+	sockets: string;
+	/** `<…>/node_modules`, as the instance sees it; null without dependencies. */
+	vendor: string | null;
+	/** Files below it that the last release imported, to import before there is an app. */
+	preimport: string[];
+	/** Directory of V8's compile cache; null for none. */
+	compileCache: string | null;
+	/** The app's own variables: applied after the program itself is loaded, before any package is. */
+	env: Record<string, string>;
+}
+export const BIRTH_VARIABLE = 'JIBE_INSTANCE';
+
+export interface Load {
+	type: 'load';
+	/** The release directory as the instance sees it: cwd, and the root of all modules' URLs. */
+	root: string;
+	/** The module pack, and the one of source maps. */
+	pack: string;
+	maps: string;
+	/** Variables that are known only now: JIBE_REGION, JIBE_RELEASE, JIBE_DEPLOYMENT, JIBE_DATA_DIR. */
+	env: Record<string, string>;
+}
+
+export type InstancePhase = 'prepared' | 'serving' | 'warm' | 'draining';
+
+export type Order =
+	| Load
+	| { type: 'state'; state: Exclude<InstancePhase, 'draining'> }
+	/** Finish what is in flight; answered by `drained`. A `state` after it calls it off. */
+	| { type: 'drain'; requestsMs: number; streamsMs: number }
+	/** Write what was compiled to the cache, for the instances that come later. */
+	| { type: 'flush' };
+
+export type Report =
+	| { type: 'idle' }
+	| { type: 'loaded'; importMs: number; upgrades: boolean }
+	| { type: 'failed'; reason: 'app_throws' | 'app_listens' | 'no_fetch' | 'start'; detail: string }
+	| { type: 'drained'; cut: number }
+	/** Told to be warm, and as small as it gets: it may be frozen. */
+	| { type: 'rested' };

@@ -1,0 +1,310 @@
+import type { Timer } from '#clock/clock.ts';
+import { randomId } from '#digest/digest.ts';
+import { CHECK_PERIOD_MS, record as recordOutcome, resumeCheck, type Check } from '#health/check.ts';
+import type { Log } from '#log/log.ts';
+import type { Instance, ReleaseSpec, RunAs } from '#wire/region.ts';
+import { askHealth } from './ask-health.ts';
+import type { Ending, InstanceProcess } from './instance-process.ts';
+import type { Bound, Records } from './records.ts';
+import { start, type Started, type StartParts } from './start.ts';
+
+/**
+ * One wanted copy of a release in a region: whatever process sits in it, it is moved from what it is to what is wanted,
+ * step by step, and started again when it ends by itself. Its goal may change at any time; a step looks only at now.
+ */
+export type Goal = RunAs | 'gone';
+
+export interface SeatParts extends StartParts {
+	log: Log;
+	records: Records;
+	/** Something that others are told has changed. */
+	changed(seat: Seat): void;
+	gone(seat: Seat): void;
+	/** No edge sends requests to what the pointer does not name any more. */
+	settled(seat: Seat): boolean;
+}
+
+const RESTART_FIRST_MS = 100;
+const RESTART_MOST_MS = 30_000;
+const RESTART_WINDOW_MS = 60_000;
+/** One that answers nothing for so long is started anew. */
+const UNHEALTHY_RESTART_MS = 60_000;
+const MAX_DETAIL_CHARACTERS = 4_000;
+/** Beyond the limits that were given to the instance itself. */
+const DRAIN_SLACK_MS = 5_000;
+
+export class Seat {
+	readonly region: string;
+	readonly spec: ReleaseSpec;
+	goal: Goal;
+	/** The pointer has named its release, so requests may be on their way to it. */
+	named = false;
+	private state: Instance['state'] = 'starting';
+	private process: InstanceProcess | null = null;
+	private files: { release(): void } | null = null;
+	private id = randomId(8);
+	private check: Check | null = null;
+	private failure: { reason: string; detail: string } | null = null;
+	private restarts: number[] = [];
+	private failedStarts = 0;
+	private cold = false;
+	private timings: Instance['timings'] = null;
+	private moving = false;
+	private again = false;
+	private retry: Timer | null = null;
+	private checking: Timer | null = null;
+	private drainLimit: Timer | null = null;
+	private unhealthySince: number | null = null;
+	private closed = false;
+	private readonly parts: SeatParts;
+
+	constructor(parts: SeatParts, of: { region: string; spec: ReleaseSpec; goal: Goal }) {
+		this.parts = parts;
+		this.region = of.region;
+		this.spec = of.spec;
+		this.goal = of.goal;
+	}
+
+	/** A seat whose process an earlier agent started. */
+	adopt(process: InstanceProcess, bound: Bound, release: () => void): void {
+		this.cold = bound.cold;
+		this.sit(process, { release });
+		// A drain that was under way is begun again: the instance answers at once if it was done.
+		this.state = bound.state === 'starting' || bound.state === 'draining' ? 'prepared' : bound.state;
+		this.check = resumeCheck(this.spec.health, this.state !== 'warm', this.parts.clock.monotonic());
+		this.scheduleCheck(0);
+	}
+
+	view(): Instance {
+		const failed = this.state === 'failed' || (this.process === null && this.failure !== null);
+		const problem = this.failure ?? (this.check?.problem ? { reason: 'unhealthy', detail: this.check.problem } : null);
+		const since = this.parts.clock.monotonic() - RESTART_WINDOW_MS;
+		return {
+			id: this.id,
+			release: this.spec.release,
+			state: failed ? 'failed' : this.state,
+			healthy: this.process !== null && (this.state === 'warm' || (this.check?.healthy ?? false)),
+			address: this.check === null ? null : (this.process?.address ?? null),
+			pid: this.process?.record.identity.pid ?? null,
+			reason: problem?.reason ?? null,
+			detail: problem?.detail.slice(0, MAX_DETAIL_CHARACTERS) ?? null,
+			restarts: this.restarts.filter((at) => at > since).length,
+			cold: this.cold,
+			timings: this.timings,
+		};
+	}
+
+	/** On its way out, and past the point of coming back. */
+	get leaving(): boolean {
+		return this.closed;
+	}
+
+	get instance(): InstanceProcess | null {
+		return this.process;
+	}
+
+	/** Call when the goal or what `settled` says has changed. */
+	wake(): void {
+		this.again = true;
+		if (!this.moving) void this.move();
+	}
+
+	/** The agent ends; the instance does not. */
+	close(): void {
+		this.closed = true;
+		for (const timer of [this.retry, this.checking, this.drainLimit]) timer?.cancel();
+	}
+
+	private async move(): Promise<void> {
+		this.moving = true;
+		try {
+			while (this.again && !this.closed) {
+				this.again = false;
+				await this.step();
+			}
+		} catch (error) {
+			this.parts.log.error('seat.step_failed', { region: this.region, app: this.spec.app, release: this.spec.release, error });
+		} finally {
+			this.moving = false;
+		}
+	}
+
+	private async step(): Promise<void> {
+		const { goal, process } = this;
+		if (goal === 'gone') return this.leave();
+		if (!process) return this.retry ? undefined : this.sitDown();
+		if (goal === this.state) return;
+		if (goal === 'warm') return this.coolDown(process);
+		if (this.state === 'warm') await this.wakeUp(process);
+		else if (this.state === 'serving' && goal === 'prepared') return this.drain(process);
+		if (this.process !== process) return;
+		this.drainLimit?.cancel();
+		process.tell({ type: 'state', state: goal });
+		this.enter(goal);
+	}
+
+	private async sitDown(): Promise<void> {
+		this.state = 'starting';
+		this.changed();
+		try {
+			const started = await start({ region: this.region, spec: this.spec }, this.parts);
+			if (this.closed) return;
+			this.arrive(started);
+		} catch (error) {
+			this.failedStarts++;
+			this.fail(codeOf(error), error instanceof Error ? error.message : String(error));
+			this.scheduleRestart();
+		}
+	}
+
+	private arrive(started: Started): void {
+		this.cold = started.cold;
+		this.timings = started.timings;
+		this.failure = null;
+		this.failedStarts = 0;
+		this.check = started.check;
+		this.sit(started.process, started.files);
+		this.enter('prepared');
+		this.scheduleCheck(CHECK_PERIOD_MS);
+		this.again = true;
+	}
+
+	private sit(process: InstanceProcess, files: { release(): void }): void {
+		this.process = process;
+		this.files = files;
+		this.id = process.record.id;
+		void process.ended.then((ending) => this.process === process && this.ended(ending));
+	}
+
+	/** It ended, and nobody asked it to. */
+	private ended(ending: Ending): void {
+		if (this.closed) return;
+		this.empty();
+		if (this.goal === 'gone') return this.wake();
+		this.restarts.push(this.parts.clock.monotonic());
+		this.fail(ending.reason, ending.detail);
+		this.scheduleRestart();
+	}
+
+	private fail(reason: string, detail: string): void {
+		this.failure = { reason, detail };
+		this.parts.log.warn('instance.failed', { region: this.region, app: this.spec.app, release: this.spec.release, reason, detail });
+		this.state = 'failed';
+		this.changed();
+	}
+
+	private scheduleRestart(): void {
+		const since = this.parts.clock.monotonic() - RESTART_WINDOW_MS;
+		this.restarts = this.restarts.filter((at) => at > since);
+		const times = Math.max(this.restarts.length, this.failedStarts) - 1;
+		const delay = Math.min(RESTART_MOST_MS, RESTART_FIRST_MS * 2 ** Math.max(0, times));
+		this.retry?.cancel();
+		this.retry = this.parts.clock.after(delay, () => {
+			this.retry = null;
+			this.wake();
+		}, { idle: true }); // prettier-ignore
+	}
+
+	/** From serving or prepared to warm: once no edge sends requests here, finish what is in flight, then freeze. */
+	private async coolDown(process: InstanceProcess): Promise<void> {
+		if (this.state === 'draining' || !this.parts.settled(this)) return;
+		if (this.state === 'serving') return this.drain(process);
+		process.tell({ type: 'state', state: 'warm' });
+		if (this.spec.warm === 'frozen') {
+			await process.hear(['rested'], REST_LIMIT_MS).catch(() => {});
+			if (this.goal !== 'warm' || this.process !== process) return void (this.again = true);
+			this.checking?.cancel();
+			process.freeze();
+		}
+		this.enter('warm');
+	}
+
+	private drain(process: InstanceProcess): void {
+		if (this.state === 'draining' || !this.parts.settled(this)) return;
+		const { requestsMs, streamsMs } = this.spec.drain;
+		process.tell({ type: 'drain', requestsMs, streamsMs });
+		this.enter('draining');
+		const drained = () => {
+			if (this.process !== process || this.state !== 'draining') return;
+			this.enter('prepared');
+			this.wake();
+		};
+		process.hear(['drained'], requestsMs + streamsMs + DRAIN_SLACK_MS).then(drained, drained);
+	}
+
+	private async wakeUp(process: InstanceProcess): Promise<void> {
+		process.thaw();
+		const { clock } = this.parts;
+		const outcome = await askHealth(process.address, this.spec.health.path, this.spec.health.timeoutMs, clock);
+		this.check = recordOutcome(resumeCheck(this.spec.health, false, clock.monotonic()), outcome, clock.monotonic());
+		this.scheduleCheck(CHECK_PERIOD_MS);
+	}
+
+	/** Nobody wants it: finish what is in flight, unless nothing was ever sent to it, and stop. */
+	private async leave(): Promise<void> {
+		const { process } = this;
+		if (process && this.named && !this.parts.settled(this)) return;
+		this.retry?.cancel();
+		if (process) {
+			if (this.state === 'serving') return this.drain(process);
+			if (this.state === 'draining') return;
+			this.process = null;
+			this.closed = true;
+			await process.stop();
+		}
+		this.closed = true;
+		this.empty();
+		this.parts.gone(this);
+	}
+
+	private enter(state: Bound['state']): void {
+		this.state = state;
+		const record = this.process?.record;
+		if (record?.bound) {
+			record.bound.state = state;
+			this.parts.records.save(record);
+		}
+		this.changed();
+	}
+
+	private empty(): void {
+		this.checking?.cancel();
+		this.files?.release();
+		this.process = null;
+		this.files = null;
+		this.check = null;
+	}
+
+	private scheduleCheck(delayMs: number): void {
+		this.checking?.cancel();
+		this.checking = this.parts.clock.after(delayMs, () => void this.checkNow(), { idle: true });
+	}
+
+	private async checkNow(): Promise<void> {
+		const { process, check } = this;
+		if (!process || !check || this.closed || (this.state === 'warm' && this.spec.warm === 'frozen')) return;
+		const { clock } = this.parts;
+		const outcome = await askHealth(process.address, check.rule.path, check.rule.timeoutMs, clock);
+		if (this.process !== process || this.check !== check) return;
+		const next = recordOutcome(check, outcome, clock.monotonic());
+		this.check = next;
+		if (next.healthy !== check.healthy || (next.problem === null) !== (check.problem === null)) this.changed();
+		this.unhealthySince = next.healthy ? null : (this.unhealthySince ?? clock.monotonic());
+		if (this.unhealthySince !== null && clock.monotonic() - this.unhealthySince > UNHEALTHY_RESTART_MS) {
+			this.unhealthySince = null;
+			return process.stop(0);
+		}
+		this.scheduleCheck(CHECK_PERIOD_MS);
+	}
+
+	private changed(): void {
+		this.parts.changed(this);
+	}
+}
+
+const REST_LIMIT_MS = 2_000;
+
+function codeOf(error: unknown): string {
+	const code = (error as { code?: unknown }).code;
+	return typeof code === 'string' && /^[a-z_]+$/.test(code) ? code : 'platform';
+}
