@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { chmod, cp, mkdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { build, type BuildOptions, type Plugin } from 'esbuild';
@@ -12,7 +13,6 @@ const DIST = join(ROOT, 'dist');
 const DRAFT = join(ROOT, `dist.${process.pid}`);
 
 const PROGRAMS: Readonly<Record<string, string>> = {
-	up: './src/cli/up/main.ts',
 	control: './src/control/main.ts',
 	depot: './src/depot/main.ts',
 	agent: './src/agent/main.ts',
@@ -59,7 +59,7 @@ const COMMON: BuildOptions = {
 
 function programs(): Promise<unknown> {
 	return Promise.all(
-		Object.entries(PROGRAMS).map(([name, file]) =>
+		Object.entries(PROGRAMS).filter(([, file]) => existsSync(join(ROOT, file))).map(([name, file]) =>
 			build({
 				...COMMON,
 				stdin: {
@@ -79,11 +79,15 @@ function programs(): Promise<unknown> {
 	);
 }
 
+/** What an agent starts for each instance of a `fetch` app: one file, with nothing else beside it. */
+function instance(): Promise<unknown> {
+	return build({ ...COMMON, entryPoints: { instance: './src/agent/instance.ts' } });
+}
+
 function command(): Promise<unknown> {
 	return build({
 		...COMMON,
-		banner: {},
-		entryPoints: { jibe: './src/cli/main.ts' },
+		entryPoints: { jibe: './src/cli/main.ts', up: './src/cli/up/program.ts' },
 		splitting: true,
 		chunkNames: 'cli-[name]-[hash]',
 	});
@@ -98,7 +102,7 @@ async function exists(path: string): Promise<boolean> {
 
 await rm(DRAFT, { recursive: true, force: true });
 await mkdir(DRAFT, { recursive: true });
-await Promise.all([programs(), command()]);
+await Promise.all([programs(), instance(), command()]);
 for (const name of ['dashboard', 'sql']) {
 	if (await exists(join(ROOT, name))) await cp(join(ROOT, name), join(DRAFT, name), { recursive: true });
 }
