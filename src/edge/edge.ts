@@ -71,7 +71,7 @@ export function createEdge(options: EdgeOptions): Edge {
 	for (const known of disk.load()) recall(known, routes);
 
 	return {
-		front: (region) => createFront(region, routes, context, options.publicKey),
+		front: (region) => createFront(region, routes, context, options.publicKey, options.headersTimeoutMs),
 		hello: () => ({
 			type: 'hello',
 			wire: WIRE_VERSION,
@@ -104,7 +104,7 @@ export function createEdge(options: EdgeOptions): Edge {
 		},
 		async close() {
 			context.closing = true;
-			for (const one of [...context.active]) one.end();
+			for (const one of context.active) one.end();
 			sweep.cancel();
 			stats.stop();
 			for (const serving of routes.all()) serving.close();
@@ -128,6 +128,8 @@ export interface EdgeOptions {
 	publicKey: string;
 	clock: Clock;
 	log: Log;
+	/** How long the head of a request may take; 10 s unless given. */
+	headersTimeoutMs?: number;
 	/** To the depot; false when it is away. */
 	send: (message: UpMessage) => boolean;
 }

@@ -31,7 +31,7 @@ export interface Stage {
 
 export async function openStage(
 	t: TestContext,
-	of: { clock?: Clock; directory?: string; key?: ReturnType<typeof newSigningKey> } = {},
+	of: { clock?: Clock; directory?: string; key?: ReturnType<typeof newSigningKey>; headersTimeoutMs?: number } = {},
 ): Promise<Stage> {
 	const directory = of.directory ?? mkdtempSync(join(tmpdir(), 'jibe-edge-'));
 	const key = of.key ?? newSigningKey();
@@ -44,10 +44,11 @@ export async function openStage(
 		directory: join(directory, 'memory'),
 		publicKey: key.publicPem,
 		clock: of.clock ?? systemClock,
+		...(of.headersTimeoutMs === undefined ? {} : { headersTimeoutMs: of.headersTimeoutMs }),
 		log: createLog({}, { level: 'error' }),
 		send: (message) => {
 			sent.push(message);
-			for (const look of [...watchers]) look();
+			for (const look of watchers) look();
 			return true;
 		},
 	});

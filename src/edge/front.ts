@@ -13,16 +13,16 @@ import type { Serving } from './serving.ts';
 import { Tunnel } from './tunnel.ts';
 
 /** The HTTP server of one region's port: reads a request, finds what it is for, sends it on its way. */
-export function createFront(region: string, routes: Routes, edge: EdgeContext, publicKey: string): Server {
+export function createFront(region: string, routes: Routes, edge: EdgeContext, publicKey: string, headersTimeoutMs = HEADERS_TIMEOUT_MS): Server {
 	const front: Front = { region, routes, edge, publicKey, admitted: new Map() };
 	const server = createServer({
 		insecureHTTPParser: false,
 		requireHostHeader: false,
 		maxHeaderSize: MAX_HEADER_BYTES,
-		headersTimeout: HEADERS_TIMEOUT_MS,
+		headersTimeout: headersTimeoutMs,
 		// Uploads may take their time as long as something comes: the sweep looks after bodies.
 		requestTimeout: 0,
-		connectionsCheckingInterval: CHECK_INTERVAL_MS,
+		connectionsCheckingInterval: headersTimeoutMs / 10,
 		keepAliveTimeout: KEEP_ALIVE_MS,
 		noDelay: true,
 		shouldUpgradeCallback: (req) => req.headers.upgrade?.toLowerCase() === 'websocket',
@@ -45,7 +45,6 @@ interface Front {
 
 const MAX_HEADER_BYTES = 16 * 1024;
 const HEADERS_TIMEOUT_MS = 10_000;
-const CHECK_INTERVAL_MS = 1_000;
 /** Longer than proxies and browsers keep theirs, so that they are the ones who close. */
 const KEEP_ALIVE_MS = 75_000;
 const USER_COOKIE_MAX_AGE_S = 30 * 24 * 3600;
@@ -156,8 +155,8 @@ function answer(edge: EdgeContext, inbound: Inbound, res: ServerResponse, of: An
 /** Bytes that are no request: node's strict parser has refused them. */
 function refuseBytes(error: NodeJS.ErrnoException, socket: Duplex): void {
 	// In the middle of an answer nothing can be said any more.
-	const busy = '_httpMessage' in socket && socket._httpMessage != null;
-	if (busy || !socket.writable || error.code === 'ECONNRESET') return void socket.destroy();
+	const answering = '_httpMessage' in socket ? (socket._httpMessage as ServerResponse | null) : null;
+	if (answering?.headersSent || !socket.writable || error.code === 'ECONNRESET') return void socket.destroy();
 	refuseText(socket, refusalOf(error.code), '');
 }
 

@@ -155,7 +155,9 @@ export class Serving {
 
 	/** Those who wait look again. */
 	wake(): void {
-		for (const task of [...this.#waiting]) task();
+		// Who finds nobody waits again, in the same set: only those of now are woken.
+		const woken = Array.from(this.#waiting);
+		for (const task of woken) task();
 	}
 
 	sweep(): void {

@@ -43,8 +43,8 @@ for (const [name, keyOf] of Object.entries(populations)) {
 	});
 
 	test(`slots are even, and independent of the side, for ${name}`, () => {
-		const all = new Array<number>(SLOTS).fill(0);
-		const canary = new Array<number>(SLOTS).fill(0);
+		const all = Array.from({ length: SLOTS }, () => 0);
+		const canary = Array.from({ length: SLOTS }, () => 0);
 		for (let i = 0; i < 64_000; i++) {
 			const slot = slotOf(keyOf(i));
 			all[slot] = (all[slot] ?? 0) + 1;

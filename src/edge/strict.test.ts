@@ -1,0 +1,129 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Clock } from '#clock/clock.ts';
+import { systemClock } from '#clock/clock.ts';
+import { ask, openRaw, openStage, raw, readUntil, reportOf, serving, specOf, startInstance, wantOf, wantsOf } from './fixture.ts';
+
+const HOST = 'Host: notes.localhost\r\n';
+
+/** Requests on whose end two parsers might disagree: none may reach an instance, each ends its connection. */
+const smuggling: Record<string, string> = {
+	'content-length and transfer-encoding': `POST / HTTP/1.1\r\n${HOST}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\n${HOST}\r\n`,
+	'transfer-encoding and content-length': `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\n${HOST}\r\n`,
+	'two different content-lengths': `POST / HTTP/1.1\r\n${HOST}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab`,
+	'the same content-length twice': `POST / HTTP/1.1\r\n${HOST}Content-Length: 1\r\nContent-Length: 1\r\n\r\na`,
+	'a list of content-lengths': `POST / HTTP/1.1\r\n${HOST}Content-Length: 1, 1\r\n\r\na`,
+	'a signed content-length': `POST / HTTP/1.1\r\n${HOST}Content-Length: +1\r\n\r\na`,
+	'another coding after chunked': `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n`,
+	'a coding that looks like chunked': `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n`,
+	'a chunk size that is none': `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n`,
+	'a chunk longer than its size': `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n`,
+	'a chunk size beyond all numbers': `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\na\r\n0\r\n\r\n`,
+	'a folded header': `GET / HTTP/1.1\r\n${HOST}X-A: b\r\n c: d\r\n\r\n`,
+	'bare line feeds': `GET / HTTP/1.1\nHost: notes.localhost\n\n`,
+	'a bare line feed between headers': `GET / HTTP/1.1\r\n${HOST}X-A: b\nTransfer-Encoding: chunked\r\n\r\n`,
+	'a bare carriage return in a header': `GET / HTTP/1.1\r\n${HOST}X-A: b\rX-B: c\r\n\r\n`,
+	'a space before the colon': `POST / HTTP/1.1\r\n${HOST}Content-Length : 1\r\n\r\na`,
+	'a null in a header': `GET / HTTP/1.1\r\n${HOST}X-A: b\0c\r\n\r\n`,
+	'no method there is': `FROBNICATE / HTTP/1.1\r\n${HOST}\r\n`,
+	'another protocol': `GET / HTTP/3.7\r\n${HOST}\r\n`,
+	'no host': 'GET / HTTP/1.1\r\n\r\n',
+	'two hosts': `GET / HTTP/1.1\r\n${HOST}Host: other.localhost\r\n\r\n`,
+	'a host that is none': 'GET / HTTP/1.1\r\nHost: notes.localhost/../x\r\n\r\n',
+	'a target that is none': `GET ftp://notes.localhost/ HTTP/1.1\r\n${HOST}\r\n`,
+	'a TLS greeting': '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03',
+};
+
+for (const [name, bytes] of Object.entries(smuggling)) {
+	test(`refused: ${name}`, async (t) => {
+		const seen: string[] = [];
+		const stage = await serving(t, (req, res) => {
+			req.on('error', () => {});
+			req.resume().on('end', () => {
+				seen.push(req.url ?? '');
+				res.end('reached');
+			});
+		});
+		const answer = await raw(stage.port, bytes, 'bad_request');
+		assert.match(answer, /^HTTP\/1\.1 (400|502) /);
+		assert.deepEqual(seen, []);
+		assert.equal((await ask(stage.port)).body, 'reached');
+	});
+}
+
+test('a head larger than 16 KiB is a 431, one below is not', async (t) => {
+	const stage = await serving(t, (_req, res) => res.end('ok'));
+	assert.equal((await ask(stage.port, { headers: { 'x-large': 'a'.repeat(15_000) } })).status, 200);
+	const refused = await raw(stage.port, `GET / HTTP/1.1\r\n${HOST}X-Large: ${'a'.repeat(17_000)}\r\n\r\n`, 'head_too_large');
+	assert.match(refused, /^HTTP\/1\.1 431 /);
+});
+
+test('an endless request line is a 431', async (t) => {
+	const stage = await serving(t, (_req, res) => res.end('ok'));
+	assert.match(await raw(stage.port, `GET /${'a'.repeat(20_000)}`, 'head_too_large'), /^HTTP\/1\.1 431 /);
+});
+
+test('slow-loris: a head that does not end in time is a 408, and so is a connection that says nothing', async (t) => {
+	const stage = await openStage(t, { headersTimeoutMs: 300 });
+	const slow = await openRaw(stage.port);
+	const silent = await openRaw(stage.port);
+	slow.write('GET / HTTP/1.1\r\nHost: notes');
+	const [first] = await Promise.all([readUntil(slow), readUntil(silent)]);
+	assert.match(first, /^HTTP\/1\.1 408 /);
+});
+
+test('a body that stops coming is a 408; the instance is let go', async (t) => {
+	let lead = 0;
+	let sweep = (): void => {};
+	const clock: Clock = {
+		...systemClock,
+		monotonic: () => systemClock.monotonic() + lead,
+		every(periodMs, task) {
+			sweep = task;
+			return systemClock.every(periodMs, task);
+		},
+	};
+	const stage = await openStage(t, { clock });
+	const { promise: began, resolve: begin } = Promise.withResolvers<void>();
+	const { promise: gone, resolve: leave } = Promise.withResolvers<void>();
+	const instance = await startInstance(t, 1, (req) => {
+		req.on('error', () => {});
+		req.on('close', leave);
+		req.once('data', () => begin());
+	});
+	stage.tell(reportOf(instance.as('serving')));
+	stage.tell(wantsOf(wantOf(1, 1), specOf(1)));
+	const socket = await openRaw(stage.port);
+	socket.write(`POST / HTTP/1.1\r\n${HOST}Content-Length: 100\r\n\r\nsome`);
+	await began;
+	lead = 29_000;
+	sweep();
+	lead = 31_000;
+	sweep();
+	assert.match(await readUntil(socket, 'body_timeout'), /^HTTP\/1\.1 408 [\s\S]*connection: close/i);
+	await gone;
+	socket.destroy();
+});
+
+test('an instance that takes a request and never answers is a 504 in the end', async (t) => {
+	let lead = 0;
+	let sweep = (): void => {};
+	const clock: Clock = {
+		...systemClock,
+		monotonic: () => systemClock.monotonic() + lead,
+		every(periodMs, task) {
+			sweep = task;
+			return systemClock.every(periodMs, task);
+		},
+	};
+	const stage = await openStage(t, { clock });
+	const { promise: began, resolve: begin } = Promise.withResolvers<void>();
+	const instance = await startInstance(t, 1, () => begin());
+	stage.tell(reportOf(instance.as('serving')));
+	stage.tell(wantsOf(wantOf(1, 1), specOf(1)));
+	const reply = ask(stage.port);
+	await began;
+	lead = 121_000;
+	sweep();
+	assert.equal((await reply).status, 504);
+});
