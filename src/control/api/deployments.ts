@@ -1,0 +1,180 @@
+import { z } from 'zod';
+import {
+	deploymentAnswer,
+	deploymentsAnswer,
+	missingAnswer,
+	missingRequest,
+	progressLine,
+	rollbackRequest,
+	type Deployment,
+} from '#wire/api.ts';
+import { appName, deploymentId, environmentName } from '#wire/names.ts';
+import { MAX_UPLOAD_BYTES, UPLOAD_TYPE, decodeUpload } from '#wire/upload.ts';
+import { authorise, sees, type Caller } from '../access.ts';
+import { deploy } from '../deploy.ts';
+import type { House } from '../house.ts';
+import { Refusal } from '../ports.ts';
+import { streamProgress } from '../progress.ts';
+import { route, type Route } from '../route.ts';
+
+const HISTORY_MAX = 500;
+const HISTORY_DEFAULT = 50;
+const ofApp = z.object({ app: appName });
+const ofDeployment = z.object({ id: deploymentId });
+const detach = z.object({ detach: z.enum(['0', '1']).default('0') });
+
+export function deploymentRoutes(house: House): Route[] {
+	return [...deployRoutes(house), ...uploadRoutes(house), ...deploymentReads(house), ...deploymentActs(house)];
+}
+
+function deployRoutes(house: House): Route[] {
+	return [
+		route({
+			method: 'POST',
+			path: '/api/v1/apps/:app/deployments',
+			summary: 'Deploys: the header of the upload is a deploy request, the new blobs follow it.',
+			role: 'deployer',
+			params: ofApp,
+			query: detach,
+			uploadBytes: MAX_UPLOAD_BYTES,
+			answer: progressLine,
+			lines: true,
+			handle(ask) {
+				checkUploadType(ask.request.headers['content-type']);
+				return streamProgress(house, ask, () => deploy(house, ask.params.app, ask.upload, ask.caller));
+			},
+		}),
+		route({
+			method: 'POST',
+			path: '/api/v1/apps/:app/rollbacks',
+			summary: 'Rolls back: to the last healthy release, to the one named, or what undoes a deployment.',
+			role: 'deployer',
+			params: ofApp,
+			query: detach,
+			body: rollbackRequest,
+			answer: progressLine,
+			lines: true,
+			handle(ask) {
+				const { environment, to, undo, again, reason: why } = ask.body;
+				const input = { app: ask.params.app, environment, to, undo, again, by: ask.caller.by, why };
+				return streamProgress(house, ask, () => house.driver.rollback(input));
+			},
+		}),
+	];
+}
+
+function uploadRoutes(house: House): Route[] {
+	return [
+		route({
+			method: 'POST',
+			path: '/api/v1/apps/:app/missing',
+			summary: 'Which of these blobs must be sent; the others are kept for an hour.',
+			role: 'deployer',
+			params: ofApp,
+			body: missingRequest,
+			answer: missingAnswer,
+			async handle({ params, body }) {
+				return { missing: await house.state.blobs.missing(params.app, body.digests, house.store) };
+			},
+		}),
+		route({
+			method: 'PUT',
+			path: '/api/v1/apps/:app/blobs',
+			summary: 'Stores a batch of blobs for the app.',
+			role: 'deployer',
+			params: ofApp,
+			uploadBytes: MAX_UPLOAD_BYTES,
+			answer: z.object({ stored: z.int() }),
+			async handle({ params, request, upload }) {
+				checkUploadType(request.headers['content-type']);
+				const { blobs } = decodeUpload(upload);
+				await house.state.blobs.own(params.app, await house.store.write(blobs.values()));
+				return { stored: blobs.size };
+			},
+		}),
+	];
+}
+
+function deploymentReads(house: House): Route[] {
+	return [
+		route({
+			method: 'GET',
+			path: '/api/v1/deployments',
+			summary: 'Deployments, newest first.',
+			role: 'viewer',
+			query: z.object({
+				app: appName.optional(),
+				environment: environmentName.optional(),
+				limit: z.coerce.number().int().positive().max(HISTORY_MAX).default(HISTORY_DEFAULT),
+				before: z.coerce.number().optional(),
+			}),
+			answer: deploymentsAnswer,
+			async handle({ query, caller }) {
+				const { app, environment, limit, before } = query;
+				if (app !== undefined) authorise(caller, 'viewer', { app });
+				const found = await house.state.deployments.history({
+					limit,
+					...(app === undefined ? {} : { app }),
+					...(environment === undefined ? {} : { environment }),
+					...(before === undefined ? {} : { before }),
+				});
+				return { deployments: found.filter((deployment) => sees(caller.token, deployment.app)) };
+			},
+		}),
+		route({
+			method: 'GET',
+			path: '/api/v1/deployments/:id',
+			summary: 'One deployment.',
+			role: 'viewer',
+			params: ofDeployment,
+			answer: deploymentAnswer,
+			async handle({ params, caller }) {
+				return { deployment: await find(house, params.id, caller, 'viewer') };
+			},
+		}),
+	];
+}
+
+function deploymentActs(house: House): Route[] {
+	const cancel = (verb: 'cancel' | 'abort') =>
+		route({
+			method: 'POST',
+			path: `/api/v1/deployments/:id/${verb}`,
+			summary: 'Ends a deployment: nothing moves before the first pointer write, everything moves back after it.',
+			role: 'deployer',
+			params: ofDeployment,
+			answer: deploymentAnswer,
+			async handle({ params, caller }) {
+				await find(house, params.id, caller, 'deployer');
+				return { deployment: await house.driver.cancel(params.id, caller.by) };
+			},
+		});
+	const goOn = (verb: 'promote' | 'approve') =>
+		route({
+			method: 'POST',
+			path: `/api/v1/deployments/:id/${verb}`,
+			summary: 'Lets a deployment that waits for a person go on.',
+			role: 'deployer',
+			params: ofDeployment,
+			answer: deploymentAnswer,
+			async handle({ params, caller }) {
+				const { state } = await find(house, params.id, caller, 'deployer');
+				throw new Refusal('not_waiting', 409, `${params.id} is ${state} and waits for nobody`, 'look at it with "jibe status"');
+			},
+		});
+	return [cancel('cancel'), cancel('abort'), goOn('promote'), goOn('approve')];
+}
+
+/** @throws Refusal 404, 403 */
+async function find(house: House, id: string, caller: Caller, role: 'viewer' | 'deployer'): Promise<Deployment> {
+	const deployment = await house.state.deployments.deployment(id);
+	if (!deployment) throw new Refusal('deployment_unknown', 404, `there is no deployment ${id}`, '"jibe history" lists them');
+	const { app, environment } = deployment;
+	authorise(caller, role, role === 'viewer' ? { app } : { app, environment });
+	return deployment;
+}
+
+function checkUploadType(header: string | undefined): void {
+	const type = (header ?? '').split(';', 1)[0];
+	if (type !== UPLOAD_TYPE) throw new Refusal('unsupported_type', 415, `the body must be ${UPLOAD_TYPE}, not ${type || 'of no type'}`);
+}

@@ -1,0 +1,94 @@
+import { z } from 'zod';
+import { SESSION_COOKIE, cookie } from '../access.ts';
+import type { House } from '../house.ts';
+import type { Pages } from '../pages.ts';
+import { Refusal } from '../ports.ts';
+import { Raw, route, type Route } from '../route.ts';
+
+/** The page, signing in and out, and what anybody may ask: whether control is alive, and how to talk to it. */
+export function pageRoutes({ state, clock, hub }: House, pages: Pages, describe: () => object): Route[] {
+	const page = (html: string, headers: Record<string, string> = {}) =>
+		new Raw(html, 'text/html; charset=utf-8', { ...pages.headers, ...headers });
+	const asset = (path: string, type: string, text: string): Route =>
+		route({
+			method: 'GET',
+			path,
+			summary: 'A part of the page.',
+			role: 'public',
+			answer: type,
+			handle: () => Promise.resolve(new Raw(text, `${type}; charset=utf-8`)),
+		});
+	return [
+		route({
+			method: 'GET',
+			path: '/',
+			summary: 'The page, for a browser that is signed in.',
+			role: 'public',
+			answer: 'text/html',
+			async handle({ request }) {
+				const session = cookie(request, SESSION_COOKIE);
+				return page(session !== null && (await state.logins.session(session)) ? pages.index : pages.signIn(null));
+			},
+		}),
+		route({
+			method: 'GET',
+			path: '/login',
+			summary: 'Signs a browser in with the code of a one-time link.',
+			role: 'public',
+			query: z.object({ code: z.string().max(512).default('') }),
+			answer: 'text/html',
+			async handle({ query }) {
+				const login = await state.logins.redeem(query.code);
+				if (!login) return page(pages.signIn('This link was used before, or is older than 5 minutes.'));
+				const life = Math.max(1, Math.floor((login.expiresAt - clock.now()) / 1000));
+				const value = `${SESSION_COOKIE}=${login.session}; Path=/; HttpOnly; SameSite=Strict; Max-Age=${life}`;
+				return page(pages.signedIn, { 'set-cookie': value });
+			},
+		}),
+		route({
+			method: 'POST',
+			path: '/logout',
+			summary: 'Ends the session of this browser.',
+			role: 'viewer',
+			answer: 'text/html',
+			async handle({ request }) {
+				await state.logins.end(cookie(request, SESSION_COOKIE) ?? '');
+				return page(pages.signIn(null), { 'set-cookie': `${SESSION_COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0` });
+			},
+		}),
+		asset('/page.js', 'text/javascript', pages.script),
+		asset('/style.css', 'text/css', pages.style),
+		route({
+			method: 'GET',
+			path: '/healthz',
+			summary: 'Control is alive.',
+			role: 'public',
+			answer: z.object({ ok: z.literal(true) }),
+			handle: () => Promise.resolve({ ok: true }),
+		}),
+		route({
+			method: 'GET',
+			path: '/readyz',
+			summary: 'Control can change what serves: its database answers.',
+			role: 'public',
+			answer: z.object({ ready: z.literal(true), regions: z.int() }),
+			async handle() {
+				if (await state.reachable()) return { ready: true, regions: hub.regions().filter(({ connected }) => connected).length };
+				throw new Refusal(
+					'database_unavailable',
+					503,
+					'the database does not answer',
+					'what serves goes on serving; control tries again by itself',
+				);
+			},
+		}),
+		route({
+			method: 'GET',
+			path: '/openapi.json',
+			summary: 'This document.',
+			role: 'public',
+			answer: 'application/json',
+			handle: () => Promise.resolve(describe()),
+		}),
+	];
+}

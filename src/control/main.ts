@@ -1,0 +1,107 @@
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { systemClock as clock } from '#clock/clock.ts';
+import { randomId } from '#digest/digest.ts';
+import { createLog, type Log } from '#log/log.ts';
+import { runDirectory } from '#process/directory.ts';
+import { removePidFile, writePidFile } from '#process/pid-file.ts';
+import { startPostgres } from '#state/embedded.ts';
+import { openState } from '#state/open.ts';
+import type { State } from '#state/state.ts';
+import { openDiskStore } from '#store/disk.ts';
+import { openControl } from './control.ts';
+import { createDriver } from './driver/driver.ts';
+import { findDashboard, loadPages } from './pages.ts';
+import { regionName } from '#wire/names.ts';
+
+const settingsSchema = z.object({
+	data: z.string(),
+	port: z.int().min(0).max(65_535),
+	regions: z.array(z.object({ name: regionName, edgePort: z.int() })).min(1),
+	/** The team's own PostgreSQL; absent: one of our own. */
+	databaseUrl: z.string().optional(),
+	/** Host names to answer to besides the loopback ones. */
+	names: z.array(z.string()).default([]),
+	dashboard: z.string().optional(),
+	version: z.string().default('0.1.0'),
+});
+
+const ADMIN_TOKEN_FILE = 'admin.token';
+const SECRET_MODE = 0o600;
+
+/** The program `control`. */
+export async function main(given: unknown): Promise<void> {
+	const settings = settingsSchema.parse(given);
+	const { data } = settings;
+	const log = createLog({ role: 'control' });
+	const postgres = settings.databaseUrl === undefined ? await startPostgres({ data, runDir: runDirectory(data), log, clock }) : null;
+	const [state, store] = await Promise.all([
+		openState({ database: postgres?.connection ?? settings.databaseUrl!, log, clock }),
+		openDiskStore(join(data, 'blobs'), { durable: true }),
+	]);
+	await ensureAdminToken(data, state, log);
+	const control = await openControl({
+		state,
+		store,
+		regions: settings.regions,
+		port: settings.port,
+		names: settings.names,
+		pages: loadPages(settings.dashboard ?? findDashboard()),
+		version: settings.version,
+		createDriver,
+		owner: `control-${process.pid}-${randomId()}`,
+		log,
+		clock,
+	});
+	writePidFile(data, 'control');
+	process.stdout.write('ready\n');
+
+	const stop = async () => {
+		await control.close();
+		await state.close();
+		await store.close();
+		// PostgreSQL runs on: the next control adopts it in milliseconds; "jibe down" stops it.
+		postgres?.leave();
+		removePidFile(data, 'control');
+	};
+	for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+		process.once(signal, () => {
+			stop().then(
+				() => process.exit(0),
+				(error: unknown) => {
+					log.error('close.failed', { error });
+					process.exit(1);
+				},
+			);
+		});
+	}
+}
+
+/** Made at the first start; made again when the file is gone, or when its token no longer works. */
+async function ensureAdminToken(data: string, state: State, log: Log): Promise<void> {
+	const file = join(data, ADMIN_TOKEN_FILE);
+	const held = readText(file);
+	if (held !== null && (await state.tokens.verify(held))) return;
+	const { secret } = await state.tokens.create({
+		name: 'admin',
+		role: 'admin',
+		apps: null,
+		environments: null,
+		expiresAt: null,
+		by: 'jibe',
+	});
+	const draft = `${file}.${process.pid}`;
+	writeFileSync(draft, `${secret}\n`, { mode: SECRET_MODE });
+	renameSync(draft, file);
+	log.info('admin_token.written', { file });
+}
+
+function readText(file: string): string | null {
+	try {
+		return readFileSync(file, 'utf8').trim();
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+		throw error;
+	}
+}

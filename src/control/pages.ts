@@ -1,0 +1,70 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** The page's files, read once and served from memory, and the two small pages of signing in. */
+export interface Pages {
+	index: string;
+	script: string;
+	style: string;
+	signedIn: string;
+	signIn(problem: string | null): string;
+	headers: Record<string, string>;
+}
+
+/** Nothing from elsewhere, no inline code, in no frame. */
+const HEADERS = {
+	'content-security-policy':
+		"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+	'x-frame-options': 'DENY',
+	'cross-origin-opener-policy': 'same-origin',
+	'cross-origin-resource-policy': 'same-origin',
+};
+
+/** Beside the bundle in a package, at the root of the repository otherwise. */
+export function findDashboard(): string {
+	const places = [
+		join(import.meta.dirname, 'dashboard'),
+		join(import.meta.dirname, '..', 'dashboard'),
+		join(import.meta.dirname, '..', '..', 'dashboard'),
+	];
+	const found = places.find((place) => existsSync(join(place, 'index.html')));
+	if (found) return found;
+	throw new Error(`the page's files are in none of ${places.join(', ')}: the installation is incomplete`);
+}
+
+export function loadPages(dir: string): Pages {
+	const read = (name: string) => readFileSync(join(dir, name), 'utf8');
+	return {
+		index: read('index.html'),
+		script: read('page.js'),
+		style: read('style.css'),
+		// A refresh from this page, not a redirect: a SameSite=Strict cookie is not sent along a redirect that began elsewhere.
+		signedIn: shell('<meta http-equiv="refresh" content="0; url=/">', '<p>Signed in. <a href="/">Go on to the page.</a></p>'),
+		signIn: (problem) =>
+			shell(
+				'',
+				`${problem === null ? '' : `<p class="problem" role="alert">${problem}</p>`}<p>To sign in, run this on a machine that has a token:</p><pre>jibe open</pre><p class="quiet">It opens this page with a link that works once.</p>`,
+			),
+		headers: HEADERS,
+	};
+}
+
+function shell(head: string, body: string): string {
+	return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Jibe</title>
+<link rel="stylesheet" href="/style.css">
+${head}
+</head>
+<body class="sign-in">
+<main>
+<h1>Jibe</h1>
+${body}
+</main>
+</body>
+</html>
+`;
+}
