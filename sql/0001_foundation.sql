@@ -288,7 +288,7 @@ begin
 		returning w.*
 	)
 	select jsonb_build_object(
-		'wants', coalesce(jsonb_agg(jibe.want_json(written)), '[]'),
+		'wants', coalesce(jsonb_agg(jibe.want_json(written) order by region), '[]'),
 		'events', coalesce(jsonb_agg(jsonb_build_object(
 			'at', p_at, 'type', 'pointer.written', 'app', p_app, 'environment', p_environment, 'deployment', p_deployment,
 			'data', jsonb_build_object('region', written.region, 'epoch', written.epoch, 'version', written.version, 'pointer', written.pointer)))

@@ -75,7 +75,7 @@ function pruneEvents(db: Database, now: number): Promise<number> {
 		'jibe_prune_events',
 		`with first_kept as (
 			select coalesce(min(e.cursor), 9223372036854775807) as cursor from jibe.event e left join jibe.deployment d on d.id = e.deployment
-			where coalesce(d.ended_at, case when d.id is null then e.at else $1 + 1 end) > $1
+			where coalesce(d.ended_at, case when d.id is null then e.at else $1::bigint + 1 end) > $1::bigint
 		), pruned as (
 			delete from jibe.event e using first_kept where e.cursor < first_kept.cursor returning e.cursor
 		), noted as (

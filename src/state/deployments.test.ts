@@ -154,8 +154,8 @@ describe('a deployment', () => {
 		assert.equal(made.spec.release, 1);
 		assert.equal(made.spec.deployment, made.deployment.id);
 		assert.deepEqual(
-			made.wants.map((want) => [want.region, want.epoch, want.version, want.deployment]).toSorted(),
-			REGIONS.map((region) => [region, 1, 1, made.deployment.id]).toSorted(),
+			made.wants.map((want) => [want.region, want.epoch, want.version, want.deployment]),
+			REGIONS.toSorted().map((region) => [region, 1, 1, made.deployment.id]),
 		);
 		const events = await state.events.after(cursor);
 		assert.deepEqual(events.map((event) => [event.type, event.data['state'], event.data['from']]).slice(0, 5), [

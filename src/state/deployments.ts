@@ -13,7 +13,6 @@ import {
 	type NewDeployment,
 	type NewRelease,
 	type PointerWrite,
-	type ReleaseRow,
 	type StoredRelease,
 } from './state.ts';
 
