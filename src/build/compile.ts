@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { canonicalJson, sha256, type Digest } from '#digest/digest.ts';
-import type { EcmaScriptModule, ParseResult } from 'oxc-parser';
-import type { TransformOptions } from 'oxc-transform';
+import type * as Parser from 'oxc-parser';
+import type * as Transformer from 'oxc-transform';
 import { BuildError, placeOf } from './build-error.ts';
 import type { Facts, ImportFact } from './facts.ts';
 
@@ -65,8 +65,8 @@ function endingInNewline(code: string): string {
 }
 
 interface Oxc {
-	parser: typeof import('oxc-parser');
-	transformer: typeof import('oxc-transform');
+	parser: typeof Parser;
+	transformer: typeof Transformer;
 }
 let loaded: Oxc | undefined;
 
@@ -77,7 +77,7 @@ function oxc(): Oxc {
 	return loaded;
 }
 
-function transformOptions(loader: Loader, options: CompileOptions): TransformOptions {
+function transformOptions(loader: Loader, options: CompileOptions): Transformer.TransformOptions {
 	const { jsx, decorators } = options;
 	return {
 		lang: loader,
@@ -114,7 +114,7 @@ function throwSyntax(file: string, source: string, errors: readonly Fault[]): vo
  * Comments become white space of the same length, so that the map stays true and an edited comment compiles to the
  * same code. Comments that tell a compiler how to treat JSX are kept.
  */
-function withoutComments(source: string, parsed: ParseResult): string {
+function withoutComments(source: string, parsed: Parser.ParseResult): string {
 	if (!source.includes('//') && !source.includes('/*')) return source;
 	const parts: string[] = [];
 	let at = 0;
@@ -126,7 +126,7 @@ function withoutComments(source: string, parsed: ParseResult): string {
 	return parts.join('') + source.slice(at);
 }
 
-function factsOf(code: string, source: string, parsed: ParseResult): Facts {
+function factsOf(code: string, source: string, parsed: Parser.ParseResult): Facts {
 	const module = parsed.module;
 	const imports = [...staticImports(module), ...urls(code, module), ...requires(code, parsed)];
 	const exports: string[] = [];
@@ -163,7 +163,7 @@ function factsOf(code: string, source: string, parsed: ParseResult): Facts {
 	};
 }
 
-function staticImports(module: EcmaScriptModule): ImportFact[] {
+function staticImports(module: Parser.EcmaScriptModule): ImportFact[] {
 	return module.staticImports.map(({ moduleRequest, entries }) => {
 		const names = entries.map(({ importName }) => (importName.kind === 'Default' ? 'default' : importName.name));
 		return [moduleRequest.value, 'import', names.includes(null) ? null : (names as string[])];
@@ -171,7 +171,7 @@ function staticImports(module: EcmaScriptModule): ImportFact[] {
 }
 
 /** `new URL('./x', import.meta.url)`. */
-function urls(code: string, module: EcmaScriptModule): ImportFact[] {
+function urls(code: string, module: Parser.EcmaScriptModule): ImportFact[] {
 	return module.importMetas.flatMap(({ start, end }): ImportFact[] => {
 		if (!/^\s*\.url\s*\)/.test(code.slice(end, end + 20))) return [];
 		const before = /\bnew\s+URL\(\s*(["'`])(\.{1,2}\/[^"'`$]*)\1\s*,\s*$/.exec(code.slice(Math.max(0, start - 500), start));
@@ -180,7 +180,7 @@ function urls(code: string, module: EcmaScriptModule): ImportFact[] {
 }
 
 /** `require('x')` and `require.resolve('x')`: looked for by text first, since a syntax tree costs ten times the rest. */
-function requires(code: string, parsed: ParseResult): ImportFact[] {
+function requires(code: string, parsed: Parser.ParseResult): ImportFact[] {
 	if (!/\brequire\s*(?:\.\s*resolve\s*)?\(/.test(code)) return [];
 	const found: ImportFact[] = [];
 	visit(parsed.program, (node) => {
@@ -198,7 +198,7 @@ function requires(code: string, parsed: ParseResult): ImportFact[] {
 	return found;
 }
 
-type Node = Record<string, unknown>;
+export type Node = Record<string, unknown>;
 
 export function visit(value: unknown, seen: (node: Node) => void): void {
 	if (Array.isArray(value)) for (const item of value) visit(item, seen);
@@ -269,8 +269,13 @@ export function topLevelAwait(code: string): boolean {
 		if (typeof type === 'string' && /Function|^MethodDefinition$|^PropertyDefinition$|^StaticBlock$/.test(type)) return;
 		Object.values(node).forEach(walk);
 	};
-	walk(oxc().parser.parseSync('module.js', code, { lang: 'js' }).program.body);
+	walk(parseBody(code));
 	return found;
+}
+
+/** The statements of compiled code. */
+export function parseBody(code: string): Node[] {
+	return oxc().parser.parseSync('module.js', code, { lang: 'js' }).program.body as unknown as Node[];
 }
 
 /** Whether a type of this name is declared in a source: why a value of that name can't be imported from it. */

@@ -1,11 +1,8 @@
-import { createRequire } from 'node:module';
 import { BuildError, placeOf } from './build-error.ts';
-import { visit } from './compile.ts';
+import { parseBody, visit, type Node } from './compile.ts';
 import type { Facts } from './facts.ts';
 
 /** Whether the entry can answer requests, as far as it can be told without running it. */
-
-type Node = Record<string, unknown>;
 
 /** @throws BuildError no_fetch or app_listens */
 export function checkEntry(file: string, format: string, facts: Facts, code: string, source: string): void {
@@ -21,9 +18,7 @@ export function checkEntry(file: string, format: string, facts: Facts, code: str
 		throw noFetch(file, source, 'the entry has no default export', source.length);
 	}
 	if (!/\bexport default\b|\bas default\b/.test(code)) return;
-	const { parseSync } = createRequire(import.meta.url)('oxc-parser') as typeof import('oxc-parser');
-	const { program } = parseSync('module.js', code, { lang: 'js' });
-	const body = program.body as unknown as Node[];
+	const body = parseBody(code);
 	const exported = body.find((node) => node['type'] === 'ExportDefaultDeclaration');
 	let value = exported?.['declaration'] as Node | undefined;
 	if (value?.['type'] === 'Identifier') value = constantNamed(body, value['name'] as string);

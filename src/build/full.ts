@@ -10,7 +10,8 @@ import { NO_FACTS, type Facts } from './facts.ts';
 import { contentOf, fileEntry, isRacy, isShipped, sameStat, statOf, writeStat } from './files.ts';
 import { globs } from './ignore.ts';
 import { isSource, isTest, link, type Linked, type LoadedModule } from './link.ts';
-import { findLockfile, readPackageJson, type Lockfile, type PackageJson } from './lockfile.ts';
+import { readPackageJson, type Lockfile, type PackageJson } from './closure.ts';
+import { findLockfile } from './lockfile.ts';
 import { Resolver } from './resolve.ts';
 import type { Outcome } from './result.ts';
 import { scan, type Scan } from './scan.ts';
@@ -102,7 +103,7 @@ class Whole {
 	constructor(session: Session, old: Old | null, about: Surroundings) {
 		this.#session = session;
 		this.#about = about;
-		this.#known = new Known(session, old);
+		this.#known = new Known(old);
 		this.#resolver = new Resolver({
 			dir: session.settings.dir,
 			roots: about.roots,
@@ -268,14 +269,12 @@ function readChecked(disk: string, content: Digest): Buffer {
 
 /** What the last build knew, as far as it still holds. */
 class Known {
-	readonly #session: Session;
 	readonly #old: Old | null;
 	readonly #rows: Map<string, number>;
 	#facts: (Facts | null)[] | undefined;
 	#entries: Map<string, Entry> | undefined;
 
-	constructor(session: Session, old: Old | null) {
-		this.#session = session;
+	constructor(old: Old | null) {
 		this.#old = old;
 		this.#rows = new Map(old?.paths.map((path, row) => [path, row]));
 	}
@@ -309,10 +308,6 @@ class Known {
 	#entry(path: string): Entry | undefined {
 		this.#entries ??= flatten(this.#old!.meta.root, decodeNodes(this.#old!.nodes.toString()));
 		return this.#entries.get(path);
-	}
-
-	get session(): Session {
-		return this.#session;
 	}
 }
 

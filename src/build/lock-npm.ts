@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { BuildError } from './build-error.ts';
-import { checkInstalled, outOfDate, type Closure, type LockedPackage, type Lockfile } from './lockfile.ts';
+import { checkInstalled, outOfDate, type Closure, type LockedPackage, type Lockfile } from './closure.ts';
 
 /** package-lock.json, versions 2 and 3. */
 

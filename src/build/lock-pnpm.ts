@@ -1,7 +1,7 @@
-import { readFileSync, realpathSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { BuildError } from './build-error.ts';
-import { checkInstalled, outOfDate, type Closure, type LockedPackage, type Lockfile } from './lockfile.ts';
+import { checkInstalled, installedAt, outOfDate, type Closure, type LockedPackage, type Lockfile } from './closure.ts';
 
 /** pnpm-lock.yaml, version 9: `importers` and `snapshots`. */
 
@@ -81,14 +81,6 @@ export function pnpmClosure(lock: Lockfile, wanted: Record<string, string>): Clo
 
 function relativeTo(root: string, dir: string): string {
 	return dir === root ? '' : dir.slice(root.length + 1);
-}
-
-export function installedAt(path: string): string | null {
-	try {
-		return realpathSync(path);
-	} catch {
-		return null; // The caller knows whether it may be missing.
-	}
 }
 
 /** `1.2.3` of `name@1.2.3(peer@4)`. */

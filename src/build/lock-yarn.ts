@@ -1,8 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { BuildError } from './build-error.ts';
-import { checkInstalled, outOfDate, type Closure, type LockedPackage, type Lockfile } from './lockfile.ts';
-import { installedAt } from './lock-pnpm.ts';
+import { checkInstalled, installedAt, outOfDate, type Closure, type LockedPackage, type Lockfile } from './closure.ts';
 
 /** yarn.lock of yarn 1. It fixes versions but no layout: what is found on disk must have the version that it says. */
 

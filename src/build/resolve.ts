@@ -1,9 +1,9 @@
 import { existsSync, realpathSync, statSync } from 'node:fs';
 import { createRequire, isBuiltin } from 'node:module';
 import { dirname, join } from 'node:path';
-import type { NapiResolveOptions, ResolverFactory } from 'oxc-resolver';
+import type * as Oxc from 'oxc-resolver';
 import type { ModuleTarget } from '#store/app-index.ts';
-import { readPackageJson, type PackageJson } from './lockfile.ts';
+import { readPackageJson, type PackageJson } from './closure.ts';
 import type { VendorMap } from './vendor.ts';
 
 /** Specifier → file, decided at build time the way Node, TypeScript and bundlers agree on. */
@@ -35,7 +35,7 @@ const CONDITIONS = { import: ['node', 'import', 'module-sync', 'node-addons'], r
 export class Resolver {
 	readonly #settings: ResolverSettings;
 	readonly #cache = new Map<string, Resolution>();
-	readonly #factories = new Map<string, ResolverFactory>();
+	readonly #factories = new Map<string, Oxc.ResolverFactory>();
 	/** Files that .gitignore leaves out, but a module imports. */
 	readonly unignored = new Set<string>();
 
@@ -207,13 +207,13 @@ export class Resolver {
 		);
 	}
 
-	#factory(kind: 'import' | 'require', own: boolean): ResolverFactory {
+	#factory(kind: 'import' | 'require', own: boolean): Oxc.ResolverFactory {
 		const key = `${kind}${own}`;
 		let factory = this.#factories.get(key);
 		if (!factory) {
-			const { ResolverFactory: Factory } = createRequire(import.meta.url)('oxc-resolver') as typeof import('oxc-resolver');
+			const { ResolverFactory } = createRequire(import.meta.url)('oxc-resolver') as typeof Oxc;
 			const { tsconfig } = this.#settings;
-			const options: NapiResolveOptions = {
+			const options: Oxc.NapiResolveOptions = {
 				conditionNames: CONDITIONS[kind],
 				mainFields: ['main'],
 				extensions: own ? EXTENSIONS : ['.js', '.json', '.node'],
@@ -224,7 +224,7 @@ export class Resolver {
 						}
 					: {}),
 			};
-			factory = new Factory(options);
+			factory = new ResolverFactory(options);
 			this.#factories.set(key, factory);
 		}
 		return factory;

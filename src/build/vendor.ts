@@ -4,7 +4,8 @@ import { canonicalJson, sha256, type Digest } from '#digest/digest.ts';
 import { manifestOf, treeOf, type Entry, type Manifest } from '#store/manifest.ts';
 import { readIfThere, writeWhole } from './action-cache.ts';
 import { BuildError } from './build-error.ts';
-import { closureOf, readPackageJson, type Closure, type LockedPackage, type Lockfile } from './lockfile.ts';
+import { readPackageJson, type Closure, type LockedPackage, type Lockfile } from './closure.ts';
+import { closureOf } from './lockfile.ts';
 
 /**
  * The vendor tree: the production closure of a lockfile as plain files in `node_modules/…`, the same bytes whatever
@@ -214,7 +215,7 @@ function packageFiles(dir: string, at: string): PackageFiles {
 				const bytes = read(path, full);
 				if (path.endsWith('.node') || entry.name === 'binding.gyp') found.native = true;
 				// Compilers read declarations; a package that never says `.d.` doesn't.
-				if (!namesDeclarations && /js$/.test(path)) namesDeclarations = bytes.includes('.d.ts') || bytes.includes('.d.mts');
+				if (!namesDeclarations && path.endsWith('js')) namesDeclarations = bytes.includes('.d.ts') || bytes.includes('.d.mts');
 			}
 		}
 	};
