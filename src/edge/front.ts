@@ -13,7 +13,13 @@ import type { Serving } from './serving.ts';
 import { Tunnel } from './tunnel.ts';
 
 /** The HTTP server of one region's port: reads a request, finds what it is for, sends it on its way. */
-export function createFront(region: string, routes: Routes, edge: EdgeContext, publicKey: string, headersTimeoutMs = HEADERS_TIMEOUT_MS): Server {
+export function createFront(
+	region: string,
+	routes: Routes,
+	edge: EdgeContext,
+	publicKey: string,
+	headersTimeoutMs = HEADERS_TIMEOUT_MS,
+): Server {
 	const front: Front = { region, routes, edge, publicKey, admitted: new Map() };
 	const server = createServer({
 		insecureHTTPParser: false,

@@ -1,5 +1,6 @@
 import { rmSync } from 'node:fs';
 import type { Server } from 'node:http';
+import { Server as TcpServer } from 'node:net';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { pause, systemClock } from '#clock/clock.ts';
@@ -84,7 +85,8 @@ export async function main(settings: unknown): Promise<void> {
 export async function stopFronts(fronts: readonly Server[], edge: Edge): Promise<void> {
 	edge.closing();
 	for (const front of fronts) {
-		front.close();
+		// Not http's own close, which ends idle connections while their clients can still open a new one to nobody.
+		TcpServer.prototype.close.call(front);
 		front.closeIdleConnections();
 	}
 	const deadline = systemClock.monotonic() + STOP_MS;

@@ -3,21 +3,33 @@ import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { systemClock } from '#clock/clock.ts';
-import { ask, instanceAt, openStage, reportOf, serving, specOf, startInstance, temporary, wantOf, wantsOf } from './fixture.ts';
+import { ask, hastyClock, instanceAt, openStage, reportOf, serving, specOf, startInstance, temporary, wantOf, wantsOf } from './fixture.ts';
 import type { Stage } from './fixture.ts';
 
-const versionOf = async (stage: Stage): Promise<string | undefined> => (await ask(stage.port)).headers['x-jibe-release'] as string | undefined;
+const versionOf = async (stage: Stage): Promise<string | undefined> =>
+	(await ask(stage.port)).headers['x-jibe-release'] as string | undefined;
 const lastApplied = (stage: Stage): number | undefined =>
-	stage.sent.filter((message) => message.type === 'applied').at(-1)?.items.find((item) => item.app === 'notes')?.version;
+	stage.sent
+		.filter((message) => message.type === 'applied')
+		.at(-1)
+		?.items.find((item) => item.app === 'notes')?.version;
 
 test('make before break: a pointer is obeyed once enough of its instances are healthy', async (t) => {
 	const stage = await serving(t, (_req, res) => res.end('one'));
 	assert.equal(lastApplied(stage), 1);
-	const news = await Promise.all(
-		[1, 2, 3, 4, 5].map((n) => startInstance(t, 2, (_req, res) => res.end('two'), `n${n}`)),
-	);
+	const news = await Promise.all([1, 2, 3, 4, 5].map((n) => startInstance(t, 2, (_req, res) => res.end('two'), `n${n}`)));
 	const old = stage.instance.as('serving');
-	stage.tell(wantsOf(wantOf(2, 2, { run: [{ release: 2, instances: 5, as: 'serving' }, { release: 1, instances: 1, as: 'warm' }] }), specOf(2)));
+	stage.tell(
+		wantsOf(
+			wantOf(2, 2, {
+				run: [
+					{ release: 2, instances: 5, as: 'serving' },
+					{ release: 1, instances: 1, as: 'warm' },
+				],
+			}),
+			specOf(2),
+		),
+	);
 	assert.equal((await ask(stage.port)).body, 'one');
 	stage.tell(reportOf(old, ...news.slice(0, 4).map((one, i) => one.as('prepared', { healthy: i !== 0 }))));
 	assert.equal((await ask(stage.port)).body, 'one');
@@ -169,7 +181,7 @@ test('all instances down: requests are held until one is there', async (t) => {
 });
 
 test('nobody comes back: a running previous release as the last resort, else 503 with Retry-After', async (t) => {
-	const stage = await serving(t, (_req, res) => res.end('one'), { warm: 'running' });
+	const stage = await serving(t, (_req, res) => res.end('one'), { warm: 'running' }, hastyClock);
 	const next = await startInstance(t, 2, (_req, res) => res.end('two'));
 	stage.tell(reportOf(stage.instance.as('warm'), next.as('serving')));
 	stage.tell(wantsOf(wantOf(2, 2, { run: [{ release: 2, instances: 1, as: 'serving' }, { release: 1, instances: 1, as: 'warm' }] }), specOf(2))); // prettier-ignore
@@ -186,7 +198,7 @@ test('nobody comes back: a running previous release as the last resort, else 503
 });
 
 test('a frozen instance is sent nothing', async (t) => {
-	const stage = await serving(t, () => assert.fail('a frozen instance was asked'));
+	const stage = await serving(t, () => assert.fail('a frozen instance was asked'), {}, hastyClock);
 	stage.tell(reportOf(stage.instance.as('warm')));
 	assert.equal((await ask(stage.port)).status, 503);
 });
@@ -205,7 +217,7 @@ test('a healthy instance is preferred to one said to be unhealthy', async (t) =>
 });
 
 test('an ejected instance is taken back when it accepts connections again', async (t) => {
-	const stage = await serving(t, (_req, res) => res.end('one'));
+	const stage = await serving(t, (_req, res) => res.end('one'), {}, hastyClock);
 	await stage.instance.stop();
 	assert.equal((await ask(stage.port)).status, 503);
 	const held = ask(stage.port);

@@ -8,7 +8,11 @@ import { ask, openStage, reportOf, serving, specOf, startInstance, wantOf, wants
 test('hosts: any domain behind the app, any port, any case; environments before two hyphens; domains of what serves', async (t) => {
 	const stage = await serving(t, (_req, res) => res.end('production'), { domains: ['notes.example.com', 'example.net'] });
 	const staging = await startInstance(t, 1, (_req, res) => res.end('staging'), 's1');
-	stage.tell({ type: 'instances', server: 'local', groups: [{ region: 'fra', app: 'notes', environment: 'staging', instances: [staging.as('serving')] }] });
+	stage.tell({
+		type: 'instances',
+		server: 'local',
+		groups: [{ region: 'fra', app: 'notes', environment: 'staging', instances: [staging.as('serving')] }],
+	});
 	stage.tell(wantsOf(wantOf(1, 1, { environment: 'staging' }), specOf(1, { environment: 'staging' })));
 	for (const [host, body] of Object.entries({
 		'notes.localhost': 'production',
@@ -22,7 +26,15 @@ test('hosts: any domain behind the app, any port, any case; environments before 
 	})) {
 		assert.equal((await ask(stage.port, { host })).body, body, host);
 	}
-	for (const host of ['other.localhost', '127.0.0.1', '[::1]:80', 'localhost', 'qa--notes.localhost', 'staging--other.localhost', '--notes.localhost']) {
+	for (const host of [
+		'other.localhost',
+		'127.0.0.1',
+		'[::1]:80',
+		'localhost',
+		'qa--notes.localhost',
+		'staging--other.localhost',
+		'--notes.localhost',
+	]) {
 		assert.equal((await ask(stage.port, { host })).status, 404, host);
 	}
 });
@@ -85,7 +97,11 @@ test('a single deployment of production is shown with a signed link only, which 
 test('a single deployment of another environment needs no link; one that nobody knows is not running', async (t) => {
 	const stage = await openStage(t);
 	const staging = await startInstance(t, 1, (_req, res) => res.end('staging'), 's1');
-	stage.tell({ type: 'instances', server: 'local', groups: [{ region: 'fra', app: 'notes', environment: 'staging', instances: [staging.as('serving')] }] });
+	stage.tell({
+		type: 'instances',
+		server: 'local',
+		groups: [{ region: 'fra', app: 'notes', environment: 'staging', instances: [staging.as('serving')] }],
+	});
 	stage.tell(wantsOf(wantOf(1, 1, { environment: 'staging' }), specOf(1, { environment: 'staging' })));
 	assert.equal((await ask(stage.port, { host: '00000001--notes.localhost' })).body, 'staging');
 	const unknown = await ask(stage.port, { host: '0000000z--notes.localhost' });

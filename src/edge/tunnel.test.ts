@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
+import { on, once } from 'node:events';
 import { test } from 'node:test';
 import { WebSocket, WebSocketServer } from 'ws';
 import { openRaw, raw, readUntil, reportOf, serving, specOf, startInstance, wantOf, wantsOf } from './fixture.ts';
@@ -8,60 +8,68 @@ import type { RunningInstance } from './fixture.ts';
 function echo(instance: RunningInstance, name: string): WebSocketServer {
 	const sockets = new WebSocketServer({ server: instance.server });
 	sockets.on('connection', (socket, req) => {
-		socket.send(`${name} ${req.url} ${req.headers['x-forwarded-for']} ${req.headers['x-jibe-x'] ?? '-'}`);
+		socket.send(`${name} ${req.url} ${String(req.headers['x-forwarded-for'])} ${String(req.headers['x-jibe-x'])}`);
 		socket.on('message', (data, binary) => socket.send(data, { binary }));
 	});
 	return sockets;
 }
 
-function open(port: number, path = '/ws'): WebSocket {
-	return new WebSocket(`ws://127.0.0.1:${port}${path}`, { headers: { host: 'notes.localhost', 'x-jibe-x': 'forged' } });
+interface Client {
+	socket: WebSocket;
+	next(): Promise<string>;
 }
 
-async function next(socket: WebSocket): Promise<string> {
-	const [data] = (await once(socket, 'message')) as [Buffer];
-	return data.toString();
+function open(port: number, path = '/ws'): Client {
+	const socket = new WebSocket(`ws://127.0.0.1:${port}${path}`, { headers: { host: 'notes.localhost', 'x-jibe-x': 'forged' } });
+	const messages = on(socket, 'message');
+	return {
+		socket,
+		async next() {
+			const { value } = (await messages.next()) as { value: [Buffer] };
+			return value[0].toString();
+		},
+	};
 }
 
 test('a WebSocket passes both ways and stays with its release', async (t) => {
 	const stage = await serving(t, (_req, res) => res.end());
 	const sockets = echo(stage.instance, 'one');
 	const client = open(stage.port);
-	const [upgraded] = (await once(client, 'upgrade')) as [{ headers: Record<string, string> }];
+	const [upgraded] = (await once(client.socket, 'upgrade')) as [{ headers: Record<string, string> }];
 	assert.equal(upgraded.headers['x-jibe-release'], 'v1');
-	assert.equal(await next(client), 'one /ws 127.0.0.1 -');
+	assert.equal(await client.next(), 'one /ws 127.0.0.1 undefined');
 	const large = 'x'.repeat(500_000);
-	client.send(large);
-	assert.equal(await next(client), large);
+	client.socket.send(large);
+	assert.equal(await client.next(), large);
 
 	const second = await startInstance(t, 2, (_req, res) => res.end());
 	echo(second, 'two');
 	stage.tell(reportOf(stage.instance.as('draining'), second.as('serving')));
 	stage.tell(wantsOf(wantOf(2, 2), specOf(2)));
-	client.send('still here');
-	assert.equal(await next(client), 'still here');
+	client.socket.send('still here');
+	assert.equal(await client.next(), 'still here');
 	const later = open(stage.port);
-	assert.match(await next(later), /^two/);
+	assert.match(await later.next(), /^two/);
 	for (const socket of sockets.clients) socket.close(1012);
-	const [code] = (await once(client, 'close')) as [number];
+	const [code] = (await once(client.socket, 'close')) as [number];
 	assert.equal(code, 1012);
-	later.terminate();
+	later.socket.terminate();
 });
 
 test('either side may go: the other is told', async (t) => {
 	const stage = await serving(t, (_req, res) => res.end());
 	const sockets = echo(stage.instance, 'one');
 	const client = open(stage.port);
-	await next(client);
+	await client.next();
 	const [inside] = [...sockets.clients];
 	assert.ok(inside);
-	client.terminate();
+	client.socket.terminate();
 	await once(inside, 'close');
 
 	const other = open(stage.port);
-	await next(other);
+	await other.next();
 	for (const socket of sockets.clients) socket.terminate();
-	await once(other, 'close');
+	await once(other.socket, 'close');
 });
 
 test('bytes sent right behind the request are not lost', async (t) => {
