@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { chmod, cp, mkdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { build, type BuildOptions, type Plugin } from 'esbuild';
@@ -30,7 +29,7 @@ const lazyHttp: Plugin = {
 	name: 'lazy-http',
 	setup(setup) {
 		setup.onResolve({ filter: /^node:https?$/ }, ({ path, kind }) =>
-			kind === 'import-statement' || kind === 'dynamic-import' ? { path, namespace: 'builtin' } : undefined,
+			kind === 'import-statement' ? { path, namespace: 'builtin' } : undefined,
 		);
 		setup.onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => ({
 			contents: `module.exports = process.getBuiltinModule(${JSON.stringify(path)});`,
@@ -59,7 +58,7 @@ const COMMON: BuildOptions = {
 
 function programs(): Promise<unknown> {
 	return Promise.all(
-		Object.entries(PROGRAMS).filter(([, file]) => existsSync(join(ROOT, file))).map(([name, file]) =>
+		Object.entries(PROGRAMS).map(([name, file]) =>
 			build({
 				...COMMON,
 				stdin: {

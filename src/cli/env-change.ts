@@ -1,6 +1,6 @@
 import type { Exit } from './failure.ts';
 import { EXIT, usage } from './failure.ts';
-import { follow } from './follow.ts';
+import { follow, NoDeployment } from './follow.ts';
 import { conclude } from './conclude.ts';
 import { done } from './output.ts';
 import { needApp } from './project.ts';
@@ -16,7 +16,7 @@ export async function changeEnv(invocation: Invocation, change: { set: Record<st
 	const server = findServer(data);
 	const stage = args.flag('stage');
 	const request = {
-		method: 'PATCH' as const,
+		method: 'PUT' as const,
 		path: `/api/v1/apps/${encodeURIComponent(app)}/env`,
 		json: { environment, ...change, stage },
 	};
@@ -25,5 +25,11 @@ export async function changeEnv(invocation: Invocation, change: { set: Record<st
 		out.result({ app, environment, staged: names }, [done(`Staged ${names.join(', ')}`, 'the next deploy takes it live')]);
 		return EXIT.done;
 	}
-	return conclude(out, await follow({ server, out, request, app, environment, detach: args.flag('detach') }), {});
+	try {
+		return conclude(out, await follow({ server, out, request, app, environment, detach: args.flag('detach') }), {});
+	} catch (error) {
+		if (!(error instanceof NoDeployment)) throw error;
+		out.result({ app, environment, set: names }, [done(`Set ${names.join(', ')}`, `${app} serves nothing yet in ${environment}`)]);
+		return EXIT.done;
+	}
 }

@@ -72,7 +72,8 @@ class Seen {
 				if (outcome !== null) return outcome;
 			} catch (error) {
 				if (!(error instanceof Interrupted) || systemClock.monotonic() > deadline) throw error;
-				await pause(AGAIN_MS);
+				if (error.deployment !== null) this.#id = error.deployment;
+				else await pause(AGAIN_MS);
 			}
 			this.#id ??= await this.#findOwn();
 			if (this.#id !== null) return this.#ended(this.#id, deadline);
@@ -97,10 +98,14 @@ class Seen {
 
 	#hear(line: ProgressLine): Outcome | null {
 		this.#firstByteMs ??= systemClock.monotonic();
+		if (!('error' in line || 'result' in line || 'event' in line)) throw new NoDeployment(line);
 		if ('error' in line) throw new ApiFailure(statusOf(line.error.code), line.error);
 		if ('result' in line) {
 			this.#already ||= line.already;
-			return this.#outcome(line.result, this.#of.detach && !FINAL.has(line.result.state));
+			const { result } = line;
+			// It was under way before we asked, and is not told twice: asking for it tells how it ends.
+			if (!this.#of.detach && !FINAL.has(result.state)) throw new Interrupted(null, result.id);
+			return this.#outcome(result, !FINAL.has(result.state));
 		}
 		const { event } = line;
 		this.#id ??= event.deployment;
@@ -154,6 +159,15 @@ class Seen {
 		this.#cancelling ??= ask(server, { method: 'POST', path: `/api/v1/deployments/${this.#id}/cancel` }).catch((error: unknown) =>
 			this.#fail(error),
 		);
+	}
+}
+
+/** What was asked for did not need one; `answer` says what happened instead. */
+export class NoDeployment extends Error {
+	readonly answer: object;
+	constructor(answer: object) {
+		super('no deployment came of it');
+		this.answer = answer;
 	}
 }
 

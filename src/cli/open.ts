@@ -23,7 +23,7 @@ async function signInLink(server: ReturnType<typeof findServer>): Promise<string
 }
 
 async function appUrl(server: ReturnType<typeof findServer>, app: string, environment: string): Promise<string> {
-	const path = `/api/v1/apps/${encodeURIComponent(app)}?environment=${encodeURIComponent(environment)}`;
+	const path = `/api/v1/apps/${encodeURIComponent(app)}/status?environment=${encodeURIComponent(environment)}`;
 	return ((await ask(server, { path })) as AppStatus).url;
 }
 

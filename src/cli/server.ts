@@ -78,21 +78,20 @@ export async function askLines(server: Server, what: Ask, onLine: (line: unknown
 	let complete = false;
 	response.setEncoding('utf8');
 	await new Promise<void>((resolve, reject) => {
+		const take = (lines: readonly string[]) => {
+			try {
+				for (const line of lines) complete ||= line.trim() !== '' && onLine(JSON.parse(line));
+				if (complete) resolve();
+			} catch (error) {
+				reject(error as Error);
+			}
+		};
 		response.on('data', (text: string) => {
 			const lines = (rest + text).split('\n');
 			rest = lines.pop() ?? '';
-			for (const line of lines) {
-				if (line.trim() === '' || complete) continue;
-				try {
-					complete = onLine(JSON.parse(line));
-				} catch (error) {
-					response.destroy();
-					reject(error as Error);
-					return;
-				}
-			}
-			if (complete) resolve();
+			take(lines);
 		});
+		response.on('end', () => take([rest]));
 		response.on('error', (cause) => reject(new Interrupted(cause)));
 		response.on('close', () => (complete ? resolve() : reject(new Interrupted(null))));
 	});
@@ -101,8 +100,11 @@ export async function askLines(server: Server, what: Ask, onLine: (line: unknown
 
 /** A stream broke off: what it told of goes on, and can be asked for. */
 export class Interrupted extends Error {
-	constructor(cause: unknown) {
+	/** Its id, when that is known. */
+	readonly deployment: string | null;
+	constructor(cause: unknown, deployment: string | null = null) {
 		super('the connection to control broke off', { cause });
+		this.deployment = deployment;
 	}
 }
 
@@ -116,8 +118,8 @@ export async function open(server: Server, what: Ask): Promise<IncomingMessage> 
 				if ((response.statusCode ?? 500) < 300) return response;
 				throw refusal(response.statusCode ?? 500, await readAll(response));
 			}
-			const text = await readAll(response);
-			if (systemClock.monotonic() > deadline) throw refusal(503, text);
+			const refused = refusal(503, await readAll(response));
+			if (!PASSING.has(refused.code) || systemClock.monotonic() > deadline) throw refused;
 		} else {
 			if (!mayRepeat(response, what)) throw new Interrupted(response);
 			if (systemClock.monotonic() > deadline) throw unreachable(server, response);
@@ -126,6 +128,8 @@ export async function open(server: Server, what: Ask): Promise<IncomingMessage> 
 	}
 }
 
+/** Reasons of a 503 that end by themselves within seconds; a full disk does not. */
+const PASSING = new Set(['http_503', 'starting', 'database_unavailable', 'unavailable']);
 const NEVER_ARRIVED = new Set(['ECONNREFUSED', 'ENOENT', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN']);
 
 function mayRepeat(error: NodeJS.ErrnoException, what: Ask): boolean {

@@ -16,7 +16,7 @@ export const verb: Verb = {
 			const { verb: list } = await import('./app-list.ts');
 			return list.run(invocation);
 		}
-		const path = `/api/v1/apps/${encodeURIComponent(app)}?environment=${encodeURIComponent(environment)}`;
+		const path = `/api/v1/apps/${encodeURIComponent(app)}/status?environment=${encodeURIComponent(environment)}`;
 		const status = (await ask(server, { path })) as AppStatus;
 		out.result(status, lines(status));
 		return EXIT.done;

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { appName, deploymentId, digest, LOCAL_REGIONS, regionName, serverName } from './names.ts';
+import { appName, deploymentId, digest, regionName, serverName } from './names.ts';
+import { LOCAL_REGIONS } from './local-regions.ts';
 
 function takes(schema: { safeParse(value: unknown): { success: boolean } }, good: string[], bad: unknown[]): void {
 	for (const name of good) assert.ok(schema.safeParse(name).success, name);

@@ -25,10 +25,4 @@ export const deploymentId = z.string().regex(/^dpl_[0-9a-hjkmnp-tv-z]{8,26}$/);
 export const releaseNumber = z.int().positive();
 export const digest = z.custom<Digest>((value) => typeof value === 'string' && isDigest(value), 'sha256: and 64 hex digits');
 
-/** Names of real regions that a local installation takes, in this order. */
-export const LOCAL_REGIONS = [
-	'fra', 'ams', 'lhr', 'cdg', 'mad', 'arn', 'waw', 'iad', 'ord', 'dfw', 'sea', 'lax',
-	'sjc', 'yyz', 'gru', 'scl', 'jnb', 'bom', 'sin', 'hkg', 'nrt', 'icn', 'syd', 'akl',
-] as const; // prettier-ignore
-
 export const PRODUCTION = 'production';

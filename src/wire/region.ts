@@ -87,7 +87,7 @@ export const releaseSpec = z.object({
 export type ReleaseSpec = z.infer<typeof releaseSpec>;
 
 /** A manifest entry: digest, size in bytes, executable; or a symbolic link's target. */
-export const entry = z.union([z.tuple([digest, z.int().nonnegative(), z.boolean()]), z.object({ link: z.string() })]);
+export const entry = z.union([z.tuple([digest, z.int().nonnegative(), z.boolean()]).readonly(), z.object({ link: z.string() })]);
 
 /** What a region probably lacks of an artifact, sent along so that nobody has to ask. A hint: everything in it can be fetched. */
 export const gift = z.object({

@@ -1,4 +1,5 @@
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { request } from 'node:http';
 import { join } from 'node:path';
 import { pause, systemClock } from '#clock/clock.ts';
 import { ask, type Server } from '../server.ts';
@@ -30,21 +31,23 @@ export async function controlReady(layout: Layout, given: () => void): Promise<v
 
 async function isReady(where: Server): Promise<boolean> {
 	try {
-		const response = await fetchOnce(where.url, '/readyz');
-		return response === 200;
-	} catch {
-		return false; // not listening yet
+		return (await statusOf(where.url, '/readyz')) === 200;
+	} catch (error) {
+		if (NOT_YET.has((error as NodeJS.ErrnoException).code ?? '')) return false;
+		throw error;
 	}
 }
 
-async function fetchOnce(url: URL, path: string): Promise<number> {
-	const { request } = await import('node:http');
+/** Not listening yet, ended while it answered, or too busy to answer. */
+const NOT_YET = new Set(['ECONNREFUSED', 'ECONNRESET', 'ETIMEDOUT']);
+
+function statusOf(url: URL, path: string): Promise<number> {
 	return new Promise((resolve, reject) => {
 		const asked = request(new URL(path, url), { agent: false, timeout: 2_000 }, (response) => {
 			response.resume();
 			resolve(response.statusCode ?? 0);
 		});
-		asked.once('timeout', () => asked.destroy(new Error('no answer')));
+		asked.once('timeout', () => asked.destroy(Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })));
 		asked.once('error', reject);
 		asked.end();
 	});

@@ -1,6 +1,6 @@
 import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { LOCAL_REGIONS } from '#wire/names.ts';
+import { LOCAL_REGIONS } from '#wire/local-regions.ts';
 import { readPidFile, readPidFiles } from '#process/pid-file.ts';
 import { Failure, EXIT, usage } from '../failure.ts';
 import { choosePorts } from './ports.ts';

@@ -11,7 +11,6 @@ import { watchFrozen } from './frozen.ts';
 import { chooseLayout, edgeUrl, openData, remember, remembered, writeEndpoint, type Layout, type UpSettings } from './installation.ts';
 import { endProcess, Keeper } from './keeper.ts';
 import { controlProgram, healthOf, programDigest, regionPrograms, type Program } from './programs.ts';
-import { stopInstallation } from './stop.ts';
 import { tellParent, type Ready } from './told.ts';
 
 /** The program `up`: starts the others, and keeps them alive until it is told to stop. */
@@ -162,7 +161,7 @@ function stopOnSignals(house: House, log: Log): void {
 		stopping = true;
 		log.info('stopping', { signal });
 		house.release();
-		stopInstallation(house.layout.data, (line) => tellParent({ now: line })).then(
+		stopEverything(house.layout.data).then(
 			() => leave(EXIT.done),
 			(error: unknown) => {
 				log.error('stop', { error });
@@ -173,6 +172,12 @@ function stopOnSignals(house: House, log: Log): void {
 	for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stop(signal));
 	// From `jibe down`, which ends the others itself.
 	process.on('SIGUSR2', () => leave(EXIT.done));
+}
+
+/** What stops PostgreSQL is not in memory while everything runs. */
+async function stopEverything(data: string): Promise<void> {
+	const { stopInstallation } = await import('./stop.ts');
+	await stopInstallation(data, (line) => tellParent({ now: line }));
 }
 
 function removeOwnClaim(data: string): void {

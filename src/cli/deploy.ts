@@ -1,0 +1,97 @@
+import type { BuildResult } from '#build/result.ts';
+import { systemClock } from '#clock/clock.ts';
+import type { DeploymentState, DeployRequest } from '#wire/api.ts';
+import type { AppConfig } from '#wire/config.ts';
+import type { Arguments } from './arguments.ts';
+import { compile } from './compile.ts';
+import { conclude } from './conclude.ts';
+import { usage, type Exit } from './failure.ts';
+import { gitFacts } from './git.ts';
+import { projectDirectory, readProject, type Project } from './project.ts';
+import { Sending } from './send.ts';
+import { findServer } from './server.ts';
+import type { Invocation, Verb } from './verbs.ts';
+
+export const verb: Verb = {
+	syntax: {
+		options: { from: 'value', regions: 'list', strategy: 'value', reason: 'value', now: 'flag', force: 'flag', detach: 'flag' },
+		positionals: ['DIR'],
+		optional: 0,
+	},
+	async run(invocation: Invocation): Promise<Exit> {
+		const bootMs = systemClock.monotonic();
+		const { args, out, environment, data } = invocation;
+		if (args.value('from') !== null) throw usage('--from is not in this version', 'deploy the directory itself, with --env');
+		const directory = projectDirectory(args.positionals[0]);
+		const git = gitFacts(directory);
+		const project = narrowed(await readProject(directory, environment), args);
+		const server = findServer(data);
+		const stages = new Stages();
+		const built = await compile(invocation, project, `${server.url.origin}/${project.config.app}`, stages);
+		if (project.config.test !== undefined || project.config.types) {
+			const { gate } = await import('./tests.ts');
+			await gate(invocation, project, built, stages);
+		}
+		stages.enter('Uploading');
+		const sending = new Sending({
+			invocation,
+			server,
+			directory,
+			built,
+			request: requestOf(invocation, project, built, await git, stages),
+		});
+		const outcome = await sending.send();
+		const { uploadedBytes, sentAtMs } = sending;
+		const uploadMs = outcome.firstByteMs === null ? 0 : outcome.firstByteMs - sentAtMs;
+		const exit = conclude(out, outcome, { uploadedBytes, modules: built.modules, timings: { bootMs, ...built.timings, uploadMs } });
+		return exit;
+	},
+};
+
+/** The stages that this command goes through, for control's record of the deployment. */
+export class Stages {
+	readonly list: { state: DeploymentState; at: number }[] = [];
+	enter(state: DeploymentState): void {
+		this.list.push({ state, at: systemClock.now() });
+	}
+}
+
+function requestOf(
+	{ args, environment }: Invocation,
+	{ config }: Project,
+	built: BuildResult,
+	git: DeployRequest['git'],
+	stages: Stages,
+): DeployRequest {
+	return {
+		environment,
+		artifact: built.artifact,
+		manifest: built.delta,
+		vendor: built.vendor?.root ?? null,
+		vendorManifest: null,
+		config,
+		git,
+		force: args.flag('force'),
+		now: args.flag('now'),
+		reason: args.value('reason'),
+		stages: stages.list,
+		modules: built.modules,
+	};
+}
+
+const STRATEGIES = ['walk', 'canary', 'blue-green', 'rolling'] as const;
+
+/** `--regions` and `--strategy` stand over what jibe.json says. */
+function narrowed(project: Project, args: Arguments): Project {
+	const config: AppConfig = { ...project.config };
+	const regions = args.list('regions');
+	if (regions !== null) config.regions = regions.length === 1 && regions[0] === 'all' ? 'all' : regions;
+	const wanted = args.value('strategy');
+	if (wanted !== null) {
+		const type = STRATEGIES.find((name) => name === wanted);
+		if (type === undefined) throw usage(`--strategy takes one of: ${STRATEGIES.join(', ')}`);
+		// Control fills in what the strategy needs beyond this.
+		if (config.strategy.type !== type) config.strategy = { type, watch: config.strategy.watch } as AppConfig['strategy'];
+	}
+	return { ...project, config };
+}
