@@ -1,15 +1,11 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { DeploymentStore } from '#control/ports.ts';
-import { sha256, type Digest } from '#digest/digest.ts';
 import { EDGE_LIST, FIRST_STATES } from '#pipeline/states.ts';
 import type { Event } from '#wire/api.ts';
 import { startCluster, type TestCluster } from '../../test/fixtures/database.ts';
-import type { NewDeployment, NewRelease, PointerWrite, State } from './state.ts';
-
-const ARTIFACT = sha256('artifact');
-const BLOBS = [ARTIFACT, sha256('a'), sha256('b')];
-const REGIONS = ['fra', 'ams', 'lhr'];
+import { ARTIFACT, BLOBS, newDeployment, newRelease, prepared, REGIONS, serving } from '../../test/fixtures/release.ts';
+import type { NewDeployment, State } from './state.ts';
 
 let cluster: TestCluster;
 let state: State;
@@ -17,99 +13,6 @@ before(async () => {
 	cluster = await startCluster();
 });
 after(() => cluster.stop());
-
-function newRelease(app: string, blobs: Digest[] = BLOBS): NewRelease {
-	return {
-		artifact: ARTIFACT,
-		vendor: null,
-		config: {
-			app,
-			runtime: 'fetch',
-			entry: 'src/server.ts',
-			types: false,
-			regions: 'all',
-			instances: 1,
-			strategy: { type: 'walk', watch: '5m' },
-			env: {},
-			secrets: [],
-			domains: [],
-			memory: 512,
-			include: [],
-			exclude: [],
-			servers: [],
-			drain: { requests: '30s', streams: '10m' },
-			warm: 'frozen',
-			trustedProxies: [],
-		},
-		spec: {
-			app,
-			environment: 'production',
-			artifact: ARTIFACT,
-			vendor: null,
-			runtime: { kind: 'fetch' },
-			entry: 'src/server.ts',
-			env: { LOG_LEVEL: 'info' },
-			health: { path: '/healthz', timeoutMs: 2000, strict: true },
-			memoryMiB: 512,
-			cpuMillis: null,
-			drain: { requestsMs: 30_000, streamsMs: 600_000 },
-			warm: 'frozen',
-			domains: [],
-			userKey: null,
-			trustedProxies: [],
-		},
-		blobs,
-	};
-}
-
-function prepared(release: number, expect: PointerWrite['expect'] = null, primary: number | null = null): PointerWrite[] {
-	return REGIONS.map((region) => ({
-		region,
-		expect,
-		pointer: { primary, candidate: null, hold: null },
-		run: [{ release, instances: 1, as: 'prepared' as const }],
-	}));
-}
-
-function serving(release: number, expect: PointerWrite['expect'], regions = REGIONS): PointerWrite[] {
-	return regions.map((region) => ({
-		region,
-		expect,
-		pointer: { primary: release, candidate: null, hold: null },
-		run: [{ release, instances: 1, as: 'serving' as const }],
-	}));
-}
-
-function newDeployment(app: string, over: Partial<NewDeployment> = {}): NewDeployment {
-	return {
-		app,
-		environment: 'production',
-		kind: 'deploy',
-		release: newRelease(app),
-		previous: null,
-		git: { commit: 'c0ffee', branch: 'main', dirty: false },
-		cause: null,
-		by: 'token:ann',
-		why: null,
-		stages: [
-			{ state: 'Queued', at: 1000 },
-			{ state: 'Building', at: 1001 },
-			{ state: 'Uploading', at: 1002 },
-			{ state: 'ReadyToDeploy', at: 1003 },
-		],
-		modules: { compiled: 3, cached: 214 },
-		url: 'http://notes.localhost:8080',
-		state: 'Deploying',
-		plan: (release) => ({
-			rollout: { phase: 'prepare', release },
-			regions: REGIONS.map((name) => ({ name, state: 'waiting', ms: null, reason: null })),
-			writes: prepared(release),
-		}),
-		owner: 'control-1',
-		supersedes: [],
-		...over,
-	};
-}
 
 describe('a deployment', () => {
 	before(async () => {
@@ -155,7 +58,7 @@ describe('a deployment', () => {
 		assert.equal(made.spec.deployment, made.deployment.id);
 		assert.deepEqual(
 			made.wants.map((want) => [want.region, want.epoch, want.version, want.deployment]),
-			REGIONS.toSorted().map((region) => [region, 1, 1, made.deployment.id]),
+			REGIONS.map((region) => [region, 1, 1, made.deployment.id]),
 		);
 		const events = await state.events.after(cursor);
 		assert.deepEqual(events.map((event) => [event.type, event.data['state'], event.data['from']]).slice(0, 5), [
