@@ -44,8 +44,8 @@ export function createDepotClient(of: { socketPath: string; credential: () => st
 			return bytes;
 		},
 		async tree(root) {
-			const body = JSON.parse((await get(`/trees/${root}`)).toString()) as { entries?: Record<string, Entry> };
-			const manifest = applyDelta(new Map(), { set: body.entries ?? {}, delete: [] });
+			const { set } = JSON.parse((await get(`/trees/${root}`)).toString()) as { set?: Record<string, Entry> };
+			const manifest = applyDelta(new Map(), { set: set ?? {}, delete: [] });
 			if (treeOf(manifest).root !== root) throw new FetchError(`the depot's tree for ${root} has another root`);
 			return manifest;
 		},
