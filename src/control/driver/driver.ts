@@ -1,3 +1,4 @@
+import { pause } from '#clock/clock.ts';
 import { compareVersions } from '#wire/region.ts';
 import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInput } from '../ports.ts';
 import { cancel, remove } from './cancel.ts';
@@ -6,6 +7,8 @@ import { Lane } from './lane.ts';
 import { Presence } from './presence.ts';
 import { rollback, rollbackTarget } from './rollback.ts';
 import type { DriverSettings, Listener } from './settings.ts';
+
+const RESUME_RETRY_MS = 500;
 
 /** Moves deployments through the regions: one lane for each app and environment, each woken by what the hub tells and by the clock. */
 export function createDriver(settings: DriverSettings): Driver {
@@ -20,6 +23,7 @@ class RolloutDriver implements Driver {
 	/** App → the region that has seen more than the database. */
 	readonly #ahead = new Map<string, Extract<HubEvent, { type: 'ahead' }>>();
 	readonly #unsubscribe: () => void;
+	#closed = false;
 
 	constructor(settings: DriverSettings) {
 		this.#settings = settings;
@@ -64,10 +68,24 @@ class RolloutDriver implements Driver {
 	}
 
 	async resume() {
-		const [wants, open] = await Promise.all([this.#settings.store.wants({}), this.#settings.store.open()]);
-		const keys = [...wants.filter((want) => !want.removed), ...open.map((held) => held.deployment)];
-		for (const { app, environment } of keys) this.#lane(app, environment);
-		await Promise.all([...this.#lanes.values()].map((lane) => lane.exclusive(async () => lane.look())));
+		for (const { app, environment } of await this.#unfinished()) this.#lane(app, environment);
+		// A lane that can't be read now tries again by itself.
+		await Promise.allSettled([...this.#lanes.values()].map((lane) => lane.exclusive(async () => lane.look())));
+	}
+
+	/** Everything that is wanted or open. The database may still be starting: asked until it answers. */
+	async #unfinished(): Promise<{ app: string; environment: string }[]> {
+		const { store, clock, log } = this.#settings;
+		while (!this.#closed) {
+			try {
+				const [wants, open] = await Promise.all([store.wants({}), store.open()]);
+				return [...wants.filter((want) => !want.removed), ...open.map((held) => held.deployment)];
+			} catch (error) {
+				log.warn('driver.resume_retry', { inMs: RESUME_RETRY_MS, error });
+				await pause(RESUME_RETRY_MS, clock);
+			}
+		}
+		return [];
 	}
 
 	async recovered(app: string) {
@@ -94,6 +112,7 @@ class RolloutDriver implements Driver {
 	}
 
 	async close() {
+		this.#closed = true;
 		this.#unsubscribe();
 		await Promise.all([...this.#lanes.values()].map((lane) => lane.close()));
 	}

@@ -371,6 +371,7 @@ export class Lane implements Scene {
 		const code = (error as { code?: unknown }).code;
 		if (error instanceof Refusal) return;
 		this.#loaded = false;
+		this.#lookDue = false;
 		if (this.#closed) return;
 		if (code === 'fenced') {
 			this.log.info('lane.taken_over', { by: 'another process' });
