@@ -252,11 +252,11 @@ test('each second is counted: requests, errors, slots, latencies; nothing when n
 test('probes ask both releases in turns, directly, and count nowhere', async (t) => {
 	const order: string[] = [];
 	const stage = await serving(t, (req, res) => {
-		order.push(`v1 ${req.url} ${req.headers['x-jibe-probe']}`);
+		order.push(`v1 ${req.url} ${String(req.headers['x-jibe-probe'])}`);
 		res.end('x');
 	});
 	const next = await startInstance(t, 2, (req, res) => {
-		order.push(`v2 ${req.url} ${req.headers['x-jibe-probe']}`);
+		order.push(`v2 ${req.url} ${String(req.headers['x-jibe-probe'])}`);
 		res.writeHead(500).end('bad');
 	});
 	stage.tell(wantsOf(wantOf(2, 1, { run: [{ release: 1, instances: 1, as: 'serving' }, { release: 2, instances: 1, as: 'prepared' }] }), specOf(2))); // prettier-ignore
@@ -267,7 +267,7 @@ test('probes ask both releases in turns, directly, and count nowhere', async (t)
 	assert.equal(probed.error, null);
 	assert.deepEqual(
 		probed.samples.map(({ release, status }) => [release, status]),
-		[[2, 500], [1, 200], [2, 500], [1, 200]],
+		[[2, 500], [1, 200], [2, 500], [1, 200], [2, 500], [1, 200]],
 	); // prettier-ignore
 	assert.deepEqual(order, ['v2 /healthz p1', 'v1 /healthz p1', 'v2 /healthz p1', 'v1 /healthz p1', 'v2 /healthz p1', 'v1 /healthz p1']);
 	await next.stop();

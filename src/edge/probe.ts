@@ -7,7 +7,7 @@ import type { Upstream } from './upstream.ts';
 
 type Probe = Extract<DownMessage, { type: 'probe' }>;
 
-/** Asks instances of the releases in turns, over connections of its own, and tells what came back. Counts in no statistics. */
+/** Asks instances of the releases in turns, over connections of its own, and tells what came back, also of those the verdict discards. Counts in no statistics. */
 export async function runProbe(probe: Probe, serving: Serving | null, clock: Clock): Promise<Probed> {
 	const answer = (samples: Probed['samples'], error: string | null): Probed => ({ type: 'probed', id: probe.id, samples, error });
 	if (serving === null) return answer([], `nothing is known here of ${probe.app} (${probe.environment}) in ${probe.region}`);
@@ -20,7 +20,7 @@ export async function runProbe(probe: Probe, serving: Serving | null, clock: Clo
 		for (const release of probe.releases) {
 			const upstream = serving.pick(release, []);
 			const sample = upstream === null ? LOST : await ask(upstream, connections, probe, serving, clock);
-			if (round >= probe.discard) samples.push({ release, ...sample });
+			samples.push({ release, ...sample });
 		}
 	}
 	for (const connection of connections.values()) connection.close();

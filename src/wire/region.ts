@@ -195,7 +195,7 @@ export type Stats = z.infer<typeof stats>;
 export const probed = z.object({
 	type: z.literal('probed'),
 	id: z.string(),
-	/** Per release asked for: one sample a request, in order; status 0 when there was no answer. */
+	/** Per release asked for: one sample a request, in order, those to discard too; status 0 when there was no answer. */
 	samples: z.array(z.object({ release: releaseNumber, status: z.int(), ms: z.number() })),
 	error: z.string().nullable(),
 });
