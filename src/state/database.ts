@@ -52,8 +52,10 @@ export function connect(of: { database: Connection; log: Log; clock: Clock; retr
 		},
 	};
 	const pool = new pg.Pool({ ...config, max: POOL_MAX, idleTimeoutMillis: 0 });
-	// Without a listener the loss of an idle connection would end the program.
-	pool.on('error', (error) => of.log.debug('database.connection_lost', { error }));
+	// Without listeners the loss of a connection would end the program: the pool hears of idle ones only.
+	const lost = (error: Error) => of.log.debug('database.connection_lost', { error });
+	pool.on('error', lost);
+	pool.on('connect', (client) => client.on('error', lost));
 	const build = new Kysely<Tables>({
 		dialect: {
 			createAdapter: () => new PostgresAdapter(),

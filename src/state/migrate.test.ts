@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import pg from 'pg';
+import { startCluster, type TestCluster } from '../../test/fixtures/database.ts';
+import { migrate, readMigrations } from './migrate.ts';
+import type { Connection } from './state.ts';
+
+let cluster: TestCluster;
+before(async () => {
+	cluster = await startCluster();
+});
+after(() => cluster.stop());
+
+async function withClient<T>(database: Connection, work: (client: pg.Client) => Promise<T>): Promise<T> {
+	const client = new pg.Client(database as pg.ClientConfig);
+	await client.connect();
+	try {
+		return await work(client);
+	} finally {
+		await client.end();
+	}
+}
+
+test('applies what is missing, once, also when two controls start at the same moment', async () => {
+	const database = await cluster.database();
+	await withClient(database, (client) => client.query('drop schema jibe cascade'));
+	const applied = await Promise.all([withClient(database, migrate), withClient(database, migrate)]);
+	assert.deepEqual(
+		applied.toSorted((a, b) => a - b),
+		[0, readMigrations().length],
+	);
+});
+
+test('a database of a newer Jibe, and one made by an edited migration, are refused untouched', async () => {
+	const database = await cluster.database();
+	const number = readMigrations().length + 1;
+	await withClient(database, (client) =>
+		client.query(`insert into jibe.migration (number, name, checksum) values (${number}, 'future', 'x')`),
+	);
+	await assert.rejects(cluster.state({ database }), { code: 'schema_unknown', message: /migrated by a newer Jibe/ });
+	await withClient(database, (client) =>
+		client.query(`delete from jibe.migration where name = 'future'; update jibe.migration set checksum = 'other'`),
+	);
+	await assert.rejects(cluster.state({ database }), { code: 'schema_unknown', message: /must not be edited/ });
+});
+
+test('migrations are numbered without gaps', async () => {
+	const dir = await mkdtemp(join(tmpdir(), 'jibe-sql-'));
+	try {
+		await writeFile(join(dir, '0001_first.sql'), 'select 1');
+		await writeFile(join(dir, '0003_third.sql'), 'select 3');
+		assert.throws(() => readMigrations(dir), {
+			code: 'schema_unknown',
+			message: '0003_third.sql is not number 2: migrations are numbered without gaps',
+		});
+	} finally {
+		await rm(dir, { recursive: true });
+	}
+});
+
+test('a server restored to another timeline raises the epoch', async () => {
+	const database = await cluster.database();
+	const first = await (await cluster.state({ database })).installation();
+	const again = await (await cluster.state({ database })).installation();
+	assert.equal(again.epoch, first.epoch);
+	await withClient(database, (client) => client.query(`update jibe.installation set timeline = '1/1'`));
+	const restored = await (await cluster.state({ database })).installation();
+	assert.deepEqual(restored, { ...first, epoch: first.epoch + 1 });
+});
+
+test('an address where nothing answers is said so', async () => {
+	await assert.rejects(cluster.state({ database: 'postgres://nobody@127.0.0.1:1/none', retryForMs: 20 }), {
+		code: 'database_unavailable',
+		message: 'PostgreSQL does not answer: is DATABASE_URL right, and the server up?',
+	});
+});
