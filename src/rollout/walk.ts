@@ -39,7 +39,9 @@ function nextMembers(rollout: Rollout, facts: Facts): RegionProgress[] {
 		if (facts.regions[region.name]?.lost) Object.assign(region, { stage: 'skipped', reason: 'lost' });
 	const there = ready.filter((region) => region.stage === 'prepared');
 	while (++rollout.wave < rollout.plan.waves.length) {
-		const members = there.filter((region) => rollout.plan.waves[rollout.wave]!.includes(region.name));
+		// One whose turn was taken by another goes with the next wave.
+		const turns = rollout.plan.waves.slice(0, rollout.wave + 1).flat();
+		const members = there.filter((region) => turns.includes(region.name));
 		const reachable = (region: RegionProgress) => facts.regions[region.name]?.connected === true;
 		if (rollout.wave === 0 && !members.some(reachable) && there.some(reachable)) return [there.find(reachable)!];
 		if (members.length > 0) return members.toSorted((a, b) => Number(reachable(b)) - Number(reachable(a)));

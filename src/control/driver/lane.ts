@@ -61,6 +61,8 @@ export class Lane implements Scene {
 	#timer: Timer | null = null;
 	#retryMs = RETRY_FIRST_MS;
 	#closed = false;
+	/** Another process took a deployment of it over. */
+	#ceded = false;
 
 	constructor(of: {
 		app: string;
@@ -101,18 +103,20 @@ export class Lane implements Scene {
 
 	/** The same for what a person asked: when somebody else had the lane, it is taken over and asked once more. */
 	async request<T>(task: () => Promise<T>): Promise<T> {
+		this.#ceded = false;
 		try {
 			return await this.exclusive(task);
 		} catch (error) {
 			const code = (error as { code?: unknown }).code;
 			if (code !== 'fenced' && code !== 'stale') throw error;
+			this.#ceded = false;
 			return this.exclusive(task);
 		}
 	}
 
 	/** Something may have changed: looks at it as soon as possible. Calls that come meanwhile are answered by one look. */
 	look(): void {
-		if (this.#lookDue || this.#closed) return;
+		if (this.#lookDue || this.#closed || this.#ceded) return;
 		this.#lookDue = true;
 		this.exclusive(() => this.#lookAll()).catch(() => undefined);
 	}
@@ -374,7 +378,9 @@ export class Lane implements Scene {
 		this.#lookDue = false;
 		if (this.#closed) return;
 		if (code === 'fenced') {
-			this.log.info('lane.taken_over', { by: 'another process' });
+			// It is somebody else's now. Taking it back unasked would have the two take it from each other for ever.
+			this.log.info('lane.taken_over');
+			this.#ceded = true;
 			this.walks = [];
 			return;
 		}
