@@ -8,7 +8,7 @@ import { isolation } from '#process/isolation.ts';
 import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { openDiskStore } from '#store/disk.ts';
 import { readCredentialFile } from '#wire/credential.ts';
-import { dial } from '#wire/link.ts';
+import { dial, type Link } from '#wire/link.ts';
 import { regionName, serverName } from '#wire/names.ts';
 import { createAgent } from './agent.ts';
 import { createDepotClient } from './depot-client.ts';
@@ -37,6 +37,8 @@ export async function main(settings: unknown): Promise<void> {
 	const credential = () => readCredentialFile(credentialFile).credential;
 	const depot = createDepotClient({ socketPath: depotSocket, credential });
 	const store = await openDiskStore(join(layout.home, 'blobs'), { durable: false });
+	// What is said while it takes up what runs has nobody to hear it yet; `connected` says all of it again.
+	let link: Link | null = null;
 	const agent = await createAgent({
 		data,
 		name,
@@ -50,9 +52,9 @@ export async function main(settings: unknown): Promise<void> {
 		...(budgetMiB === undefined ? {} : { budgetMiB }),
 		clock: systemClock,
 		log,
-		send: (message) => link.send(message),
+		send: (message) => link?.send(message),
 	});
-	const link = dial({
+	link = dial({
 		url: `ws+unix:${depotSocket}:/link`,
 		credential,
 		hello: () => agent.hello(),
@@ -63,7 +65,7 @@ export async function main(settings: unknown): Promise<void> {
 	});
 	const stop = (): void => {
 		agent.close();
-		link.close();
+		link?.close();
 		depot.close();
 		removePidFile(data, name);
 		store.close().then(
