@@ -47,8 +47,6 @@ const COMMON: BuildOptions = {
 	target: 'node24',
 	external: EXTERNAL,
 	plugins: [lazyHttp],
-	minifySyntax: true,
-	minifyWhitespace: true,
 	legalComments: 'none',
 	charset: 'utf8',
 	logLevel: 'warning',
@@ -88,6 +86,9 @@ function command(): Promise<unknown> {
 		...COMMON,
 		entryPoints: { jibe: './src/cli/main.ts', up: './src/cli/up/program.ts' },
 		splitting: true,
+		// Node shows the line an error came from: short ones, please.
+		minifyWhitespace: true,
+		lineLimit: 160,
 		chunkNames: 'cli-[name]-[hash]',
 	});
 }
