@@ -41,13 +41,11 @@ interface Cached extends VendorMap {
 const FORMAT = 1;
 const MAX_STORE_NAME = 100;
 
-/** Everything that decides the tree, and everything that tells whether something was installed since. */
+/** Everything that decides the tree, where it is installed, and everything that tells whether something was installed since. */
 export function vendorKey(lock: Lockfile, installedStat: string, patches: string): string {
 	const content = sha256(readFileSync(lock.path));
-	return sha256(canonicalJson({ format: FORMAT, content, importer: lock.importer, installedStat, patches, platform: platform() })).slice(
-		7,
-		39,
-	);
+	const { path, importer } = lock;
+	return sha256(canonicalJson({ format: FORMAT, path, content, importer, installedStat, patches, platform: platform() })).slice(7, 39);
 }
 
 function platform(): { os: string; cpu: string; libc: string; abi: string } {
