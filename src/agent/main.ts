@@ -52,7 +52,7 @@ export async function main(settings: unknown): Promise<void> {
 		...(budgetMiB === undefined ? {} : { budgetMiB }),
 		clock: systemClock,
 		log,
-		send: (message) => link?.send(message),
+		send: (message) => link?.send(message) ?? false,
 	});
 	link = dial({
 		url: `ws+unix:${depotSocket}:/link`,
