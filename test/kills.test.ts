@@ -148,10 +148,7 @@ for (const role of ['control', 'depot', 'agent'] as const) {
 		app.write('server.ts', `await new Promise((resolve) => setTimeout(resolve, 1000));\n${text(words)}`);
 		await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
 		const deploy = jibe.cli(['deploy', '--json'], { cwd: app.dir });
-		await eventually(async () => {
-			const { body } = await jibe.api('/api/v1/deployments?app=app');
-			return /"state":"Deploying"/.test(body) ? true : null;
-		}, 'deploy under way');
+		await eventually(async () => ((await jibe.newest('app'))?.state === 'Deploying' ? true : null), 'deploy under way');
 		const frozen = jibe.programs(role);
 		for (const { pid } of frozen) kill(pid, 'SIGSTOP');
 		const seen = traffic.answers.length;
@@ -169,10 +166,7 @@ test('control killed in mid-deploy: the deployment finishes by itself', async ()
 	const words = `edition ${++edition}`;
 	app.write('server.ts', `await new Promise((resolve) => setTimeout(resolve, 1000));\n${text(words)}`);
 	const deploy = jibe.cli(['deploy', '--json'], { cwd: app.dir });
-	await eventually(async () => {
-		const { body } = await jibe.api('/api/v1/deployments?app=app');
-		return /"state":"Deploying"/.test(body) ? true : null;
-	}, 'deploy under way');
+	await eventually(async () => ((await jibe.newest('app'))?.state === 'Deploying' ? true : null), 'deploy under way');
 	for (const { pid } of jibe.programs('control')) kill(pid, 'SIGKILL');
 	const result = await deploy;
 	assert.equal(result.code, 0, result.stderr);
@@ -184,10 +178,7 @@ test('Ctrl-C detaches: the deployment goes on, and how to cancel it is said', as
 	app.write('server.ts', `await new Promise((resolve) => setTimeout(resolve, 1500));\n${text(words)}`);
 	const abort = new AbortController();
 	const deploy = jibe.cli(['deploy'], { cwd: app.dir, signal: abort.signal });
-	await eventually(async () => {
-		const { body } = await jibe.api('/api/v1/deployments?app=app');
-		return /"state":"Deploying"/.test(body) ? true : null;
-	}, 'deploy under way');
+	await eventually(async () => ((await jibe.newest('app'))?.state === 'Deploying' ? true : null), 'deploy under way');
 	abort.abort();
 	const result = await deploy;
 	assert.match(result.stderr, /jibe cancel dpl_/);

@@ -73,10 +73,7 @@ test('a rollback during a walk stops it, and what served before serves', async (
 	// Three seconds to start: the walk is still preparing when the rollback comes.
 	app.write('server.ts', `await new Promise((resolve) => setTimeout(resolve, 3000));\n${text('three')}`);
 	const walk = jibe.cli(['deploy', '--json'], { cwd: app.dir });
-	await eventually(async () => {
-		const { body } = await jibe.api('/api/v1/deployments?app=midway');
-		return /"state":"Deploying"/.test(body) ? true : null;
-	}, 'walk under way');
+	await eventually(async () => ((await jibe.newest('midway'))?.state === 'Deploying' ? true : null), 'walk under way');
 	await jibe.expect(0, ['rollback', 'midway', '--json']);
 	assert.equal((await walk).code, 3);
 	assert.match(String((await walk).json?.['state']), /Cancelled|RolledBack/);
