@@ -14,7 +14,7 @@ let drawing = false;
 connect();
 
 function connect() {
-	const after = model.cursor === null ? '' : `?after=${model.cursor}`;
+	const after = model.cursor === null ? '' : `?after=${String(model.cursor)}`;
 	const socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/api/v1/events${after}`);
 	socket.onopen = () => {
 		attempts = 0;
