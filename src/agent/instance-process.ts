@@ -224,7 +224,7 @@ function removeSoon(clock: Clock, cgroup: Cgroup, tries: number): void {
 async function attach(around: ProcessSurroundings, record: InstanceRecord, life: LifeWatch): Promise<InstanceProcess> {
 	const sockets = socketDirectory(around.layout, record.id);
 	sealSockets(sockets, record.uid);
-	const socket = await connectTo(join(sockets, 'control'));
+	const socket = await reach(around.clock, join(sockets, 'control'));
 	return control(around, record, life, socket);
 }
 
@@ -241,6 +241,21 @@ function sealSockets(directory: string, uid: number | null): void {
 		if (!found.isSocket() || found.uid !== uid) throw new Error(`${join(directory, name)} is not a socket of uid ${uid}`);
 	}
 }
+
+/** A socket's file is there a moment before its program listens. */
+async function reach(clock: Clock, path: string): Promise<Socket> {
+	const until = clock.monotonic() + REACH_LIMIT_MS;
+	for (;;) {
+		try {
+			return await connectTo(path);
+		} catch (error) {
+			if ((error as NodeJS.ErrnoException).code !== 'ECONNREFUSED' || clock.monotonic() > until) throw error;
+		}
+		await pause(BIRTH_POLL_MS, clock);
+	}
+}
+
+const REACH_LIMIT_MS = 1_000;
 
 function connectTo(path: string): Promise<Socket> {
 	return new Promise((resolve, reject) => {
