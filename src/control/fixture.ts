@@ -230,8 +230,9 @@ function fakeDepot(url: string, credential: string, regions: string[], known: Kn
 }
 
 /** Instances are what each want says, edges obey, probes are answered with 200. */
-function obey({ link, onMessage }: FakeDepot): void {
-	onMessage((message) => {
+function obey(depot: FakeDepot): void {
+	const { link } = depot;
+	depot.onMessage((message) => {
 		if (message.type === 'probe') {
 			const samples = Array.from({ length: message.discard + message.count }, () =>
 				message.releases.map((release) => ({ release, status: 200, ms: 1 })),
