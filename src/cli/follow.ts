@@ -46,7 +46,7 @@ class Seen {
 	#id: string | null = null;
 	#already = false;
 	#firstByteMs: number | null = null;
-	#cancelling: Promise<unknown> | null = null;
+	#cancelling = false;
 	#leave: (outcome: Outcome) => void = () => {};
 	#fail: (error: unknown) => void = () => {};
 
@@ -155,10 +155,10 @@ class Seen {
 			void this.#leaveIt();
 			return;
 		}
+		if (this.#cancelling) return;
+		this.#cancelling = true;
 		out.say(`Cancelling ${this.#id}…`);
-		this.#cancelling ??= ask(server, { method: 'POST', path: `/api/v1/deployments/${this.#id}/cancel` }).catch((error: unknown) =>
-			this.#fail(error),
-		);
+		ask(server, { method: 'POST', path: `/api/v1/deployments/${this.#id}/cancel` }).catch((error: unknown) => this.#fail(error));
 	}
 }
 

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 
 /** What git knows about a directory: asked in one call that runs beside the build. */
@@ -53,17 +53,6 @@ function findRepository(directory: string): string | null {
 	for (let at = resolve(directory); ; at = dirname(at)) {
 		if (existsSync(join(at, '.git'))) return at;
 		if (at === dirname(at)) return null;
-	}
-}
-
-/** The branch that is checked out, by reading one file; null when that says nothing. */
-export function currentBranch(directory: string): string | null {
-	const repository = findRepository(directory);
-	if (repository === null) return null;
-	try {
-		return /^ref: refs\/heads\/(.*)$/m.exec(readFileSync(join(repository, '.git', 'HEAD'), 'utf8'))?.[1] ?? null;
-	} catch {
-		return null; // a worktree's .git is a file: the branch is only a courtesy here
 	}
 }
 

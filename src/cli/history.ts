@@ -15,7 +15,7 @@ export const verb: Verb = {
 		if (!/^[1-9]\d{0,3}$/.test(limit)) throw usage('--limit takes a number from 1 to 9999');
 		const app = await appOf(args.positionals[0]);
 		const query = new URLSearchParams({ environment, limit, ...(app === null ? {} : { app }) });
-		const answer = (await ask(findServer(data), { path: `/api/v1/deployments?${query}` })) as { deployments: Deployment[] };
+		const answer = (await ask(findServer(data), { path: `/api/v1/deployments?${query.toString()}` })) as { deployments: Deployment[] };
 		const rows = answer.deployments.map((one) => [
 			one.id,
 			ago(systemClock.now() - one.createdAt),

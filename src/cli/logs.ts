@@ -44,7 +44,7 @@ export const verb: Verb = {
 				follow: follow ? '1' : '0',
 				...(region === null ? {} : { region }),
 			});
-			await askLines(server, { path: `/api/v1/apps/${encodeURIComponent(app)}/logs?${query}` }, show).catch((error: unknown) => {
+			await askLines(server, { path: `/api/v1/apps/${encodeURIComponent(app)}/logs?${query.toString()}` }, show).catch((error: unknown) => {
 				// An answer that ends is how the lines end; with -f a control that restarts is asked again.
 				if (error instanceof Interrupted) return;
 				throw error;

@@ -74,28 +74,27 @@ export async function ask(server: Server, what: Ask): Promise<unknown> {
 /** Hands each line of an NDJSON answer to `onLine`. @throws Interrupted when the connection ends before `onLine` said that it has all */
 export async function askLines(server: Server, what: Ask, onLine: (line: unknown) => boolean): Promise<void> {
 	const response = await open(server, what);
+	try {
+		for await (const line of linesOf(response)) if (onLine(JSON.parse(line))) return;
+	} finally {
+		response.destroy();
+	}
+	throw new Interrupted(null);
+}
+
+async function* linesOf(response: IncomingMessage): AsyncGenerator<string> {
 	let rest = '';
-	let complete = false;
 	response.setEncoding('utf8');
-	await new Promise<void>((resolve, reject) => {
-		const take = (lines: readonly string[]) => {
-			try {
-				for (const line of lines) complete ||= line.trim() !== '' && onLine(JSON.parse(line));
-				if (complete) resolve();
-			} catch (error) {
-				reject(error as Error);
-			}
-		};
-		response.on('data', (text: string) => {
+	try {
+		for await (const text of response as AsyncIterable<string>) {
 			const lines = (rest + text).split('\n');
 			rest = lines.pop() ?? '';
-			take(lines);
-		});
-		response.on('end', () => take([rest]));
-		response.on('error', (cause) => reject(new Interrupted(cause)));
-		response.on('close', () => (complete ? resolve() : reject(new Interrupted(null))));
-	});
-	response.destroy();
+			for (const line of lines) if (line.trim() !== '') yield line;
+		}
+	} catch (cause) {
+		throw new Interrupted(cause);
+	}
+	if (rest.trim() !== '') yield rest;
 }
 
 /** A stream broke off: what it told of goes on, and can be asked for. */
