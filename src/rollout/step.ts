@@ -30,7 +30,7 @@ function told(rollout: Rollout, event: RolloutEvent, facts: Facts, now: number):
 			return null;
 		case 'resumed':
 			if (rollout.gate) rollout.gate.asked = false;
-			return null;
+			return [];
 		case 'probed':
 			return gateAnswered(rollout, event, facts, now);
 		case 'stop':

@@ -62,6 +62,7 @@ export class ControlProcess {
 
 	/** Its links are gone but it goes on as if it were the only one: frozen for a while, or cut off. */
 	cutOff(): void {
+		this.troubleRate = 0;
 		this.#disconnect();
 	}
 
@@ -194,7 +195,8 @@ export class ControlProcess {
 		return {
 			create: (input) => call(() => database.create(input, clock.now())),
 			advance: (step) => {
-				const forgotten = this.#mistake === 'forgets-to-swing' && step.to === 'RollingBack';
+				const swinging = step.to === 'RollingBack' || database.deployments.get(step.deployment)?.deployment.state === 'RollingBack';
+				const forgotten = this.#mistake === 'forgets-to-swing' && swinging;
 				return call(() => database.advance(forgotten ? { ...step, writes: [] } : step));
 			},
 			take: (id, owner) => call(() => database.take(id, owner)),

@@ -84,8 +84,13 @@ export class Invariants {
 
 	#transition(deployment: Deployment): void {
 		if (deployment.state === 'Deployed') this.#confirmed(deployment, 'live', (region) => obeys(region, deployment));
-		if (deployment.state === 'RolledBack')
-			this.#confirmed(deployment, 'rolled-back', (region) => region.edges.some((edge) => edge.serves !== deployment.release));
+		if (deployment.state === 'RolledBack') this.#confirmed(deployment, 'rolled-back', (region) => this.#isBack(region, deployment));
+	}
+
+	/** A rollback to what served before may itself be undone: then it is right that it serves. */
+	#isBack(region: Region, deployment: Deployment): boolean {
+		const want = [...this.#database.wants.values()].find((one) => one.region === region.name);
+		return want?.pointer.primary === deployment.release || region.edges.some((edge) => edge.serves !== deployment.release);
 	}
 
 	/** Success is recorded last: every region that the record calls so really is. */

@@ -166,7 +166,9 @@ export class Region {
 		for (const [release, seat] of this.seats) {
 			const run = want.run.find((one) => one.release === release);
 			if (run && run.as !== 'warm') continue;
-			if (this.edges.some((edge) => edge.joined && edge.serves === release)) {
+			// Frozen and named again by the want that comes right behind: thawed before anybody notices.
+			const named = run !== undefined && this.want !== null && this.want.version > version;
+			if (!named && this.edges.some((edge) => edge.joined && edge.serves === release)) {
 				this.#world.broken(`${this.name}: v${release} was ${run ? 'frozen' : 'stopped'} while an edge served it`);
 			}
 			if (!run) this.seats.delete(release);

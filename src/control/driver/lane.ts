@@ -124,7 +124,9 @@ export class Lane implements Scene {
 	/** Tells the rollout of something and does what follows from it. */
 	async tell(walk: Walk, event: RolloutEvent): Promise<boolean> {
 		const now = this.settings.clock.now();
-		const { rollout, effects } = step(walk.rollout, event, this.facts(walk.rollout), now);
+		// While another one walks nothing is done about regions that were away: the answer is asked for again later.
+		const told: RolloutEvent = event.type === 'probed' && this.#isParked(walk) ? { type: 'resumed' } : event;
+		const { rollout, effects } = step(walk.rollout, told, this.facts(walk.rollout), now);
 		const lasting = effects.filter((effect) => effect.type !== 'probe');
 		if (lasting.length > 0 || rollout.phase !== walk.rollout.phase || isLateNews(walk.rollout, rollout))
 			await this.#commit(walk, rollout, lasting, now);
@@ -247,16 +249,19 @@ export class Lane implements Scene {
 	}
 
 	async #stepOne(): Promise<boolean> {
-		const live = this.live();
 		for (const walk of this.walks) {
-			// Once another one walks it decides about every region: those that were away wait for it.
-			if (walk.rollout.phase === 'live' && (walk !== live || this.walking() || this.swinging().length > 0)) continue;
+			if (this.#isParked(walk)) continue;
 			if (await this.tell(walk, { type: 'looked' })) return true;
 		}
 		this.#tidyWalks();
 		const waiting = this.waiting();
 		if (waiting && !this.walking() && this.swinging().length === 0) return this.tell(waiting, { type: 'turn' }).then(() => true);
 		return judge(this);
+	}
+
+	/** Once another one walks it decides about every region: those that were away wait for it. */
+	#isParked(walk: Walk): boolean {
+		return walk.rollout.phase === 'live' && (walk !== this.live() || this.walking() !== null || this.swinging().length > 0);
 	}
 
 	/** Ended ones go, unless a region has still to hear of it. */
@@ -341,10 +346,9 @@ export class Lane implements Scene {
 				.filter((one) => one.app === app && one.environment === environment)
 				.map((one) => one.id),
 		);
+		// What serves: regions that were away catch up with it however long it takes, and its fence guards what is kept warm.
 		const last = history.find((one) => one.state === 'Deployed');
-		// Regions that were away when it was Deployed catch up however long it takes.
-		const behind = last?.regions.some((region) => region.state === 'skipped' || region.state === 'pending');
-		if (last && behind && this.serving() === last.release) ids.add(last.id);
+		if (last && this.serving() === last.release) ids.add(last.id);
 		const walks: Walk[] = [];
 		for (const id of ids) {
 			const held = await store.take(id, owner);

@@ -129,8 +129,16 @@ function atOnce(lane: Lane, { spec, config }: KnownRelease, now: number): Begun 
 	// What was on its way is not worth keeping.
 	const fresh = begin(spec.release, { ...plan, keepWarm: plan.keepWarm && lane.swinging().length === 0 }, false, now);
 	const { rollout, effects } = step(fresh, { type: 'looked' }, factsFor(lane, fresh, lane.facts(fresh).keep), now);
+	for (const region of rollout.regions) region.before = goodBefore(lane, region.name, region.before);
 	const writes = effects.flatMap((effect) => (effect.type === 'write' ? [pointerWrite(lane, effect.region, effect.wanted)] : []));
 	return { rollout, state: rollout.state, writes };
+}
+
+/** Should this one have to swing back as well, then not to what it took the pointers from. */
+function goodBefore(lane: Lane, region: string, before: number | null): number | null {
+	const swinging = lane.swinging().find((walk) => walk.rollout.release === before);
+	const moved = swinging?.rollout.regions.find((one) => one.name === region && one.moved);
+	return moved ? moved.before : before;
 }
 
 function fromDisk(lane: Lane, { spec, config }: KnownRelease, now: number): Begun {

@@ -51,8 +51,8 @@ async function harmSeen(lane: Lane, walk: Walk, harm: Harm): Promise<void> {
 /** Releases that stood by for long enough are let go of. */
 async function endWarmth(lane: Lane, now: number): Promise<boolean> {
 	const until = warmUntil(lane);
-	if (until === null || now < until || lane.walking() || lane.waiting() || lane.swinging().length > 0) return false;
-	const { app, environment } = lane;
+	const live = lane.live();
+	if (!live || until === null || now < until || lane.walking() || lane.waiting() || lane.swinging().length > 0) return false;
 	const writes = [...lane.wants.values()]
 		.filter((want) => want.run.some((run) => run.as === 'warm'))
 		.map((want) => ({
@@ -61,7 +61,7 @@ async function endWarmth(lane: Lane, now: number): Promise<boolean> {
 			pointer: want.pointer,
 			run: want.run.filter((run) => run.as !== 'warm'),
 		}));
-	lane.send(await lane.settings.store.write({ app, environment, writes }), null);
+	await lane.record(live, { writes });
 	return true;
 }
 
