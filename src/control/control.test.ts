@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { AppStatus, Deployment, ProgressLine } from '#wire/api.ts';
 import { startCluster, type TestCluster } from '../../test/fixtures/database.ts';
-import { FILES, startControl } from './fixture.ts';
+import { FILES, startControl } from '../../test/fixtures/control.ts';
 
 let cluster: TestCluster;
 before(async () => {

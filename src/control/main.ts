@@ -9,7 +9,8 @@ import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { startPostgres } from '#state/embedded.ts';
 import { openState } from '#state/open.ts';
 import type { State } from '#state/state.ts';
-import { openDiskStore } from '#store/disk.ts';
+import { openDiskStore, type DiskStore } from '#store/disk.ts';
+import { SWEEP_AFTER_MS, sweep, sweepAfterMs } from '#store/collect.ts';
 import { openControl } from './control.ts';
 import { createDriver } from './driver/driver.ts';
 import { findDashboard, loadPages } from './pages.ts';
@@ -29,6 +30,8 @@ const settingsSchema = z.object({
 
 const ADMIN_TOKEN_FILE = 'admin.token';
 const SECRET_MODE = 0o600;
+/** Retention: what is no longer kept leaves the database, and later its blobs the store. */
+const COLLECT_EACH_MS = 3_600_000;
 
 /** The program `control`. */
 export async function main(given: unknown): Promise<void> {
@@ -54,17 +57,30 @@ export async function main(given: unknown): Promise<void> {
 		log,
 		clock,
 	});
-	writePidFile(data, 'control');
-	process.stdout.write('ready\n');
-
-	const stop = async () => {
+	const collecting = clock.every(COLLECT_EACH_MS, () => {
+		collect(data, state, store, log).catch((error: unknown) => log.warn('collect.failed', { error }));
+	});
+	stopOnSignals(log, async () => {
+		collecting.cancel();
 		await control.close();
 		await state.close();
 		await store.close();
 		// PostgreSQL runs on: the next control adopts it in milliseconds; "jibe down" stops it.
 		postgres?.leave();
 		removePidFile(data, 'control');
-	};
+	});
+	writePidFile(data, 'control');
+	process.stdout.write('ready\n');
+}
+
+async function collect(data: string, state: State, store: DiskStore, log: Log): Promise<void> {
+	const { wanted, releases, events, auditEntries } = await state.collect(clock.now());
+	const { waitMs, usedShare } = await sweepAfterMs(data);
+	const swept = await sweep(store, wanted, clock.now(), waitMs);
+	log[waitMs < SWEEP_AFTER_MS ? 'warn' : 'info']('collected', { releases, events, auditEntries, ...swept, diskUsedShare: usedShare });
+}
+
+function stopOnSignals(log: Log, stop: () => Promise<void>): void {
 	for (const signal of ['SIGTERM', 'SIGINT'] as const) {
 		process.once(signal, () => {
 			stop().then(

@@ -9,7 +9,7 @@ import { sha256 } from '#digest/digest.ts';
 import { UPLOAD_TYPE, encodeUpload } from '#wire/upload.ts';
 import { startCluster, type TestCluster } from '../../test/fixtures/database.ts';
 import { openControl } from './control.ts';
-import { FILES, rootOf, startControl, uploadOf, type TestControl } from './fixture.ts';
+import { FILES, rootOf, startControl, uploadOf, type TestControl } from '../../test/fixtures/control.ts';
 
 let cluster: TestCluster;
 before(async () => {
@@ -82,10 +82,9 @@ test('a page of another site is refused, and so is a name that was pointed at th
 	assert.equal(neighbour.status, 403);
 	assert.equal((await rawGet(house, '/api/v1/apps', { host: 'evil.example', authorization: `Bearer ${house.admin}` })).status, 421);
 	assert.equal((await rawGet(house, '/api/v1/apps', { host: 'localhost:1', authorization: `Bearer ${house.admin}` })).status, 200);
-	for (const headers of [
-		{ origin: 'http://evil.example', cookie: session },
-		{ host: 'evil.example', cookie: session },
-	]) {
+	const tricks: Record<string, string>[] = [{ origin: 'http://evil.example' }, { host: 'evil.example' }];
+	for (const trick of tricks) {
+		const headers = { ...trick, cookie: session };
 		assert.ok([403, 421].includes(await refusedSocket(`${house.control.url.replace('http', 'ws')}/api/v1/events`, headers)));
 	}
 	assert.equal(await refusedSocket(`${house.control.url.replace('http', 'ws')}/api/v1/events`, {}), 401);

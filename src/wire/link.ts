@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
 import { WebSocket } from 'ws';
 import type { RawData } from 'ws';
 import type { Clock, MonotonicMs, Timer } from '#clock/clock.ts';
@@ -59,11 +61,8 @@ export function dial(options: DialOptions): Link {
 		const pulse = startPulse(trying, clock);
 		let reason = 'closed';
 		trying.on('unexpected-response', (_request, response) => {
-			reason = `refused with status ${response.statusCode}`;
-			let body = '';
-			response.on('data', (part: Buffer) => (body += body.length < MAX_REFUSAL_BYTES ? part.toString() : ''));
-			response.on('close', () => {
-				reason += `: ${body.trim()}`;
+			void refusalOf(response).then((refusal) => {
+				reason = refusal;
 				trying.terminate();
 			});
 		});
@@ -112,6 +111,14 @@ export function dial(options: DialOptions): Link {
 			return up;
 		},
 	};
+}
+
+/** In the peer's own words, as far as they fit. */
+async function refusalOf(response: IncomingMessage): Promise<string> {
+	let body = '';
+	response.on('data', (part: Buffer) => (body += body.length < MAX_REFUSAL_BYTES ? part.toString() : ''));
+	await once(response, 'close');
+	return `refused with status ${response.statusCode}: ${body.trim()}`;
 }
 
 function open(options: DialOptions): WebSocket {

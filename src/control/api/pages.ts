@@ -6,18 +6,13 @@ import { Refusal } from '../ports.ts';
 import { Raw, route, type Route } from '../route.ts';
 
 /** The page, signing in and out, and what anybody may ask: whether control is alive, and how to talk to it. */
-export function pageRoutes({ state, clock, hub }: House, pages: Pages, describe: () => object): Route[] {
+export function pageRoutes(house: House, pages: Pages, describe: () => object): Route[] {
+	return [...signInRoutes(house, pages), ...openRoutes(house, describe)];
+}
+
+function signInRoutes({ state, clock }: House, pages: Pages): Route[] {
 	const page = (html: string, headers: Record<string, string> = {}) =>
 		new Raw(html, 'text/html; charset=utf-8', { ...pages.headers, ...headers });
-	const asset = (path: string, type: string, text: string): Route =>
-		route({
-			method: 'GET',
-			path,
-			summary: 'A part of the page.',
-			role: 'public',
-			answer: type,
-			handle: () => Promise.resolve(new Raw(text, `${type}; charset=utf-8`)),
-		});
 	return [
 		route({
 			method: 'GET',
@@ -58,6 +53,11 @@ export function pageRoutes({ state, clock, hub }: House, pages: Pages, describe:
 		}),
 		asset('/page.js', 'text/javascript', pages.script),
 		asset('/style.css', 'text/css', pages.style),
+	];
+}
+
+function openRoutes({ state, hub }: House, describe: () => object): Route[] {
+	return [
 		route({
 			method: 'GET',
 			path: '/healthz',
@@ -91,4 +91,15 @@ export function pageRoutes({ state, clock, hub }: House, pages: Pages, describe:
 			handle: () => Promise.resolve(describe()),
 		}),
 	];
+}
+
+function asset(path: string, type: string, text: string): Route {
+	return route({
+		method: 'GET',
+		path,
+		summary: 'A part of the page.',
+		role: 'public',
+		answer: type,
+		handle: () => Promise.resolve(new Raw(text, `${type}; charset=utf-8`)),
+	});
 }
