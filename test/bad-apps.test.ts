@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { after, before, describe, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 import { startTraffic } from './fixtures/traffic.ts';
@@ -43,25 +43,27 @@ test('an app that throws on import shows its own words and the place in its sour
 	assert.match(said, /server\.ts:3/);
 });
 
-test('an app that answers 500 is unhealthy', async () => {
-	const said = await stopped('fivehundred', `export default { fetch: () => new Response('broken', { status: 500 }) };\n`, /unhealthy/);
-	assert.match(said, /500/);
-});
-
-test('an app that never answers is unhealthy', async () => {
-	await stopped('silent', `export default { fetch: () => new Promise(() => {}) };\n`, /unhealthy/, {
-		health: { path: '/', timeout: '500ms' },
+describe('apps that never become healthy', { concurrency: true }, () => {
+	test('an app that answers 500 is unhealthy', async () => {
+		const said = await stopped('fivehundred', `export default { fetch: () => new Response('broken', { status: 500 }) };\n`, /unhealthy/);
+		assert.match(said, /500/);
 	});
-});
 
-test('an app that loops for ever on import is ended', async () => {
-	await stopped('loops', `for (;;);\nexport default { fetch: () => new Response('never') };\n`, /start|unhealthy|timeout/);
+	test('an app that never answers is unhealthy', async () => {
+		await stopped('silent', `export default { fetch: () => new Promise(() => {}) };\n`, /unhealthy/, {
+			health: { path: '/', timeout: '500ms' },
+		});
+	});
+
+	test('an app that loops for ever on import is ended', async () => {
+		await stopped('loops', `for (;;);\nexport default { fetch: () => new Response('never') };\n`, /start|unhealthy|timeout/);
+	});
 });
 
 test('an app that listens instead of exporting is told of the process runtime', async () => {
 	const said = await stopped(
 		'listens',
-		`import { createServer } from 'node:http';\ncreateServer((_, response) => response.end('hi')).listen(0);\nexport default {};\n`,
+		`import { createServer } from 'node:http';\ncreateServer((_, response) => response.end('hi')).listen(0);\nconst app: object = {};\nexport default app;\n`,
 		/app_listens|no_fetch/,
 	);
 	assert.match(said, /process/);
@@ -77,11 +79,11 @@ test('an app that leaks until it is killed is restarted, and others do not notic
 	using app = tinyApp('leaks', leak(), { memory: 128, strategy: { type: 'walk', watch: '1s' } });
 	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
 	await using traffic = startTraffic(jibe, 'neighbour.localhost', '/', [0, 1]);
-	const first = (await pids(app))[0];
+	const first = await pidIn('fra', app);
 	await jibe.request(0, 'leaks.localhost', '/leak').catch(() => null);
 	await eventually(async () => {
-		const now = await pids(app);
-		return now[0] !== null && now[0] !== first && (await jibe.request(0, 'leaks.localhost', '/')).status === 200 ? true : null;
+		const now = await pidIn('fra', app);
+		return now !== null && now !== first && (await jibe.request(0, 'leaks.localhost', '/')).status === 200 ? true : null;
 	}, 'a new process of the app that leaked');
 	await traffic.stop();
 	assert.deepEqual(traffic.failures, []);
@@ -149,11 +151,12 @@ function lateFailure(text: string, fails: boolean): string {
 `;
 }
 
-/** The pids that serve the app, by region. */
-async function pids(app: App): Promise<(number | null)[]> {
+/** The process that serves the app in a region. */
+async function pidIn(region: string, app: App): Promise<number | null> {
 	const name = app.dir.split('/').at(-1);
 	const status = JSON.parse((await jibe.api(`/api/v1/apps/${name}/status?environment=production`)).body) as {
-		regions: { instances: { state: string; pid: number | null; healthy: boolean }[] }[];
+		regions: { region: string; instances: { state: string; pid: number | null; healthy: boolean }[] }[];
 	};
-	return status.regions.map((region) => region.instances.find(({ state, healthy }) => state === 'serving' && healthy)?.pid ?? null);
+	const instances = status.regions.find((of) => of.region === region)?.instances ?? [];
+	return instances.find(({ state, healthy }) => state === 'serving' && healthy)?.pid ?? null;
 }
