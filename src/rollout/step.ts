@@ -2,7 +2,7 @@ import { catchUp } from './catch-up.ts';
 import { gateAnswered } from './gate.ts';
 import { isGated } from './plan.ts';
 import { hasMoved, type Effect, type Facts, type Rollout, type RolloutEvent, type RolloutState, type Step } from './rollout.ts';
-import { dropped, sameWanted } from './runs.ts';
+import { dropped, NOTHING, prepared, sameWanted } from './runs.ts';
 import { startSwing, swing, SWING_TIMEOUT_MS } from './swing.ts';
 import { nextWave, walk } from './walk.ts';
 
@@ -76,6 +76,8 @@ function takeTurn(rollout: Rollout, now: number): Effect[] | null {
 /** Every region that can be reached starts and checks the release; no traffic moves. */
 function prepare(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	if (!isGated(rollout.plan)) return goAtOnce(rollout, facts, now);
+	const untold = startEverywhere(rollout, facts);
+	if (untold.length > 0) return untold;
 	const late = now >= rollout.since + rollout.plan.prepareMs;
 	for (const region of rollout.regions) {
 		const fact = facts.regions[region.name];
@@ -98,6 +100,16 @@ function prepare(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	return rollout.regions.some((region) => region.reason === 'prepare_timeout')
 		? end(rollout, 'TimedOut', 'prepare_timeout', detail, facts, now)
 		: end(rollout, 'DeployFailed', 'regions_lost', detail, facts, now);
+}
+
+/** Normally told when the deployment was made; another one that ended may have dropped the same release since. */
+function startEverywhere(rollout: Rollout, facts: Facts): Effect[] {
+	return rollout.regions.flatMap((region): Effect[] => {
+		const wanted = facts.regions[region.name]?.wanted ?? NOTHING;
+		if (region.stage !== 'preparing' || wanted.run.some((run) => run.release === rollout.release && run.as !== 'warm')) return [];
+		const next = prepared(wanted, rollout.release, rollout.plan.instances);
+		return sameWanted(wanted, next) ? [] : [{ type: 'write', region: region.name, wanted: next }];
+	});
 }
 
 /** What it goes to stands by already. */

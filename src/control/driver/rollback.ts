@@ -62,6 +62,8 @@ function walkOf(lane: Lane, id: string): Walk {
 }
 
 function isStandingBy(lane: Lane, { spec, config }: KnownRelease): boolean {
+	// What is just being swung back goes away, however healthy it looks.
+	if (lane.swinging().some((walk) => walk.rollout.release === spec.release)) return false;
 	return standsBy(lane, spec.release, regionsOf(config, lane.presence.names()), config.instances);
 }
 

@@ -34,7 +34,7 @@ export function chooseTarget(history: readonly Past[], running: Past | null, ser
 	if (!cause) return refused('nothing_serves', 'nothing serves here, so there is nothing to roll back', 'deploy first: `jibe deploy`');
 	if (ask.undo !== null && ask.undo !== cause.id && ask.undo !== current?.id) return notServing(past, cause, ask.undo);
 	if (ask.to !== null) return exactly(past, cause, running, serving, ask.to, ask.again);
-	if (running?.kind === 'rollback') return { kind: 'running', deployment: running.id };
+	if (running?.kind === 'rollback' && running.state !== 'RollingBack') return { kind: 'running', deployment: running.id };
 	if (ask.undo !== null && cause.id === ask.undo && cause.kind === 'rollback' && cause.previous !== null) {
 		return exactly(past, cause, running, serving, cause.previous, ask.again);
 	}
@@ -79,7 +79,7 @@ function before(past: Chronicle, from: number | null, not: number, again: boolea
 }
 
 function exactly(past: Chronicle, cause: Past, running: Past | null, serving: number | null, to: number, again: boolean): Choice {
-	if (running?.kind === 'rollback' && running.release === to) return { kind: 'running', deployment: running.id };
+	if (running?.release === to && running.state !== 'RollingBack') return { kind: 'running', deployment: running.id };
 	if (!running && serving === to) return refused('already_serves', `v${to} already serves`, null);
 	if (past.undone.has(to) && !again) {
 		return refused('was_rolled_back', `v${to} was rolled back before`, '`--again` insists on it; a fixed release is better');
