@@ -1,7 +1,6 @@
-import { chownSync, mkdirSync } from 'node:fs';
+import { chownSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock, Timer } from '#clock/clock.ts';
-import { canonicalJson, sha256 } from '#digest/digest.ts';
 import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
 import {
@@ -16,15 +15,18 @@ import {
 	type Want,
 } from '#wire/region.ts';
 import type { DepotClient } from './depot-client.ts';
-import { adopt, cleanUp, type ProcessSurroundings, type Template } from './instance-process.ts';
+import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
 import { filesDirectory, viewOf, type Layout, type Place } from './layout.ts';
-import { createLibrary } from './library.ts';
+import { createLibrary, type Library } from './library.ts';
+import { createLogs, type Logs } from './logs.ts';
 import { createPool, type Pool } from './pool.ts';
-import { openRecords, type InstanceRecord } from './records.ts';
-import { createShelf, type ReleaseFiles } from './release-files.ts';
-import { createRoom } from './room.ts';
+import { createQuiet, type Quiet } from './quiet.ts';
+import { openRecords, type InstanceRecord, type Records } from './records.ts';
+import { createShelf, type ReleaseFiles, type Shelf } from './release-files.ts';
+import { createRoom, type Room } from './room.ts';
 import { Seat, type SeatParts } from './seat.ts';
 import { StartFailed, type StartOrder } from './start.ts';
+import { templateOf } from './template.ts';
 
 /**
  * The agent: holds what is wanted of each (region, app, environment) against the processes that there are, and moves
@@ -37,7 +39,7 @@ export interface Agent {
 	connected(): void;
 	/** Stops looking; instances go on. */
 	close(): void;
-	/** Everything it has, for tests and diagnosis. */
+	/** How many idle processes are ready. */
 	idle(): number;
 }
 
@@ -61,85 +63,213 @@ export interface AgentOptions {
 	send(message: UpMessage): boolean;
 }
 
+/** Takes up what already runs before it returns. */
+export async function createAgent(options: AgentOptions): Promise<Agent> {
+	const agent = new LiveAgent(options);
+	await agent.resume();
+	return agent;
+}
+
 interface Group {
 	want: Want;
 	settled: Known | null;
 	seats: Seat[];
 }
 
-/** While a want has not settled the pool isn't filled, but no longer than this. */
-const BUSY_LIMIT_MS = 10_000;
+const TIDY_PERIOD_MS = 5_000;
 
-export async function createAgent(options: AgentOptions): Promise<Agent> {
-	const { clock, log, layout } = options;
-	const records = openRecords(layout.home, log);
-	const library = createLibrary({ directory: layout.home, store: options.store, depot: options.depot, log });
-	const shelf = createShelf({ layout, library, depot: options.depot });
-	const around: ProcessSurroundings = { layout, data: options.data, records, clock, log, uid: options.uid, cgroups: options.cgroups };
-	const pool = createPool({ around, clock, log });
-	const groups = new Map<string, Group>();
-	const releases = new Map<string, ReleaseSpec>();
-	const preimports = new Map<string, string[]>();
-	const processes = () => [
-		...pool.idle().map(({ record }) => record),
-		...[...groups.values()].flatMap(({ seats }) => seats.map(({ spec }) => spec)),
-	];
-	const room = createRoom({
-		server: options.server,
-		...(options.budgetMiB === undefined ? {} : { budgetMiB: options.budgetMiB }),
-		processes,
-		giveWay: [() => pool.drop(), stopWarm],
-	});
-	const tell = createTeller();
-	const quiet = createQuiet(clock, pool);
+class LiveAgent implements Agent {
+	private readonly options: AgentOptions;
+	private readonly around: ProcessSurroundings;
+	private readonly records: Records;
+	private readonly library: Library;
+	private readonly shelf: Shelf;
+	private readonly pool: Pool;
+	private readonly room: Room;
+	private readonly quiet: Quiet;
+	private readonly logs: Logs;
+	private readonly parts: SeatParts;
+	private readonly tidying: Timer;
+	private readonly groups = new Map<string, Group>();
+	/** By app and number: what wants and instances name. */
+	private readonly releases = new Map<string, ReleaseSpec>();
+	/** Packages that the last release of an app imported. */
+	private readonly preimports = new Map<string, string[]>();
+	private dirty = new Set<string>();
 
-	const parts: SeatParts = {
-		clock,
-		log,
-		records,
-		async fetch(spec) {
-			const files = await shelf.place(spec);
-			preimports.set(`${spec.app}/${spec.environment}`, files.preimport);
-			return files;
-		},
-		reserve: (spec) => room.reserve(spec.app),
-		take,
-		environment,
-		changed: (seat) => tell(wantKey({ region: seat.region, ...seat.spec })),
-		gone(seat) {
-			const key = wantKey({ region: seat.region, ...seat.spec });
-			const group = groups.get(key);
-			if (!group) return;
-			group.seats = group.seats.filter((other) => other !== seat);
-			tell(key);
-			reconcile(group);
-		},
-		settled(seat) {
-			const group = groups.get(wantKey({ region: seat.region, ...seat.spec }));
-			return group?.settled != null && compareVersions(group.settled, group.want) >= 0;
-		},
-	};
+	constructor(options: AgentOptions) {
+		const { clock, log, layout, data, uid, cgroups, depot } = options;
+		this.options = options;
+		this.records = openRecords(layout.home, log);
+		this.library = createLibrary({ directory: layout.home, store: options.store, depot, log });
+		this.shelf = createShelf({ layout, library: this.library, depot });
+		this.around = { layout, data, records: this.records, clock, log, uid, cgroups };
+		this.pool = createPool({ around: this.around, clock, log });
+		this.quiet = createQuiet(clock, this.pool);
+		this.logs = createLogs({ directory: join(layout.home, 'logs'), clock, send: (message) => options.send(message) });
+		this.room = createRoom({
+			server: options.server,
+			...(options.budgetMiB === undefined ? {} : { budgetMiB: options.budgetMiB }),
+			processes: () => [...this.pool.idle().map(({ record }) => record), ...this.seats().flatMap(({ instance }) => instance?.record ?? [])],
+			giveWay: [() => this.pool.drop(), () => this.stopWarm()],
+		});
+		this.parts = this.partsOfSeats();
+		this.tidying = clock.every(TIDY_PERIOD_MS, () => this.tidy());
+	}
 
-	async function take(order: StartOrder, files: ReleaseFiles) {
-		const { spec } = order;
+	private partsOfSeats(): SeatParts {
+		return {
+			clock: this.options.clock,
+			log: this.options.log,
+			records: this.records,
+			fetch: async (spec) => {
+				const files = await this.shelf.place(spec);
+				this.preimports.set(placeKey(spec), files.preimport);
+				return files;
+			},
+			reserve: (spec) => this.room.reserve(spec.app),
+			take: (order, files) => this.take(order, files),
+			environment: (order) => this.environment(order),
+			changed: (seat) => this.tell(keyOf(seat)),
+			gone: (seat) => this.gone(seat),
+			settled: (seat) => isSettled(this.groups.get(keyOf(seat))),
+		};
+	}
+
+	receive(message: DownMessage): void {
+		switch (message.type) {
+			case 'wants':
+				return this.receiveWants(message);
+			case 'settled':
+				return this.receiveSettled(message.items);
+			case 'logsWanted':
+				return this.logs.wanted(message);
+			case 'logsDone':
+				return this.logs.done(message.id);
+			case 'welcome':
+			case 'instances':
+			case 'probe':
+				return;
+		}
+	}
+
+	hello(): Hello {
+		const { server, name, regions } = this.options;
+		const known = [...this.groups.values()].map(({ want: { region, app, environment, epoch, version } }) => ({
+			region,
+			app,
+			environment,
+			epoch,
+			version,
+		}));
+		return { type: 'hello', wire: WIRE_VERSION, role: 'agent', server, name, regions: [...regions], known };
+	}
+
+	connected(): void {
+		this.say(this.groups.keys());
+	}
+
+	idle(): number {
+		return this.pool.idle().length;
+	}
+
+	close(): void {
+		this.tidying.cancel();
+		this.pool.close();
+		this.quiet.close();
+		this.logs.close();
+		for (const seat of this.seats()) seat.close();
+	}
+
+	// What is wanted
+
+	private receiveWants(message: Extract<DownMessage, { type: 'wants' }>): void {
+		for (const spec of message.releases) this.releases.set(releaseKey(spec.app, spec.release), spec);
+		const fresh = message.wants.filter((want) => this.isNews(want));
+		if (fresh.length > 0 && message.gift) this.library.accept(message.gift);
+		this.quiet.busy();
+		for (const want of fresh) {
+			const group = this.groups.get(wantKey(want)) ?? { want, settled: null, seats: [] };
+			group.want = want;
+			this.groups.set(wantKey(want), group);
+			this.reconcile(group);
+		}
+		this.plan(fresh);
+		this.forgetReleases();
+		this.remember();
+	}
+
+	private isNews(want: Want): boolean {
+		if (!this.options.regions.includes(want.region)) return false;
+		const known = this.groups.get(wantKey(want))?.want;
+		return !known || compareVersions(want, known) > 0;
+	}
+
+	private receiveSettled(items: readonly Known[]): void {
+		for (const item of items) {
+			const group = this.groups.get(wantKey(item));
+			if (!group || (group.settled && compareVersions(item, group.settled) <= 0)) continue;
+			group.settled = item;
+			for (const seat of group.seats) seat.wake();
+		}
+		if ([...this.groups.values()].every(isSettled)) this.quiet.over();
+		this.remember();
+	}
+
+	private reconcile(group: Group): void {
+		const { want } = group;
+		const kept = new Set<Seat>();
+		for (const run of want.run) {
+			const spec = this.releases.get(releaseKey(want.app, run.release));
+			if (!spec) {
+				this.options.log.error('want.unknown_release', { app: want.app, release: run.release });
+				continue;
+			}
+			const seats = group.seats.filter((seat) => seat.spec.release === run.release && !seat.leaving).slice(0, run.instances);
+			while (seats.length < run.instances) {
+				const seat = new Seat(this.parts, { region: want.region, spec, goal: run.as });
+				group.seats.push(seat);
+				seats.push(seat);
+			}
+			for (const seat of seats) {
+				seat.goal = run.as;
+				kept.add(seat);
+			}
+		}
+		for (const seat of group.seats) {
+			if (!kept.has(seat)) seat.goal = 'gone';
+			if (want.pointer.primary === seat.spec.release || want.pointer.candidate?.release === seat.spec.release) seat.named = true;
+			seat.wake();
+		}
+		if (want.removed && group.seats.length === 0) this.groups.delete(wantKey(want));
+	}
+
+	private gone(seat: Seat): void {
+		const group = this.groups.get(keyOf(seat));
+		if (!group) return;
+		group.seats = group.seats.filter((other) => other !== seat);
+		this.tell(keyOf(seat));
+		this.reconcile(group);
+	}
+
+	// What a start needs
+
+	private async take(order: StartOrder, files: ReleaseFiles) {
+		const { spec, region } = order;
 		if (spec.runtime.kind !== 'fetch')
 			throw new StartFailed('runtime_unsupported', `this agent runs "fetch" apps; it has no runtime "${spec.runtime.kind}"`);
-		const taken = await pool.take(templateOf(spec, files.preimport));
+		const taken = await this.pool.take(templateOf(spec, files.preimport));
 		const { record } = taken.process;
-		record.bound = {
-			region: order.region,
-			release: spec.release,
-			slot: files.slot,
-			cold: taken.cold,
-			state: 'starting',
-			startedAt: clock.now(),
-		};
-		records.save(record);
+		const startedAt = this.options.clock.now();
+		record.bound = { region, release: spec.release, slot: files.slot, cold: taken.cold, state: 'starting', startedAt };
+		this.records.save(record);
+		this.logs.bind(record.id, { region, app: spec.app, environment: spec.environment, release: spec.release });
 		return taken;
 	}
 
-	function environment({ region, spec }: StartOrder): Record<string, string> {
-		const uid = options.uid(spec);
+	private environment({ region, spec }: StartOrder): Record<string, string> {
+		const { layout } = this.options;
+		const uid = this.options.uid(spec);
 		const directory = join(filesDirectory(layout, spec), region);
 		mkdirSync(directory, { recursive: true, mode: 0o700 });
 		if (uid !== null) chownSync(directory, uid, uid);
@@ -151,223 +281,135 @@ export async function createAgent(options: AgentOptions): Promise<Agent> {
 		};
 	}
 
-	function receiveWants(message: Extract<DownMessage, { type: 'wants' }>): void {
-		for (const spec of message.releases) releases.set(releaseKey(spec.app, spec.release), spec);
-		const fresh = message.wants.filter(isNews);
-		if (fresh.length > 0 && message.gift) library.accept(message.gift);
-		const touched = fresh.map((want) => {
-			const key = wantKey(want);
-			const group: Group = groups.get(key) ?? { want, settled: null, seats: [] };
-			group.want = want;
-			groups.set(key, group);
-			return group;
-		});
-		quiet.busy();
-		for (const group of touched) reconcile(group);
-		forgetReleases();
-		remember();
-	}
-
-	function isNews(want: Want): boolean {
-		if (!options.regions.includes(want.region)) return false;
-		const known = groups.get(wantKey(want))?.want;
-		return !known || compareVersions(want, known) > 0;
-	}
-
-	function reconcile(group: Group): void {
-		const { want } = group;
-		const kept = new Set<Seat>();
-		for (const run of want.run) {
-			const spec = releases.get(releaseKey(want.app, run.release));
-			if (!spec) {
-				log.error('want.unknown_release', { app: want.app, release: run.release });
-				continue;
-			}
-			const seats = group.seats.filter((seat) => seat.spec.release === run.release && !seat.leaving).slice(0, run.instances);
-			while (seats.length < run.instances) {
-				const seat = new Seat(parts, { region: want.region, spec, goal: run.as });
-				group.seats.push(seat);
-				seats.push(seat);
-			}
-			for (const seat of seats) kept.add(Object.assign(seat, { goal: run.as }));
-		}
-		for (const seat of group.seats) {
-			if (!kept.has(seat)) seat.goal = 'gone';
-			if (want.pointer.primary === seat.spec.release || want.pointer.candidate?.release === seat.spec.release) seat.named = true;
-			seat.wake();
-		}
-		if (want.removed && group.seats.length === 0) groups.delete(wantKey(want));
-		fillPool(want);
-	}
-
-	function receiveSettled(items: readonly Known[]): void {
-		for (const item of items) {
-			const group = groups.get(wantKey(item));
-			if (!group || (group.settled && compareVersions(item, group.settled) <= 0)) continue;
-			group.settled = item;
-			for (const seat of group.seats) seat.wake();
-		}
-		if ([...groups.values()].every((group) => group.settled !== null && compareVersions(group.settled, group.want) >= 0)) quiet.over();
-		remember();
-	}
-
 	/** As many idle processes as there are instances that serve, like those of the newest release that does. */
-	function fillPool(place: Place): void {
-		let newest: ReleaseSpec | null = null;
-		let count = 0;
-		for (const { want } of groups.values()) {
-			if (want.app !== place.app || want.environment !== place.environment || want.removed) continue;
-			for (const run of want.run) {
-				const spec = releases.get(releaseKey(want.app, run.release));
-				if (run.as !== 'serving' || spec?.runtime.kind !== 'fetch') continue;
-				count += run.instances;
-				if (!newest || spec.release > newest.release) newest = spec;
+	private plan(places: readonly Place[]): void {
+		for (const place of new Map(places.map((one) => [placeKey(one), one])).values()) {
+			let newest: ReleaseSpec | null = null;
+			let count = 0;
+			for (const { want } of this.groups.values()) {
+				if (placeKey(want) !== placeKey(place) || want.removed) continue;
+				for (const run of want.run) {
+					const spec = this.releases.get(releaseKey(want.app, run.release));
+					if (run.as !== 'serving' || spec?.runtime.kind !== 'fetch') continue;
+					count += run.instances;
+					if (!newest || spec.release > newest.release) newest = spec;
+				}
 			}
+			if (newest) this.pool.want(templateOf(newest, this.preimports.get(placeKey(place)) ?? []), count);
+			else void this.pool.drop(place);
 		}
-		const preimport = preimports.get(`${place.app}/${place.environment}`) ?? [];
-		if (newest) pool.want(templateOf(newest, preimport), count);
-		else void pool.drop(place);
 	}
 
 	/** Frozen instances of former releases: they make rollback quick, and memory is wanted more. */
-	async function stopWarm(): Promise<number> {
-		const warm = [...groups.values()].flatMap(({ seats }) => seats).filter((seat) => seat.goal === 'warm' && !seat.leaving);
-		for (const seat of warm) {
-			seat.goal = 'gone';
-			seat.wake();
+	private stopWarm(): Promise<number> {
+		const warm = this.seats().filter((seat) => seat.goal === 'warm' && !seat.leaving);
+		return Promise.all(warm.map((seat) => seat.giveUp())).then(() => warm.length);
+	}
+
+	private tidy(): void {
+		const processes = [...this.pool.idle(), ...this.seats().flatMap(({ instance }) => instance ?? [])];
+		this.logs.tidy(new Set(processes.map(({ record }) => record.id)));
+		for (const seat of this.seats()) if (seat.instance && seat.spec.app) this.room.measureOnce(seat.spec.app, seat.instance);
+	}
+
+	// What others are told, and what is remembered
+
+	private tell(key: string): void {
+		if (this.dirty.size === 0) {
+			queueMicrotask(() => {
+				const keys = this.dirty;
+				this.dirty = new Set();
+				this.say(keys);
+			});
 		}
-		return Promise.resolve(warm.length);
+		this.dirty.add(key);
 	}
 
-	function forgetReleases(): void {
-		const used = new Set<string>();
-		for (const { want, seats } of groups.values()) {
-			for (const { release } of want.run) used.add(releaseKey(want.app, release));
-			for (const { spec } of seats) used.add(releaseKey(spec.app, spec.release));
-		}
-		for (const key of releases.keys()) if (!used.has(key)) releases.delete(key);
-	}
-
-	function remember(): void {
-		const all = [...groups.values()];
-		records.remember({
-			wants: all.map(({ want }) => want),
-			releases: [...releases.values()],
-			settled: all.flatMap(({ settled }) => settled ?? []),
-		});
-	}
-
-	function createTeller(): (key: string) => void {
-		let dirty = new Set<string>();
-		return (key) => {
-			if (dirty.size === 0) queueMicrotask(() => (say(dirty), (dirty = new Set())));
-			dirty.add(key);
-		};
-	}
-
-	function say(keys: Iterable<string>): void {
-		const said = [...keys].flatMap((key) => {
+	private say(keys: Iterable<string>): void {
+		const groups = [...keys].map((key) => {
 			const [region, app, environment] = key.split('/') as [string, string, string];
-			return { region, app, environment, instances: groups.get(key)?.seats.map((seat) => seat.view()) ?? [] };
+			return { region, app, environment, instances: this.groups.get(key)?.seats.map((seat) => seat.view()) ?? [] };
 		});
-		if (said.length > 0) options.send({ type: 'instances', server: options.server, groups: said });
+		if (groups.length > 0) this.options.send({ type: 'instances', server: this.options.server, groups });
 	}
 
-	async function resume(): Promise<void> {
-		const memory = records.memory();
-		for (const spec of memory.releases) releases.set(releaseKey(spec.app, spec.release), spec);
-		for (const want of memory.wants) groups.set(wantKey(want), { want, settled: null, seats: [] });
+	private forgetReleases(): void {
+		const used = new Set(this.seats().map(({ spec }) => releaseKey(spec.app, spec.release)));
+		for (const { want } of this.groups.values()) for (const { release } of want.run) used.add(releaseKey(want.app, release));
+		for (const key of this.releases.keys()) if (!used.has(key)) this.releases.delete(key);
+	}
+
+	private remember(): void {
+		const groups = [...this.groups.values()];
+		this.records.remember({
+			wants: groups.map(({ want }) => want),
+			releases: [...this.releases.values()],
+			settled: groups.flatMap(({ settled }) => settled ?? []),
+		});
+	}
+
+	private seats(): Seat[] {
+		return [...this.groups.values()].flatMap(({ seats }) => seats);
+	}
+
+	// After a restart
+
+	async resume(): Promise<void> {
+		const memory = this.records.memory();
+		for (const spec of memory.releases) {
+			this.releases.set(releaseKey(spec.app, spec.release), spec);
+			const preimport = this.shelf.preimport(spec);
+			if (preimport.length > 0) this.preimports.set(placeKey(spec), preimport);
+		}
+		for (const want of memory.wants) this.groups.set(wantKey(want), { want, settled: null, seats: [] });
 		for (const settled of memory.settled) {
-			const group = groups.get(wantKey(settled));
+			const group = this.groups.get(wantKey(settled));
 			if (group) group.settled = settled;
 		}
-		await Promise.all(records.instances().map(adoptOne));
-		for (const group of groups.values()) reconcile(group);
+		const records = this.records.instances();
+		await Promise.all(records.map((record) => this.adoptOne(record)));
+		this.sweep(new Set(records.map(({ id }) => id)));
+		for (const group of this.groups.values()) this.reconcile(group);
+		this.plan(memory.wants);
 	}
 
-	async function adoptOne(record: InstanceRecord): Promise<void> {
-		const process = await adopt(around, record);
-		if (!process) return cleanUp(around, record);
-		const { bound } = record;
-		if (!bound) return pool.adopt(process);
-		const group = groups.get(wantKey({ region: bound.region, app: record.app, environment: record.environment }));
-		const spec = releases.get(releaseKey(record.app, bound.release));
-		if (!group || !spec || bound.state === 'starting') return process.stop(0);
-		const seat = new Seat(parts, { region: bound.region, spec, goal: 'gone' });
-		seat.named = true;
-		seat.adopt(process, bound, shelf.adopt(record, bound.slot));
+	private async adoptOne(record: InstanceRecord): Promise<void> {
+		const process = await adopt(this.around, record);
+		if (!process) return cleanUp(this.around, record);
+		const spec = record.bound && this.releases.get(releaseKey(record.app, record.bound.release));
+		if (!record.bound) this.pool.adopt(process);
+		else if (!spec || !this.seat(process, record.bound, spec)) await process.stop(0);
+	}
+
+	private seat(process: InstanceProcess, bound: NonNullable<InstanceRecord['bound']>, spec: ReleaseSpec): boolean {
+		const group = this.groups.get(wantKey({ region: bound.region, app: spec.app, environment: spec.environment }));
+		if (!group || bound.state === 'starting') return false;
+		const seat = new Seat(this.parts, { region: bound.region, spec, goal: 'gone' });
+		seat.named = true; // it may have been while there was nobody to note it
+		seat.adopt(process, bound, this.shelf.adopt(spec, bound.slot));
 		group.seats.push(seat);
+		return true;
 	}
 
-	await resume();
-	return {
-		receive(message) {
-			switch (message.type) {
-				case 'wants':
-					return receiveWants(message);
-				case 'settled':
-					return receiveSettled(message.items);
-				case 'welcome':
-				case 'instances':
-				case 'probe':
-				case 'logsWanted':
-				case 'logsDone':
-					return;
-			}
-		},
-		hello: () => ({
-			type: 'hello',
-			wire: WIRE_VERSION,
-			role: 'agent',
-			server: options.server,
-			name: options.name,
-			regions: [...options.regions],
-			known: [...groups.values()].map(({ want: { region, app, environment, epoch, version } }) => ({
-				region,
-				app,
-				environment,
-				epoch,
-				version,
-			})),
-		}),
-		connected: () => say(groups.keys()),
-		close() {
-			pool.close();
-			quiet.close();
-			for (const { seats } of groups.values()) for (const seat of seats) seat.close();
-		},
-		idle: () => pool.idle().length,
-	};
+	/** Socket directories of processes that an agent was killed while making. */
+	private sweep(known: ReadonlySet<string>): void {
+		const directory = join(this.options.layout.run, 's');
+		for (const id of readdirSync(directory)) if (!known.has(id)) rmSync(join(directory, id), { recursive: true, force: true });
+	}
+}
+
+function keyOf(seat: Seat): string {
+	return wantKey({ region: seat.region, app: seat.spec.app, environment: seat.spec.environment });
 }
 
 function releaseKey(app: string, release: number): string {
 	return `${app}/${release}`;
 }
 
-/** Everything that a process must be born with to run this release. */
-function templateOf(spec: ReleaseSpec, preimport: string[]): Template {
-	const { app, environment, vendor, memoryMiB, cpuMillis } = spec;
-	const env = { NODE_ENV: 'production', JIBE_APP: app, JIBE_ENVIRONMENT: environment, ...spec.env };
-	const key = sha256(canonicalJson({ app, environment, vendor, memoryMiB, cpuMillis, env, node: spec.runtime.node ?? null }));
-	return { key, app, environment, vendor, preimport, env, memoryMiB, cpuMillis };
+function placeKey({ app, environment }: Place): string {
+	return `${app}/${environment}`;
 }
 
-/** Between a want and its settling something is being deployed, and idle processes are not made. */
-function createQuiet(clock: Clock, pool: Pool): { busy(): void; over(): void; close(): void } {
-	let letGo: (() => void) | null = null;
-	let limit: Timer | null = null;
-	const over = () => {
-		limit?.cancel();
-		letGo?.();
-		letGo = null;
-	};
-	return {
-		busy() {
-			letGo ??= pool.hold();
-			limit?.cancel();
-			limit = clock.after(BUSY_LIMIT_MS, over, { idle: true });
-		},
-		over,
-		close: () => limit?.cancel(),
-	};
+function isSettled(group: Group | undefined): boolean {
+	return group?.settled != null && compareVersions(group.settled, group.want) >= 0;
 }

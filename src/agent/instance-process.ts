@@ -160,7 +160,7 @@ export async function adopt(around: ProcessSurroundings, record: InstanceRecord)
 	try {
 		if (record.bound?.state === 'warm') thaw(record.identity, record.cgroup ?? undefined);
 		const process = await attach(around, record, life);
-		await process.hear(['idle', 'loaded', 'drained'], ADOPT_LIMIT_MS);
+		await process.hear(['idle', 'loaded', 'drained', 'rested'], ADOPT_LIMIT_MS);
 		if (record.bound?.state === 'warm') process.freeze();
 		return process;
 	} catch (error) {

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { canonicalJson, sha256, type Digest } from '#digest/digest.ts';
 import type { AppIndex } from '#store/app-index.ts';
 import type { Entry, Manifest } from '#store/manifest.ts';
-import { buildModulePack, openModulePack, writeModulePack, type ModulePack } from '#store/module-pack.ts';
+import { buildModulePack, openModulePack, readModulePack, writeModulePack, type ModulePack } from '#store/module-pack.ts';
 import type { ReleaseSpec } from '#wire/region.ts';
 import { FetchError, type DepotClient } from './depot-client.ts';
 import { appDirectory, packFile, slotDirectory, vendorDirectory, viewOf, type Layout, type Place } from './layout.ts';
@@ -37,7 +37,8 @@ export interface Shelf {
 	place(spec: ReleaseSpec): Promise<ReleaseFiles>;
 	/** For instances that were adopted: the slot is in use again. */
 	adopt(place: Place, slot: number): () => void;
-	vendor(digest: Digest): Promise<void>;
+	/** What a release that is on disk imports of its packages; empty when it is not. */
+	preimport(spec: ReleaseSpec): string[];
 }
 
 export function createShelf(of: { layout: Layout; library: Library; depot: DepotClient }): Shelf {
@@ -165,7 +166,17 @@ export function createShelf(of: { layout: Layout; library: Library; depot: Depot
 			if (slot) slot.users++;
 			return once(() => void (slot && slot.users--));
 		},
-		vendor,
+		preimport(spec) {
+			for (const [number, slot] of appOf(spec).slots) {
+				if (slot.artifact !== spec.artifact) continue;
+				try {
+					return readModulePack(packFile(layout, spec, number, 'modules')).index.vendor;
+				} catch {
+					return []; // written anew at the next start
+				}
+			}
+			return [];
+		},
 	};
 }
 

@@ -15,15 +15,16 @@ export class NoRoom extends Error {
 }
 
 export interface Room {
-	reserve(app: string): Promise<void>;
-	/** Measures a process of an app; costs about a millisecond. */
-	measure(app: string, process: InstanceProcess): void;
+	/** Resolves with what gives the reservation back: once the process itself is counted, or will not be. @throws NoRoom */
+	reserve(app: string): Promise<() => void>;
+	/** Measures one process of an app, the first that has served for a while; costs about a millisecond. */
+	measureOnce(app: string, process: InstanceProcess): void;
 }
 
 export function createRoom(of: {
 	server: string;
 	budgetMiB?: number;
-	/** How many processes there are: all that are idle, frozen or running. */
+	/** All that are idle, frozen or running. */
 	processes: () => { app: string }[];
 	/** In this order until there is room. Each resolves with how many processes ended. */
 	giveWay: (() => Promise<number>)[];
@@ -31,11 +32,12 @@ export function createRoom(of: {
 	const budget = of.budgetMiB ?? Math.floor((totalmem() / 1024 / 1024) * SHARE_OF_SERVER);
 	const measured = new Map<string, number>();
 	const need = (app: string) => measured.get(app) ?? FIRST_RESERVATION_MIB;
-	const used = () => of.processes().reduce((sum, { app }) => sum + need(app), 0);
+	const reserved = new Set<{ app: string }>();
+	const used = () => [...of.processes(), ...reserved].reduce((sum, { app }) => sum + need(app), 0);
 	return {
 		async reserve(app) {
 			for (const way of of.giveWay) {
-				if (used() + need(app) <= budget) return;
+				if (used() + need(app) <= budget) break;
 				await way();
 			}
 			const missing = Math.ceil(used() + need(app) - budget);
@@ -43,8 +45,12 @@ export function createRoom(of: {
 				throw new NoRoom(
 					`server ${of.server} lacks ${missing} MiB of memory for one more instance (budget ${budget} MiB); add a server, or stop something`,
 				);
+			const mine = { app };
+			reserved.add(mine);
+			return () => void reserved.delete(mine);
 		},
-		measure(app, process) {
+		measureOnce(app, process) {
+			if (measured.has(app)) return;
 			const kib = pssKiB(process.record.identity.pid);
 			if (kib !== null) measured.set(app, Math.max(1, Math.ceil(kib / 1024)));
 		},

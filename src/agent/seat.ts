@@ -69,8 +69,9 @@ export class Seat {
 	adopt(process: InstanceProcess, bound: Bound, release: () => void): void {
 		this.cold = bound.cold;
 		this.sit(process, { release });
-		// A drain that was under way is begun again: the instance answers at once if it was done.
-		this.state = bound.state === 'starting' || bound.state === 'draining' ? 'prepared' : bound.state;
+		// A drain that was under way is called off, and begun again if it is still wanted.
+		if (bound.state === 'draining') process.tell({ type: 'state', state: 'serving' });
+		this.state = bound.state === 'draining' ? 'serving' : bound.state;
 		this.check = resumeCheck(this.spec.health, this.state !== 'warm', this.parts.clock.monotonic());
 		this.scheduleCheck(0);
 	}
@@ -107,6 +108,14 @@ export class Seat {
 	wake(): void {
 		this.again = true;
 		if (!this.moving) void this.move();
+	}
+
+	/** Leaves because its room is needed; resolves once it has. */
+	async giveUp(): Promise<void> {
+		const { process } = this;
+		this.goal = 'gone';
+		this.wake();
+		await process?.ended;
 	}
 
 	/** The agent ends; the instance does not. */

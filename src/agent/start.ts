@@ -11,8 +11,9 @@ export async function start(order: StartOrder, parts: StartParts): Promise<Start
 	const began = clock.monotonic();
 	const files = await parts.fetch(order.spec);
 	const fetched = clock.monotonic();
+	let giveBack = () => {};
 	try {
-		await parts.reserve(order.spec);
+		giveBack = await parts.reserve(order.spec);
 		const taken = await parts.take(order, files);
 		await load(taken.process, parts.environment(order), files);
 		const started = clock.monotonic();
@@ -22,6 +23,8 @@ export async function start(order: StartOrder, parts: StartParts): Promise<Start
 	} catch (error) {
 		files.release();
 		throw error;
+	} finally {
+		giveBack();
 	}
 }
 
@@ -35,7 +38,7 @@ export interface StartParts {
 	/** The release's files, on this server. */
 	fetch(spec: ReleaseSpec): Promise<ReleaseFiles>;
 	/** Room for one more. @throws NoRoom */
-	reserve(spec: ReleaseSpec): Promise<void>;
+	reserve(spec: ReleaseSpec): Promise<() => void>;
 	/** A process bound to this release and region from now on. */
 	take(order: StartOrder, files: ReleaseFiles): Promise<{ process: InstanceProcess; cold: boolean }>;
 	environment(order: StartOrder): Record<string, string>;

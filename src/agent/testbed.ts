@@ -44,7 +44,7 @@ export interface Testbed {
 	close(): Promise<void>;
 }
 
-const PATIENCE_STEPS = 1_500;
+const PATIENCE_STEPS = 1_000;
 const STEP_MS = 10;
 
 export async function openTestbed(options: { regions?: string[]; budgetMiB?: number } = {}): Promise<Testbed> {
@@ -183,6 +183,10 @@ function artifactOf(files: Record<string, string>, more: Partial<AppIndex>): [st
 	const out: [string, string][] = [];
 	for (const [path, text] of Object.entries(files)) {
 		const format = formatOf(path);
+		if (path.endsWith('.ts.map')) {
+			out.push([`maps/${path}`, text]);
+			continue;
+		}
 		if (!format) {
 			out.push([`files/${path}`, text]);
 			continue;
@@ -218,7 +222,7 @@ async function serveDepot(socket: string, blobs: Map<Digest, Buffer>, trees: Map
 	const server = createServer((incoming, response) => {
 		const [, kind, digest] = /^\/(blobs|trees)\/(sha256:[0-9a-f]{64})$/.exec(incoming.url ?? '') ?? [];
 		const tree = trees.get(digest as Digest);
-		const body = kind === 'trees' ? tree && Buffer.from(JSON.stringify({ entries: wholeDelta(tree).set })) : blobs.get(digest as Digest);
+		const body = kind === 'trees' ? tree && Buffer.from(JSON.stringify(wholeDelta(tree))) : blobs.get(digest as Digest);
 		response.writeHead(body ? 200 : 404).end(body ?? '{"error":{"code":"not_found"}}');
 	});
 	await new Promise<void>((resolve) => server.listen(socket, resolve));

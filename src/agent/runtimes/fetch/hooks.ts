@@ -46,35 +46,37 @@ function resolve(app: App, vendorUrl: string | null, specifier: string, context:
 	if (from) {
 		const required = context.conditions.includes('require') ? own(from.require, specifier) : undefined;
 		const target = required ?? own(from.resolve, specifier);
-		if (target !== undefined) return locate(app, vendorUrl, target);
+		if (target !== undefined) return locate(app, vendorUrl, target, context);
 	}
-	return computed(app, specifier, context.parentURL);
+	return computed(app, specifier, context);
 }
 
-function locate(app: App, vendorUrl: string | null, target: string): ResolveFnOutput | null {
+function locate(app: App, vendorUrl: string | null, target: string, context: ResolveHookContext): ResolveFnOutput | null {
 	if (target.startsWith('vendor:')) {
 		return vendorUrl === null ? null : { url: vendorUrl + encodePath(target.slice('vendor:'.length)), shortCircuit: true };
 	}
 	if (target.startsWith('file:')) return { url: app.url + encodePath(target.slice('file:'.length)), shortCircuit: true };
 	if (isBuiltin(target)) return { url: target.startsWith('node:') ? target : `node:${target}`, format: 'builtin', shortCircuit: true };
-	return found(app, target, '');
+	return found(app, target, '', context);
 }
 
 /** A name made up at run time: `import(new URL(…))`, or a relative path that no map could hold. */
-function computed(app: App, specifier: string, parentUrl: string | undefined): ResolveFnOutput | null {
+function computed(app: App, specifier: string, context: ResolveHookContext): ResolveFnOutput | null {
+	const { parentURL: parentUrl } = context;
 	const relative = specifier.startsWith('./') || specifier.startsWith('../');
 	if (!specifier.startsWith('file:') && !relative && !specifier.startsWith('/')) return null;
 	if (relative && !parentUrl?.startsWith(app.url)) return null;
 	const url = specifier.startsWith('/') ? pathToFileURL(specifier) : URL.parse(specifier, parentUrl);
 	const path = url && ownPath(app, url.href);
-	return url && path !== null ? found(app, path, url.search + url.hash) : null;
+	return url && path !== null ? found(app, path, url.search + url.hash, context) : null;
 }
 
-function found(app: App, path: string, suffix: string): ResolveFnOutput | null {
+function found(app: App, path: string, suffix: string, context: ResolveHookContext): ResolveFnOutput | null {
 	const record = moduleAt(app, path);
 	if (!record) return null;
 	// JSON and text have a default export without import attributes: as modules that we write.
-	const format = record.format === 'commonjs' ? 'commonjs' : 'module';
+	const common = record.format === 'commonjs' || (record.format !== 'module' && context.conditions.includes('require'));
+	const format = common ? 'commonjs' : 'module';
 	return { url: app.url + encodePath(path) + suffix, format, shortCircuit: true };
 }
 
@@ -85,14 +87,11 @@ function load(app: App, url: string, context: LoadHookContext): LoadFnOutput | n
 	if (!body || !record) return null;
 	const source = body.toString();
 	if (record.format === 'module' || record.format === 'commonjs') return { format: record.format, source, shortCircuit: true };
-	const required = context.conditions.includes('require');
-	const value = record.format === 'json' ? source : JSON.stringify(source);
-	if (record.format === 'json' && (required || context.importAttributes['type'] === 'json'))
-		return { format: 'json', source, shortCircuit: true };
-	if (required) return { format: 'commonjs', source: `module.exports = ${value};`, shortCircuit: true };
 	// JSON.parse, not a literal: `__proto__` is a key like any other in JSON.
-	const text = record.format === 'json' ? `export default JSON.parse(${JSON.stringify(source)});` : `export default ${value};`;
-	return { format: 'module', source: text, shortCircuit: true };
+	const value = record.format === 'json' ? `JSON.parse(${JSON.stringify(source)})` : JSON.stringify(source);
+	if (context.conditions.includes('require')) return { format: 'commonjs', source: `module.exports = ${value};`, shortCircuit: true };
+	if (context.importAttributes['type'] === 'json') return { format: 'json', source, shortCircuit: true };
+	return { format: 'module', source: `export default ${value};`, shortCircuit: true };
 }
 
 /** The path below the release directory, or null when the URL is not below it. */
