@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { Row } from './row.ts';
 
 /** `npm run bench -- NAME… [--json]`: a table, or one JSON object a bench. Benches are no tests: a slow machine is not a failure. */
+const STARTS = 7;
 const names = process.argv.slice(2).filter((word) => !word.startsWith('-'));
 const json = process.argv.includes('--json');
 const known = ['deploy', 'rollback', 'build', 'swing', 'edge', 'up'];
@@ -31,8 +32,6 @@ interface Machine {
 	/** Of `node -e 0`: how busy this machine is. */
 	nodeStartMs: number;
 }
-
-const STARTS = 7;
 
 function describeMachine(): Machine {
 	const times = Array.from({ length: STARTS }, () => {
