@@ -32,7 +32,7 @@ export const verb: Verb = {
 			const line = value as Line;
 			since = Math.max(since, line.at + 1);
 			shown++;
-			process.stdout.write(out.json ? `${JSON.stringify(line)}\n` : words(line));
+			out.line(line, words(line));
 			return false;
 		};
 		for (;;) {
@@ -64,5 +64,5 @@ function sinceMs(text: string): number {
 }
 
 function words({ at, region, instance, release, stream, text }: Line): string {
-	return `${isoTime(at)} ${region} v${release} ${instance}${stream === 'err' ? ' !' : ''} ${text}\n`;
+	return `${isoTime(at)} ${region} v${release} ${instance}${stream === 'err' ? ' !' : ''} ${text}`;
 }

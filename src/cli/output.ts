@@ -1,18 +1,33 @@
+export interface Sinks {
+	out(text: string): void;
+	err(text: string): void;
+	/** A terminal, where a line can take the place of the one before. */
+	live: boolean;
+}
+
+const STANDARD: Sinks = {
+	out: (text) => void process.stdout.write(text),
+	err: (text) => void process.stderr.write(text),
+	live: process.stderr.isTTY,
+};
+
 /** Progress goes to standard error, results to standard output; with `--json` the result is one line, the last. */
 export class Output {
 	readonly json: boolean;
 	readonly #live: boolean;
+	readonly #sinks: Sinks;
 	#pending = false;
 
-	constructor(json: boolean) {
+	constructor(json: boolean, sinks: Sinks = STANDARD) {
 		this.json = json;
-		this.#live = process.stderr.isTTY && !json;
+		this.#live = sinks.live && !json;
+		this.#sinks = sinks;
 	}
 
 	/** A line that stays. */
 	say(line: string): void {
 		this.#clear();
-		process.stderr.write(`${line}\n`);
+		this.#sinks.err(`${line}\n`);
 	}
 
 	/** What is going on now: replaced by the next line on a terminal, not shown elsewhere. */
@@ -20,20 +35,25 @@ export class Output {
 		if (!this.#live) return;
 		this.#clear();
 		const width = process.stderr.columns || 80;
-		process.stderr.write(line.length < width ? line : line.slice(0, width - 1));
+		this.#sinks.err(line.length < width ? line : line.slice(0, width - 1));
 		this.#pending = true;
 	}
 
 	/** The result: the object with `--json`, else the lines for a person. */
 	result(object: object, lines: readonly string[]): void {
 		this.#clear();
-		if (this.json) process.stdout.write(`${JSON.stringify(object)}\n`);
-		else if (lines.length > 0) process.stdout.write(`${lines.join('\n')}\n`);
+		if (this.json) this.#sinks.out(`${JSON.stringify(object)}\n`);
+		else if (lines.length > 0) this.#sinks.out(`${lines.join('\n')}\n`);
+	}
+
+	/** A line of a result that has no end. */
+	line(object: object, text: string): void {
+		this.#sinks.out(`${this.json ? JSON.stringify(object) : text}\n`);
 	}
 
 	#clear(): void {
 		if (!this.#pending) return;
-		process.stderr.write('\r\u001b[K');
+		this.#sinks.err('\r\u001b[K');
 		this.#pending = false;
 	}
 }

@@ -1,12 +1,12 @@
 import { COMMON, parseArguments } from './arguments.ts';
 import { EXIT, Failure, nearest, usage, type Exit } from './failure.ts';
-import { Output } from './output.ts';
+import { Output, type Sinks } from './output.ts';
 import { dataDirectory } from './places.ts';
 import { GROUPS, LATER, VERBS } from './verbs.ts';
 
 /** Runs one verb and says how it went; the only place where failures become words and exit codes. */
-export async function run(words: readonly string[]): Promise<Exit> {
-	const out = new Output(words.includes('--json'));
+export async function run(words: readonly string[], sinks?: Sinks): Promise<Exit> {
+	const out = new Output(words.includes('--json'), sinks);
 	const verbose = words.includes('--verbose') || words.includes('-v');
 	try {
 		const { name, rest } = verbOf(words);
@@ -15,7 +15,7 @@ export async function run(words: readonly string[]): Promise<Exit> {
 		const { verb } = await entry.load();
 		const args = parseArguments(rest, verb.syntax);
 		if (args.flag('help')) {
-			process.stdout.write(`jibe ${entry.usage}\n${entry.summary}\n`);
+			out.result({ usage: entry.usage, summary: entry.summary }, [`jibe ${entry.usage}`, entry.summary]);
 			return EXIT.done;
 		}
 		const environment = args.value('env') ?? 'production';
