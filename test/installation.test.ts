@@ -46,7 +46,7 @@ test('one installation: a second up, taken ports, tokens, hosts, and what ps sho
 	await t.test('without a token nothing is said; with a weak or revoked one nothing is done', async () => {
 		assert.equal((await send(`${jibe.url}/api/v1/apps`, {})).status, 401);
 		assert.equal((await send(`${jibe.url}/api/v1/apps`, { headers: { authorization: 'Bearer wrong' } })).status, 401);
-		const made = await jibe.expect(0, ['token', 'create', '--name', 'reader', '--role', 'viewer', '--json']);
+		const made = await jibe.expect(0, ['token', 'create', 'reader', '--role', 'viewer', '--json']);
 		const viewer = String(made.json?.['token'] ?? made.json?.['secret']);
 		assert.equal((await send(`${jibe.url}/api/v1/apps`, { headers: { authorization: `Bearer ${viewer}` } })).status, 200);
 		using app = tinyApp('denied', `export default { fetch: () => new Response('x') };\n`);

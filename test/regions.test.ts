@@ -22,7 +22,7 @@ after(async () => {
 });
 
 function depotAndAgentOf(region: string): Program[] {
-	return [...jibe.programs('depot', region), ...jibe.programs('agent', region)];
+	return [...jibe.programs('depot', `depot-${region}`), ...jibe.programs('agent', `agent-${region}`)];
 }
 
 async function isLost(region: string): Promise<true | null> {
