@@ -30,17 +30,18 @@ export type Choice =
 export function chooseTarget(history: readonly Past[], running: Past | null, serving: number | null, ask: Ask): Choice {
 	const past = chronicle(history);
 	const current = serving === null ? null : past.serving;
-	const cause = running ?? current;
+	const cause = ask.undo !== null && ask.undo === current?.id ? current : (running ?? current);
 	if (!cause) return refused('nothing_serves', 'nothing serves here, so there is nothing to roll back', 'deploy first: `jibe deploy`');
-	if (ask.undo !== null && ask.undo !== cause.id && ask.undo !== current?.id) return notServing(past, cause, ask.undo);
+	if (ask.undo !== null && ask.undo !== cause.id) return notServing(past, cause, ask.undo);
 	if (ask.to !== null) return exactly(past, cause, running, serving, ask.to, ask.again);
-	if (running?.kind === 'rollback' && running.state !== 'RollingBack') return { kind: 'running', deployment: running.id };
-	if (ask.undo !== null && cause.id === ask.undo && cause.kind === 'rollback' && cause.previous !== null) {
+	if (cause === running && running.kind === 'rollback' && running.state !== 'RollingBack')
+		return { kind: 'running', deployment: running.id };
+	if (ask.undo !== null && cause.kind === 'rollback' && cause.previous !== null) {
 		return exactly(past, cause, running, serving, cause.previous, ask.again);
 	}
-	const target = before(past, running ? null : cause.release, cause.release, ask.again);
+	const target = before(past, cause === running ? null : cause.release, cause.release, ask.again);
 	if (target !== null) return { kind: 'go', release: target, cause: cause.id };
-	if (running) return { kind: 'cancel', deployment: running.id };
+	if (cause === running) return { kind: 'cancel', deployment: running.id };
 	return refused(
 		'no_previous',
 		`there is no healthy release before v${cause.release} to go back to`,
