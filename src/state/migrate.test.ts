@@ -15,7 +15,7 @@ before(async () => {
 after(() => cluster.stop());
 
 async function withClient<T>(database: Connection, work: (client: pg.Client) => Promise<T>): Promise<T> {
-	const client = new pg.Client(database as pg.ClientConfig);
+	const client = new pg.Client(database);
 	await client.connect();
 	try {
 		return await work(client);
@@ -38,7 +38,7 @@ test('a database of a newer Jibe, and one made by an edited migration, are refus
 	const database = await cluster.database();
 	const number = readMigrations().length + 1;
 	await withClient(database, (client) =>
-		client.query(`insert into jibe.migration (number, name, checksum) values (${number}, 'future', 'x')`),
+		client.query(`insert into jibe.migration (number, name, checksum) values ($1, 'future', 'x')`, [number]),
 	);
 	await assert.rejects(cluster.state({ database }), { code: 'schema_unknown', message: /migrated by a newer Jibe/ });
 	await withClient(database, (client) =>
