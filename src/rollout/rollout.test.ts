@@ -1,0 +1,327 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { planDeploy, planWarmRollback, PlanError, type PlanInput, type Strategy } from './plan.ts';
+import { newRollout, type Effect, type Facts, type RegionFacts, type Rollout, type RolloutEvent, type Wanted } from './rollout.ts';
+import { NOTHING, prepared } from './runs.ts';
+import { nextLook, step } from './step.ts';
+
+const walkStrategy: Strategy = { type: 'walk', watchMs: 300_000 };
+const input = (regions: string[], more: Partial<PlanInput> = {}): PlanInput => ({
+	strategy: walkStrategy,
+	regions,
+	instances: 1,
+	keepWarm: true,
+	strict: false,
+	...more,
+});
+const passed: Omit<Extract<RolloutEvent, { type: 'probed' }>, 'region'> = {
+	type: 'probed',
+	verdict: 'pass',
+	status: 200,
+	p50Ms: 3,
+	maxMs: 9,
+	detail: '',
+};
+
+/** A rollout with regions that obey what they are told, unless a test says otherwise. */
+class Scene {
+	rollout: Rollout;
+	now = 0;
+	readonly facts: Record<string, RegionFacts> = {};
+	/** Every effect, as `fra→2`, `RollingOut`, `probe fra`. */
+	readonly done: string[] = [];
+
+	constructor(regions: string[], of: { serving: number | null; release?: number; plan?: Rollout['plan']; kind?: Rollout['kind'] }) {
+		const release = of.release ?? 2;
+		const plan = of.plan ?? planDeploy(input(regions));
+		this.rollout = newRollout({ kind: of.kind ?? 'deploy', release, plan, waiting: false, now: 0 });
+		const serving: Wanted =
+			of.serving === null ? NOTHING : { primary: of.serving, candidate: null, run: [{ release: of.serving, instances: 1, as: 'serving' }] };
+		for (const region of regions) {
+			const wanted = of.kind === 'rollback' ? serving : prepared(serving, release, 1);
+			this.facts[region] = { connected: true, lost: false, wanted, confirmed: true, target: { state: 'starting' } };
+		}
+	}
+
+	/** Steps until nothing more comes of it. */
+	tell(event: RolloutEvent = { type: 'looked' }): this {
+		for (let more = true; more; event = { type: 'looked' }) {
+			const facts: Facts = { regions: this.facts, keep: [] };
+			const { rollout, effects } = step(this.rollout, event, facts, this.now);
+			this.rollout = rollout;
+			for (const effect of effects) this.#apply(effect);
+			more = effects.some((effect) => effect.type !== 'probe');
+		}
+		return this;
+	}
+
+	set(regions: string[], facts: Partial<RegionFacts>): this {
+		for (const region of regions) Object.assign(this.facts[region]!, facts);
+		return this;
+	}
+
+	take(): string[] {
+		return this.done.splice(0);
+	}
+
+	run(region: string): string {
+		return this.facts[region]!.wanted!.run.map((run) => `${run.release} ${run.as}`).join(', ');
+	}
+
+	#apply(effect: Effect): void {
+		if (effect.type === 'transition') this.done.push(effect.reason === null ? effect.to : `${effect.to} (${effect.reason})`);
+		if (effect.type === 'probe') this.done.push(`probe ${effect.region}`);
+		if (effect.type !== 'write') return;
+		const fact = this.facts[effect.region]!;
+		if (fact.wanted!.primary !== effect.wanted.primary) this.done.push(`${effect.region}→${effect.wanted.primary ?? 'nothing'}`);
+		Object.assign(fact, { wanted: effect.wanted, confirmed: false });
+	}
+}
+
+test('three regions: prepared everywhere, the first region, its gate, the rest in one wave, Deployed last', () => {
+	const regions = ['fra', 'iad', 'nrt'];
+	const scene = new Scene(regions, { serving: 1 });
+	assert.deepEqual(
+		scene
+			.set(['fra', 'iad'], { target: { state: 'ready' } })
+			.tell()
+			.take(),
+		[],
+	);
+	assert.deepEqual(
+		scene
+			.set(['nrt'], { target: { state: 'ready' } })
+			.tell()
+			.take(),
+		['CanaryCheck', 'fra→2', 'probe fra'],
+	);
+	assert.deepEqual(scene.tell({ ...passed, region: 'fra' }).take(), []);
+	assert.deepEqual(scene.set(['fra'], { confirmed: true }).tell().take(), ['RollingOut', 'iad→2', 'nrt→2']);
+	assert.deepEqual(scene.set(['iad'], { confirmed: true }).tell().take(), []);
+	assert.equal(scene.run('iad'), '1 serving, 2 serving');
+	assert.deepEqual(scene.set(['nrt'], { confirmed: true }).tell().take(), ['Deployed']);
+	assert.equal(scene.run('iad'), '1 warm, 2 serving');
+	assert.deepEqual(scene.rollout.canary, { region: 'fra', status: 200, p50Ms: 3, maxMs: 9 });
+});
+
+test('one region: the gate, then Deployed, without RollingOut', () => {
+	const scene = new Scene(['fra'], { serving: 1 }).set(['fra'], { target: { state: 'ready' } }).tell();
+	scene.set(['fra'], { confirmed: true }).tell({ ...passed, region: 'fra' });
+	assert.deepEqual(scene.take(), ['CanaryCheck', 'fra→2', 'probe fra', 'Deployed']);
+});
+
+test('unhealthy in one region: nothing moved, and what was prepared goes', () => {
+	const scene = new Scene(['fra', 'iad'], { serving: 1 }).set(['fra'], { target: { state: 'ready' } });
+	scene.set(['iad'], { target: { state: 'failed', reason: 'unhealthy', detail: 'GET / was answered with 500' } }).tell();
+	assert.deepEqual(scene.take(), ['DeployFailed (unhealthy)']);
+	assert.equal(scene.rollout.detail, 'in iad: GET / was answered with 500');
+	assert.deepEqual([scene.run('fra'), scene.run('iad')], ['1 serving', '1 serving']);
+});
+
+test('a failed gate swings the first region back, and RolledBack is said once it is', () => {
+	const scene = new Scene(['fra', 'iad'], { serving: 1 }).set(['fra', 'iad'], { target: { state: 'ready' } }).tell();
+	scene.take();
+	scene.tell({ ...passed, region: 'fra', verdict: 'fail', status: 500, detail: 'a probe was answered with 500' });
+	assert.deepEqual(scene.take(), ['RollingBack (gate_failed)', 'fra→1']);
+	assert.deepEqual([scene.run('fra'), scene.run('iad')], ['1 serving', '1 serving']);
+	assert.deepEqual(scene.set(['fra', 'iad'], { confirmed: true }).tell().take(), ['RolledBack (gate_failed)']);
+});
+
+test('an inconclusive gate is asked again, and gives up after five times', () => {
+	const scene = new Scene(['fra', 'iad'], { serving: 1 }).set(['fra', 'iad'], { target: { state: 'ready' } }).tell();
+	scene.set(['fra'], { confirmed: true });
+	scene.take();
+	for (let attempt = 0; attempt < 4; attempt++) {
+		scene.tell({ ...passed, region: 'fra', verdict: 'inconclusive' });
+		assert.deepEqual(scene.take(), []);
+		scene.now = nextLook(scene.rollout, scene.now)!;
+		assert.deepEqual(scene.tell().take(), ['probe fra']);
+	}
+	assert.deepEqual(scene.tell({ ...passed, region: 'fra', verdict: 'error' }).take(), ['RollingBack (gate_error)', 'fra→1']);
+});
+
+test('the first release ever that fails after a pointer moved: the pointer is cleared, reason no_previous', () => {
+	const scene = new Scene(['fra', 'iad'], { serving: null }).set(['fra', 'iad'], { target: { state: 'ready' } }).tell();
+	scene.tell({ ...passed, region: 'fra', verdict: 'fail', detail: 'slow' });
+	assert.deepEqual(scene.take().slice(-2), ['RollingBack (no_previous)', 'fra→nothing']);
+	assert.equal(scene.rollout.detail, 'gate_failed: slow');
+	assert.equal(scene.run('fra'), '');
+});
+
+test('a lost region is skipped, a lost first region is replaced, and both catch up through a gate of their own', () => {
+	const scene = new Scene(['fra', 'iad', 'nrt'], { serving: 1 });
+	scene
+		.set(['fra'], { connected: false, lost: true })
+		.set(['iad', 'nrt'], { target: { state: 'ready' } })
+		.tell();
+	assert.deepEqual(scene.take(), ['CanaryCheck', 'iad→2', 'probe iad']);
+	scene.set(['iad'], { confirmed: true }).tell({ ...passed, region: 'iad' });
+	scene.set(['nrt'], { confirmed: true }).tell();
+	assert.deepEqual(scene.take(), ['RollingOut', 'nrt→2', 'Deployed']);
+	assert.equal(scene.run('fra'), '1 serving, 2 prepared');
+	assert.deepEqual(scene.set(['fra'], { connected: true, lost: false }).tell().take(), []);
+	assert.deepEqual(
+		scene
+			.set(['fra'], { target: { state: 'ready' } })
+			.tell()
+			.take(),
+		['probe fra'],
+	);
+	assert.deepEqual(scene.tell({ ...passed, region: 'fra' }).take(), ['fra→2']);
+	assert.equal(scene.set(['fra'], { confirmed: true }).tell().rollout.regions[0]!.stage, 'live');
+});
+
+test('a region that fails its own gate when it is back stays as it is, alone', () => {
+	const scene = new Scene(['fra', 'iad', 'nrt'], { serving: 1 }).set(['iad', 'nrt'], { target: { state: 'ready' } });
+	scene.set(['fra'], { connected: false, lost: true }).tell();
+	scene
+		.set(['iad'], { confirmed: true })
+		.tell({ ...passed, region: 'iad' })
+		.set(['nrt'], { confirmed: true })
+		.tell();
+	scene.take();
+	scene.set(['fra'], { connected: true, lost: false, target: { state: 'ready' } }).tell();
+	assert.deepEqual(scene.tell({ ...passed, region: 'fra', verdict: 'fail' }).take(), ['probe fra']);
+	assert.deepEqual([scene.rollout.phase, scene.rollout.regions[0]!.stage], ['live', 'failed']);
+});
+
+test('too few regions: nothing moves', () => {
+	const scene = new Scene(['fra', 'iad', 'nrt'], { serving: 1 }).set(['nrt'], { target: { state: 'ready' } });
+	assert.deepEqual(scene.set(['fra', 'iad'], { connected: false, lost: true }).tell().take(), ['DeployFailed (regions_lost)']);
+});
+
+test('lost after its pointer moved: that region alone is pending, and the gate moves on', () => {
+	const scene = new Scene(['fra', 'iad', 'nrt'], { serving: 1 }).set(['fra', 'iad', 'nrt'], { target: { state: 'ready' } }).tell();
+	scene.take();
+	assert.deepEqual(scene.set(['fra'], { connected: false, lost: true }).tell().take(), ['iad→2', 'probe iad']);
+	scene
+		.set(['iad'], { confirmed: true })
+		.tell({ ...passed, region: 'iad' })
+		.set(['nrt'], { confirmed: true })
+		.tell();
+	assert.deepEqual(scene.take(), ['RollingOut', 'nrt→2', 'Deployed']);
+	assert.deepEqual(
+		scene.rollout.regions.map((region) => region.stage),
+		['pending', 'live', 'live'],
+	);
+});
+
+test('time limits: prepare, wave, and a swing that leaves what it can not reach pending', () => {
+	const slow = new Scene(['fra', 'iad', 'nrt'], { serving: 1 }).set(['nrt'], { target: { state: 'ready' } });
+	slow.now = 120_000;
+	assert.deepEqual(slow.tell().take(), ['TimedOut (prepare_timeout)']);
+	const stuck = new Scene(['fra', 'iad'], { serving: 1 }).set(['fra', 'iad'], { target: { state: 'ready' } }).tell();
+	stuck.tell({ ...passed, region: 'fra' }).take();
+	stuck.now = 120_000;
+	assert.deepEqual(stuck.tell().take(), ['RollingBack (timed_out)', 'fra→1']);
+	stuck.now = 130_000;
+	assert.deepEqual(stuck.tell().take(), ['RolledBack (timed_out)']);
+	assert.equal(stuck.rollout.regions[0]!.stage, 'pending');
+	assert.equal(stuck.set(['fra'], { confirmed: true }).tell().rollout.regions[0]!.stage, 'rolled-back');
+});
+
+test('cancelled before a pointer moved: Cancelled; after it: swung back', () => {
+	const stop: RolloutEvent = { type: 'stop', to: 'Cancelled', reason: 'cancelled', detail: 'by ada', byAnother: false };
+	assert.deepEqual(new Scene(['fra', 'iad'], { serving: 1 }).tell(stop).take(), ['Cancelled (cancelled)']);
+	const moving = new Scene(['fra', 'iad'], { serving: 1 }).set(['fra', 'iad'], { target: { state: 'ready' } }).tell();
+	moving.take();
+	assert.deepEqual(moving.tell(stop).take(), ['RollingBack (cancelled)', 'fra→1']);
+});
+
+test('a warm rollback: every pointer in the first step, what served stands by, whoever is away is pending', () => {
+	const regions = ['fra', 'iad', 'nrt'];
+	const scene = new Scene(regions, { serving: 2, release: 1, kind: 'rollback', plan: planWarmRollback(input(regions)) });
+	scene.set(['nrt'], { connected: false, lost: true }).tell();
+	assert.deepEqual(scene.take(), ['RollingOut', 'fra→1', 'iad→1', 'nrt→1']);
+	assert.equal(scene.run('fra'), '2 warm, 1 serving');
+	scene.set(['fra', 'iad'], { confirmed: true }).tell();
+	assert.deepEqual(scene.take(), ['Deployed']);
+	assert.equal(scene.rollout.regions[2]!.stage, 'pending');
+});
+
+test('a canary: its ramp of weights, each held, then the rest of the regions', () => {
+	const strategy: Strategy = { type: 'canary', watchMs: 1, ramp: [5, 25, 100], windowMs: 300_000, onWindowEnd: 'promote' };
+	const scene = new Scene(['fra', 'iad'], { serving: 1, plan: planDeploy(input(['fra', 'iad'], { strategy })) });
+	scene.set(['fra', 'iad'], { target: { state: 'ready' } }).tell();
+	const weight = () => scene.facts['fra']!.wanted!.candidate?.weightBp ?? 10_000;
+	const weights = [weight()];
+	scene.set(['fra'], { confirmed: true }).tell({ ...passed, region: 'fra' });
+	for (let rung = 1; rung < 3; rung++) {
+		assert.equal(nextLook(scene.rollout, scene.now + 149_999), scene.now + 150_000);
+		scene.now += 150_000;
+		weights.push((scene.tell(), weight()));
+		scene.set(['fra'], { confirmed: true }).tell();
+	}
+	assert.deepEqual(weights, [500, 2500, 10_000]);
+	assert.deepEqual(scene.facts['iad']!.wanted!.candidate, { release: 2, weightBp: 500 });
+});
+
+test('what can not be done is refused by name', () => {
+	const refused = (strategy: Strategy, regions = ['fra', 'iad']) => {
+		try {
+			planDeploy(input(regions, { strategy }));
+			return null;
+		} catch (error) {
+			return error instanceof PlanError ? error.code : error;
+		}
+	};
+	assert.equal(refused({ type: 'rolling', watchMs: 1 }), 'strategy_unsupported');
+	assert.equal(refused({ type: 'canary', watchMs: 1, ramp: [5], windowMs: 1, onWindowEnd: 'hold' }), 'strategy_unsupported');
+	assert.equal(refused({ type: 'walk', watchMs: 1, waves: [['fra']] }), 'bad_waves');
+	assert.equal(refused({ type: 'walk', watchMs: 1, waves: [['fra'], ['fra', 'iad']] }), 'bad_waves');
+	assert.equal(refused(walkStrategy, []), 'no_regions');
+	assert.equal(refused({ type: 'walk', watchMs: 1, waves: [['fra', 'elsewhere'], 'rest'] }), null);
+});
+
+test('property: whatever happens it ends, through legal states, and never leaves a pointer at a release that was swung back', () => {
+	const target = fc.constantFrom<RegionFacts['target']>(
+		{ state: 'starting' },
+		{ state: 'ready' },
+		{ state: 'ready' },
+		{ state: 'failed', reason: 'start', detail: null },
+	);
+	const change = fc.record({
+		region: fc.nat(3),
+		connected: fc.boolean(),
+		lost: fc.boolean(),
+		confirmed: fc.boolean(),
+		target,
+		waitMs: fc.nat(20_000),
+	});
+	const event = fc.constantFrom<RolloutEvent['type']>('looked', 'looked', 'looked', 'probed', 'probed', 'stop', 'resumed');
+	fc.assert(
+		fc.property(fc.array(fc.tuple(change, event), { maxLength: 40 }), fc.constantFrom(null, 1), (life, serving) => {
+			const regions = ['fra', 'iad', 'nrt', 'syd'];
+			const scene = new Scene(regions, { serving });
+			for (const [{ region, waitMs, connected, lost, ...facts }, type] of life) {
+				scene.now += waitMs;
+				scene.set([regions[region]!], { ...facts, connected: connected && !lost, lost });
+				scene.tell(eventOf(type, scene.rollout));
+			}
+			scene.set(regions, { connected: true, lost: false, confirmed: true, target: { state: 'ready' } });
+			for (let quiet = 0; quiet < 30; quiet++) {
+				scene.now += 130_000;
+				scene.tell(eventOf('probed', scene.rollout)).set(regions, { confirmed: true });
+			}
+			assert.ok(['live', 'ended'].includes(scene.rollout.phase), scene.rollout.phase);
+			assert.deepEqual(JSON.parse(JSON.stringify(scene.rollout)), scene.rollout);
+			if (scene.rollout.phase !== 'ended') return;
+			for (const region of regions) assert.equal(scene.facts[region]!.wanted!.primary, serving);
+		}),
+		{ numRuns: 300 },
+	);
+});
+
+function eventOf(type: RolloutEvent['type'], rollout: Rollout): RolloutEvent {
+	switch (type) {
+		case 'probed':
+			return { ...passed, region: rollout.gate?.region ?? 'fra' };
+		case 'stop':
+			return { type: 'stop', to: 'Cancelled', reason: 'cancelled', detail: null, byAnother: false };
+		case 'resumed':
+			return { type: 'resumed' };
+		default:
+			return { type: 'looked' };
+	}
+}
