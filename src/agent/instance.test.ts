@@ -189,7 +189,7 @@ test('server-sent events and WebSockets live through the drain of requests, then
 			},
 		};`;
 	const health = { path: '/', timeoutMs: 2000, strict: false };
-	const spec = bed.release(bed.put({ 'src/server.ts': server }), { app: 'streams', health, drain: { requestsMs: 1_000, streamsMs: 300 } });
+	const spec = bed.release(bed.put({ 'src/server.ts': server }), { app: 'streams', health, drain: { requestsMs: 60_000, streamsMs: 300 } });
 	bed.want(spec, [{ release: spec.release, instances: 1, as: 'serving' }]);
 	const [instance] = await bed.until(spec, 'serving', ([i]) => i?.state === 'serving');
 	const events = ask(instance, '/events');

@@ -18,6 +18,7 @@ export interface Serving {
 
 /** An edge keeps idle connections for less than this, so that it is never we who close one that it is about to use. */
 const KEEP_ALIVE_MS = 10 * 60_000;
+const UNREAD_MS = 50;
 /** The edge's limit is 16 KiB; it adds headers of its own. */
 const MAX_HEADER_BYTES = 32 * 1024;
 /** Close code 1012, "service restart": clients come back, to the new release. */
@@ -80,6 +81,7 @@ function createFlight(clock: Clock) {
 	return {
 		request(response: ServerResponse): void {
 			responses.add(response);
+			noteType(response);
 			response.once('close', () => (responses.delete(response), done()));
 		},
 		stream(socket: Duplex): void {
@@ -96,6 +98,9 @@ function createFlight(clock: Clock) {
 		},
 		async drain(limits: { requestsMs: number; streamsMs: number }): Promise<number | null> {
 			const mine = ++drains;
+			// What an edge sent just before it obeyed the new pointer may still lie unread in a socket.
+			await new Promise<void>((resolve) => clock.after(UNREAD_MS, resolve));
+			if (mine !== drains) return null;
 			const requests = () => [...responses].filter((response) => !isStream(response));
 			if ((await settle(mine, limits.requestsMs, () => work.size === 0 && requests().length === 0)) === null) return null;
 			// What has begun to answer goes on as a stream does; what has not by now is cut.
@@ -114,6 +119,30 @@ function createFlight(clock: Clock) {
 	};
 }
 
+const streams = new WeakSet<ServerResponse>();
+
+/** Headers given to `writeHead`, as by @hono/node-server, can't be asked for afterwards: they are looked at on the way. */
+function noteType(response: ServerResponse): void {
+	const write = response.writeHead.bind(response) as (...args: unknown[]) => ServerResponse;
+	response.writeHead = (...args: unknown[]) => {
+		if (typeIn(args.at(-1)).startsWith('text/event-stream')) streams.add(response);
+		return write(...args);
+	};
+}
+
+function typeIn(headers: unknown): string {
+	if (typeof headers !== 'object' || headers === null) return '';
+	const pairs = Array.isArray(headers) ? pairsOf(headers) : Object.entries(headers);
+	for (const [name, value] of pairs) if (String(name).toLowerCase() === 'content-type') return String(value);
+	return '';
+}
+
+function pairsOf(headers: unknown[]): [unknown, unknown][] {
+	if (Array.isArray(headers[0])) return headers as [unknown, unknown][];
+	return Array.from({ length: headers.length / 2 }, (_, i) => [headers[i * 2], headers[i * 2 + 1]]);
+}
+
 function isStream(response: ServerResponse): boolean {
-	return response.headersSent && String(response.getHeader('content-type') ?? '').startsWith('text/event-stream');
+	if (!response.headersSent) return false;
+	return streams.has(response) || String(response.getHeader('content-type') ?? '').startsWith('text/event-stream');
 }
