@@ -99,8 +99,9 @@ export async function takeBlobs(
 		if (missing.length > 0) throw missingBlobs(missing);
 	}
 	const nodes = trees.flatMap((tree) => tree.newNodes);
-	if (nodes.length > 0 || fresh.size > 0) await house.state.blobs.own(app, await house.store.write([...nodes, ...fresh.values()]));
-	await Promise.all(trees.map((tree: KnownTree) => house.manifests.accepted(app, tree)));
+	const stored = nodes.length + fresh.size === 0 ? [] : await house.store.write([...nodes, ...fresh.values()]);
+	// Side by side: a tree that is known but not owned can be a base, and a release of it is refused by the database.
+	await Promise.all([house.state.blobs.own(app, stored), ...trees.map((tree: KnownTree) => house.manifests.accepted(app, tree))]);
 	return fresh;
 }
 

@@ -180,26 +180,32 @@ export class Hub implements RegionHub {
 		this.follows.close();
 	}
 
-	/** What a depot that is back has missed; and what it knows that the database does not. */
+	/** What a depot that is back has missed, at once from memory, then from the database; and what it knows that the database does not. */
 	private async catchUp(link: ServerLink): Promise<void> {
+		const theirs = new Map(link.hello.known.map((item) => [wantKey(item), item]));
+		this.sendNewer(link, theirs);
 		try {
 			await this.refresh();
 		} catch (error) {
 			this.of.log.warn('wanted.from_memory', { error });
 		}
-		const { regions, known } = link.hello;
-		const theirs = new Map(known.map((item) => [wantKey(item), item]));
-		const newer: Want[] = [];
-		for (const want of this.wants.values()) {
-			if (!regions.includes(want.region)) continue;
-			const item = theirs.get(wantKey(want));
-			if (!item || compareVersions(want, item) > 0) newer.push(want);
-		}
-		if (newer.length > 0) link.send({ type: 'wants', wants: newer, releases: this.releasesOf(newer), gift: null });
-		for (const item of known) {
+		this.sendNewer(link, theirs);
+		for (const item of link.hello.known) {
 			const want = this.wants.get(wantKey(item));
 			if (!want || compareVersions(item, want) > 0) this.emit({ type: 'ahead', ...item });
 		}
+	}
+
+	/** `theirs`: what the depot holds; what is sent is added. */
+	private sendNewer(link: ServerLink, theirs: Map<string, Known>): void {
+		const newer: Want[] = [];
+		for (const want of this.wants.values()) {
+			const held = theirs.get(wantKey(want));
+			if (!link.hello.regions.includes(want.region) || (held && compareVersions(want, held) <= 0)) continue;
+			newer.push(want);
+			theirs.set(wantKey(want), want);
+		}
+		if (newer.length > 0) link.send({ type: 'wants', wants: newer, releases: this.releasesOf(newer), gift: null });
 	}
 
 	private fromDepot(link: ServerLink, message: UpMessage): void {
