@@ -55,6 +55,8 @@ export class ActionCache {
 	readonly #dir: string;
 	#segments: Segment[] | undefined;
 	readonly #pending = new Map<Digest, Pending>();
+	/** What this run compiled, pending or not: most likely asked for again. */
+	readonly #own = new Map<Digest, Buffer>();
 
 	constructor(dir: string) {
 		this.#dir = dir;
@@ -76,15 +78,14 @@ export class ActionCache {
 	put(key: Digest, compiled: Compiled): CachedOutput {
 		const output = { ...compiled, codeDigest: sha256(compiled.code), mapDigest: sha256(compiled.map) };
 		this.#pending.set(key, output);
+		this.#own.set(output.codeDigest, output.code).set(output.mapDigest, output.map);
 		return output;
 	}
 
 	/** The code or map with this digest, if any run left it here. */
 	blob(digest: Digest): Buffer | null {
-		for (const { code, codeDigest, map, mapDigest } of this.#pending.values()) {
-			if (codeDigest === digest) return code;
-			if (mapDigest === digest) return map;
-		}
+		const own = this.#own.get(digest);
+		if (own) return own;
 		const wanted = Buffer.from(digest.slice(7), 'hex');
 		for (const segment of this.#load()) {
 			for (let at = segment.rows.indexOf(wanted); at >= 0; at = segment.rows.indexOf(wanted, at + 1)) {

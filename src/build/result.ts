@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { sha256, type Digest } from '#digest/digest.ts';
-import { blobsOf, manifestOf, type Entry, type Manifest } from '#store/manifest.ts';
+import { manifestOf, type Entry, type Manifest } from '#store/manifest.ts';
 import { decodeNodes, diffTrees, encodeNodes, entriesOf, reachable, type Nodes } from '#store/tree.ts';
 import { readIfThere, writeWhole, type ActionCache } from './action-cache.ts';
 import { actionKey, compileModule, type CompileOptions } from './compile.ts';
@@ -61,6 +61,7 @@ export interface ResultPlaces {
 interface Accepted {
 	root: Digest;
 	vendor: Digest | null;
+	text: string;
 	nodes: () => Nodes;
 }
 
@@ -69,7 +70,7 @@ export function resultOf(outcome: Outcome, places: ResultPlaces): BuildResult {
 	const memo = new Memo();
 	const tree = () => memo.of('nodes', outcome.nodes);
 	const manifest = () => memo.of('manifest', () => manifestOf(entriesOf(outcome.root, tree())));
-	const blob = (digest: Digest) => findBlob(digest, manifest(), outcome, places.actions);
+	const blob = (digest: Digest) => findBlob(digest, manifest, outcome, places.actions);
 	const delta = () => memo.of('delta', () => deltaOf(accepted, outcome.root, tree, manifest));
 	return {
 		artifact: outcome.root,
@@ -121,7 +122,7 @@ function readAccepted(places: ResultPlaces): Accepted | null {
 	const match = /^(sha256:[0-9a-f]{64}) (sha256:[0-9a-f]{64}|-)$/.exec(text.slice(0, end));
 	if (!match) return null;
 	const vendor = match[2] === '-' ? null : (match[2] as Digest);
-	return { root: match[1] as Digest, vendor, nodes: () => decodeNodes(text.slice(end + 1)) };
+	return { root: match[1] as Digest, vendor, text, nodes: () => decodeNodes(text.slice(end + 1)) };
 }
 
 function deltaOf(accepted: Accepted | null, root: Digest, tree: () => Nodes, manifest: () => Manifest): BuildResult['delta'] {
@@ -138,21 +139,20 @@ function deltaOf(accepted: Accepted | null, root: Digest, tree: () => Nodes, man
 }
 
 function newBlobs(delta: BuildResult['delta'], accepted: Accepted | null, blob: (digest: Digest) => Buffer): Map<Digest, Buffer> {
-	const known = new Set<Digest>();
-	if (delta.base !== null && accepted && Object.keys(delta.set).length > 0) {
-		for (const digest of blobsOf(new Map(entriesOf(accepted.root, accepted.nodes())))) known.add(digest);
-	}
+	const base = delta.base === null ? '' : (accepted?.text ?? '');
 	const found = new Map<Digest, Buffer>();
 	for (const entry of Object.values(delta.set)) {
-		if (!('link' in entry) && !known.has(entry[0]) && !found.has(entry[0])) found.set(entry[0], blob(entry[0]));
+		if ('link' in entry || found.has(entry[0])) continue;
+		// A moved file is there already. Nodes name their files' digests, so looking through their text is enough.
+		if (!base.includes(`["${entry[0]}"`)) found.set(entry[0], blob(entry[0]));
 	}
 	return found;
 }
 
-function findBlob(digest: Digest, manifest: Manifest, outcome: Outcome, actions: ActionCache): Buffer {
+function findBlob(digest: Digest, manifest: () => Manifest, outcome: Outcome, actions: ActionCache): Buffer {
 	const cached = actions.blob(digest);
 	if (cached) return cached;
-	const paths = [...manifest].filter(([, entry]) => !('link' in entry) && entry[0] === digest).map(([path]) => path);
+	const paths = [...manifest()].filter(([, entry]) => !('link' in entry) && entry[0] === digest).map(([path]) => path);
 	for (const path of paths) {
 		const [, area, own] = /^(\w+)\/(.*)$/.exec(path) ?? [];
 		if (own === undefined) continue;

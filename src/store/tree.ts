@@ -105,9 +105,17 @@ export function* entriesOf(root: Digest, nodes: Nodes, prefix = ''): Generator<[
 /** Only the nodes that the tree consists of. */
 export function reachable(root: Digest, nodes: Nodes, kept: Nodes = new Map()): Nodes {
 	if (kept.has(root)) return kept;
-	kept.set(root, nodes.get(root)!);
-	for (const digest of folderOf(nodes, root).directories.values()) reachable(digest, nodes, kept);
+	const json = nodes.get(root);
+	if (json === undefined) throw new TreeError('bad_tree', `the directory node ${root} is not among those given`);
+	kept.set(root, json);
+	for (const digest of foldersIn(json)) reachable(digest, nodes, kept);
 	return kept;
+}
+
+/** The digests in the first part of a node. Within a name the quotes would be escaped, so its end can't be mistaken. */
+function foldersIn(json: string): Digest[] {
+	const below = json.slice('{"d":'.length, json.indexOf('},"f":{') + 1);
+	return below === '{}' ? [] : Object.values(JSON.parse(below) as Record<string, Digest>);
 }
 
 export function nodesOf(tree: { nodes: ReadonlyMap<Digest, Buffer> }): Nodes {
