@@ -47,7 +47,7 @@ test('one installation: a second up, taken ports, tokens, hosts, and what ps sho
 		assert.equal((await send(`${jibe.url}/api/v1/apps`, {})).status, 401);
 		assert.equal((await send(`${jibe.url}/api/v1/apps`, { headers: { authorization: 'Bearer wrong' } })).status, 401);
 		const made = await jibe.expect(0, ['token', 'create', 'reader', '--role', 'viewer', '--json']);
-		const viewer = String(made.json?.['token'] ?? made.json?.['secret']);
+		const viewer = String(made.json?.['secret']);
 		assert.equal((await send(`${jibe.url}/api/v1/apps`, { headers: { authorization: `Bearer ${viewer}` } })).status, 200);
 		using app = tinyApp('denied', `export default { fetch: () => new Response('x') };\n`);
 		const denied = await jibe.cli(['deploy', '--json'], { cwd: app.dir, env: { JIBE_SERVER: jibe.url, JIBE_TOKEN: viewer } });
