@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
-import type { DeploymentStore } from '#control/ports.ts';
 import { EDGE_LIST } from '#pipeline/states.ts';
 import type { Event } from '#wire/api.ts';
 import { startCluster, type TestCluster } from '../../test/fixtures/database.ts';
@@ -18,11 +17,6 @@ after(() => cluster.stop());
 describe('a deployment', () => {
 	before(async () => {
 		state = await cluster.state();
-	});
-
-	test('the store is what the rollout driver asks for', () => {
-		const store: DeploymentStore = state.deployments;
-		assert.equal(store, state.deployments);
 	});
 
 	test('PostgreSQL holds the table of pipeline/', async () => {

@@ -4,8 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import pg from 'pg';
-import { startCluster, type TestCluster } from '../../test/fixtures/database.ts';
+import { systemClock } from '#clock/clock.ts';
+import { startCluster, testLog, type TestCluster } from '../../test/fixtures/database.ts';
 import { migrate, readMigrations } from './migrate.ts';
+import { openState } from './open.ts';
 import type { Connection } from './state.ts';
 
 let cluster: TestCluster;
@@ -72,7 +74,8 @@ test('a server restored to another timeline raises the epoch', async () => {
 });
 
 test('an address where nothing answers is said so', async () => {
-	await assert.rejects(cluster.state({ database: 'postgres://nobody@127.0.0.1:1/none', retryForMs: 20 }), {
+	const database = 'postgres://nobody@127.0.0.1:1/none';
+	await assert.rejects(openState({ database, log: testLog, clock: systemClock, retryForMs: 20 }), {
 		code: 'database_unavailable',
 		message: 'PostgreSQL does not answer: is DATABASE_URL right, and the server up?',
 	});
