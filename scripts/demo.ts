@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { cpSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, globSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -14,9 +14,11 @@ import { Traffic, get, post } from './demo-traffic.ts';
 
 const REGIONS = 24;
 const HOST = 'notes.localhost';
+const NOTE = 'Written before the second deploy';
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const BIN = join(ROOT, 'bin/jibe');
 const COMMAND_LIMIT_MS = 120_000;
+const EDITING_MS = 5000;
 /** The watch's own work takes a few seconds: the harm has to be counted first. */
 const SWING_BACK_LIMIT_MS = 60_000;
 
@@ -55,13 +57,14 @@ async function demo(): Promise<void> {
 	buildWhenStale();
 	copyNotes();
 	await start();
-	const first = await deployNotes();
+	await deployNotes();
 	const note = await showAnswers();
 	traffic = new Traffic(regions, HOST, '/notes');
 	const second = await editThreeModules();
 	await unhealthyRelease(second);
 	await harmfulRelease(second);
-	await rollBack(first, note);
+	await fixedRelease();
+	await rollBack(second, note);
 	await traffic.stop();
 	printTimes();
 	if (once) await stop();
@@ -76,11 +79,10 @@ async function start(): Promise<void> {
 	demand(regions.length === REGIONS, `${REGIONS} regions`, regions.length);
 }
 
-async function deployNotes(): Promise<DeployResult> {
+async function deployNotes(): Promise<void> {
 	title('Deploy examples/notes');
 	const result = await timed('first deploy', () => deploy(0));
 	demand(result.state === 'Deployed', 'Deployed', result.state);
-	return result;
 }
 
 async function showAnswers(): Promise<string> {
@@ -91,13 +93,14 @@ async function showAnswers(): Promise<string> {
 		demand(status === 200 && json['region'] === region.name, `200 from ${region.name}`, `${status} ${JSON.stringify(json)}`);
 		say(`curl -H 'Host: ${HOST}' ${region.url}/  →  200, ${String(json['region'])}, release ${String(headers['x-jibe-release'])}`);
 	}
-	const made = await post(regions[0]!.url, HOST, '/notes', { title: 'Written before the second deploy' });
+	const made = await post(regions[0]!.url, HOST, '/notes', { title: NOTE });
 	demand(made.status === 201, '201 for a new note', made.status);
 	return `/notes/${Number(made.json['id'])}`;
 }
 
 async function editThreeModules(): Promise<DeployResult> {
 	title('Edit three modules, and deploy again');
+	await editingTime();
 	edit('src/routes/home.ts', 'Notes, kept well.', 'Notes, kept even better.');
 	edit('src/routes/status.ts', 'node: process.version', 'node: process.version, edited: true');
 	edit('src/routes/search.ts', 'c.json({ q, notes:', 'c.json({ q, from: settings.region, notes:');
@@ -109,25 +112,30 @@ async function editThreeModules(): Promise<DeployResult> {
 	return result;
 }
 
+/** Nobody edits three modules in no time: meanwhile idle processes are made ready for the next release. */
+async function editingTime(): Promise<void> {
+	say(`(${EDITING_MS / 1000} s pass, as they do when somebody edits)`);
+	await delay(EDITING_MS);
+}
+
 async function unhealthyRelease(good: DeployResult): Promise<void> {
 	title('Deploy a release that fails its health check');
+	// Its own tests pass: the warehouse is missing where it runs.
 	const healthy = 'c.json({ ok: true, notes: store.count() })';
-	edit('src/routes/status.ts', healthy, "c.json({ ok: false, why: 'no connection to the warehouse' }, 503)");
+	const unhealthy = `settings.region === 'local' ? ${healthy} : c.json({ ok: false, why: 'no connection to the warehouse' }, 503)`;
+	edit('src/routes/status.ts', healthy, unhealthy);
 	const result = await timed('unhealthy release refused', () => deploy(1));
 	demand(result.state === 'DeployFailed', 'DeployFailed', result.state);
 	await everywhere('Notes, kept even better.', good);
 	nothingFailed('and no user saw it');
-	edit('src/routes/status.ts', "c.json({ ok: false, why: 'no connection to the warehouse' }, 503)", healthy);
+	edit('src/routes/status.ts', unhealthy, healthy);
 }
 
 async function harmfulRelease(good: DeployResult): Promise<void> {
 	title('Deploy a release that passes the probes and then returns errors');
 	const list = "app.get('/', (c) => {";
-	edit(
-		'src/routes/notes.ts',
-		list,
-		`let served = 0;\n\t${list}\n\t\tif (++served > 10) throw new Error('the pool of connections is used up');`,
-	);
+	const leaking = `let served = 0;\n\t${list}\n\t\tif (++served > 10) throw new Error('the pool of connections is used up');`;
+	edit('src/routes/notes.ts', list, leaking);
 	edit('src/routes/home.ts', 'Notes, kept even better.', 'Notes, kept badly.');
 	traffic!.rate = 8;
 	const result = await timed('harmful release deployed', () => deploy(0));
@@ -144,23 +152,29 @@ async function harmfulRelease(good: DeployResult): Promise<void> {
 	say(`users saw ${failed} errors in ${asked} requests; nobody had to do anything`);
 	traffic!.rate = 2;
 	await everywhere('Notes, kept even better.', good);
-	edit('src/routes/home.ts', 'Notes, kept badly.', 'Notes, kept even better.');
-	edit(
-		'src/routes/notes.ts',
-		`let served = 0;\n\t${list}\n\t\tif (++served > 10) throw new Error('the pool of connections is used up');`,
-		list,
-	);
+	edit('src/routes/notes.ts', leaking, list);
 }
 
-async function rollBack(first: DeployResult, note: string): Promise<void> {
+async function fixedRelease(): Promise<void> {
+	title('Mend it, and deploy');
+	await editingTime();
+	edit('src/routes/home.ts', 'Notes, kept badly.', 'Notes, kept best.');
+	traffic!.take();
+	const result = await timed('mended release deployed', () => deploy(0));
+	demand(result.state === 'Deployed', 'Deployed', result.state);
+	await everywhere('Notes, kept best.', result);
+	nothingFailed('while all regions moved');
+}
+
+async function rollBack(to: DeployResult, note: string): Promise<void> {
 	title('Roll back');
 	traffic!.take();
 	const result = (await timed('rollback', () => jibe(0, 'rollback', 'notes', '--json'))) as unknown as DeployResult;
-	demand(result.release === first.release, `release ${first.release}`, result.release);
-	await everywhere('Notes, kept well.', first);
+	demand(result.release === to.release, `release ${to.release}`, result.release);
+	await everywhere('Notes, kept even better.', to);
 	nothingFailed('while all regions moved back');
 	const kept = await get(regions[0]!.url, HOST, note);
-	demand(kept.json['title'] === 'Written before the second deploy', 'the note written at the start', JSON.stringify(kept.json));
+	demand(kept.json['title'] === NOTE, 'the note written at the start', JSON.stringify(kept.json));
 	say(`the note written before all this: “${String(kept.json['title'])}”`);
 }
 
@@ -199,7 +213,9 @@ async function deploy(exit: number): Promise<DeployResult> {
 function jibe(exit: number, ...words: string[]): Promise<Record<string, unknown>> {
 	console.log(dim(`  $ jibe ${words.join(' ')}`));
 	return new Promise((resolve, reject) => {
-		const env = { ...process.env, JIBE_DATA: data, JIBE_SERVER: '', JIBE_TOKEN: '', FORCE_COLOR: '0' };
+		const { JIBE_SERVER: _server, JIBE_TOKEN: _token, ...own } = process.env;
+		// A cache of its own: what is compiled here is compiled before your eyes.
+		const env = { ...own, JIBE_DATA: data, XDG_CACHE_HOME: join(place, 'cache') };
 		const child = spawn(BIN, words, {
 			cwd: words[0] === 'up' ? place : app,
 			env,
@@ -278,8 +294,20 @@ async function stop(): Promise<void> {
 
 async function fail(error: unknown): Promise<never> {
 	console.error(`\n✗ The demo failed: ${error instanceof Error ? error.message : String(error)}`);
+	showLogs();
 	await stop().catch((cause: unknown) => console.error(`and could not be stopped: ${String(cause)}; what is left lies in ${place}`));
 	process.exit(1);
+}
+
+const LOG_LINES_SHOWN = 15;
+
+/** What the programs found worth a warning. */
+function showLogs(): void {
+	for (const file of globSync('logs/*.log', { cwd: data })) {
+		const lines = readFileSync(join(data, file), 'utf8').trimEnd().split('\n');
+		const shown = lines.filter((line) => /"level":"(warn|error)"/.test(line)).slice(-LOG_LINES_SHOWN);
+		if (shown.length > 0) console.error(`--- ${file}\n${shown.join('\n')}`);
+	}
 }
 
 function title(text: string): void {
