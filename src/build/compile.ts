@@ -44,17 +44,71 @@ export function actionKey(source: Digest, loader: Loader, options: CompileOption
 export function compileModule(file: string, source: string, loader: Loader, options: CompileOptions): Compiled {
 	if (source.length > MAX_MODULE_BYTES)
 		throw new BuildError('module_too_large', `${file} is larger than a module may be (10 MiB)`, { file });
-	const { parser, transformer } = oxc();
-	const parsed = parser.parseSync(`module.${loader}`, source, { lang: loader });
-	throwSyntax(file, source, parsed.errors);
-	const bare = withoutComments(source, parsed);
-	const result = transformer.transformSync(`module.${loader}`, bare, transformOptions(loader, options));
-	throwSyntax(file, source, result.errors);
+	const made = transformed(file, source, source, loader, options) ?? withBareSource(file, source, loader, options);
 	// Whose map it is, its place in the artifact says: equal sources have equal maps.
-	const map = { version: 3, sources: [''], names: result.map?.names ?? [], mappings: result.map?.mappings ?? '' };
-	const code = endingInNewline(result.code);
-	const facts = factsOf(code, bare, parser.parseSync('module.js', code, { lang: 'js' }));
-	return { code: Buffer.from(code), map: Buffer.from(JSON.stringify(map)), facts };
+	const map = { version: 3, sources: [''], names: made.names, mappings: made.mappings };
+	return { code: Buffer.from(made.code), map: Buffer.from(JSON.stringify(map)), facts: made.facts };
+}
+
+interface Made {
+	code: string;
+	names: string[];
+	mappings: string;
+	facts: Facts;
+}
+
+/**
+ * The quick way: comments of the output lie on lines of their own, and are dropped with their lines, from the map too.
+ * null: one lies elsewhere.
+ */
+function transformed(file: string, source: string, original: string, loader: Loader, options: CompileOptions): Made | null {
+	const { parser, transformer } = oxc();
+	const result = transformer.transformSync(`module.${loader}`, source, transformOptions(loader, options));
+	throwSyntax(file, original, result.errors);
+	const output = endingInNewline(result.code);
+	const parsed = parser.parseSync('module.js', output, { lang: 'js' });
+	const bare = source !== original;
+	const kept = withoutCommentLines(output, result.map?.mappings ?? '', bare ? [] : parsed.comments);
+	if (kept === null || (!bare && source.includes('const enum'))) return null;
+	return { ...kept, names: result.map?.names ?? [], facts: factsOf(output, kept.code, source, parsed) };
+}
+
+/** The slow way: comments become white space of the same length before anything else. */
+function withBareSource(file: string, source: string, loader: Loader, options: CompileOptions): Made {
+	const parsed = oxc().parser.parseSync(`module.${loader}`, source, { lang: loader });
+	// A space at the end tells it from the original even where nothing was blanked.
+	const made = transformed(file, `${withoutComments(source, parsed)} `, source, loader, options);
+	if (made) return made;
+	throw new Error(`${file}: comments were taken out, yet there are some`);
+}
+
+function withoutCommentLines(
+	code: string,
+	mappings: string,
+	comments: readonly Parser.Comment[],
+): { code: string; mappings: string } | null {
+	if (comments.length === 0) return { code, mappings };
+	const dropped = new Set<number>();
+	let line = 0;
+	let at = 0;
+	const advance = (to: number) => {
+		for (let next = code.indexOf('\n', at); next >= 0 && next < to; next = code.indexOf('\n', at)) {
+			line++;
+			at = next + 1;
+		}
+	};
+	for (const { start, end } of comments) {
+		advance(start);
+		const lineEnd = code.indexOf('\n', end);
+		if (code.slice(at, start).trim() !== '' || code.slice(end, lineEnd < 0 ? code.length : lineEnd).trim() !== '') return null;
+		const first = line;
+		advance(end);
+		for (let each = first; each <= line; each++) dropped.add(each);
+	}
+	const groups = mappings.split(';');
+	for (const each of dropped) if ((groups[each] ?? '') !== '') return null;
+	const keep = (_: string, index: number) => !dropped.has(index);
+	return { code: code.split('\n').filter(keep).join('\n'), mappings: groups.filter(keep).join(';') };
 }
 
 function endingInNewline(code: string): string {
@@ -123,9 +177,10 @@ function withoutComments(source: string, parsed: Parser.ParseResult): string {
 	return parts.join('') + source.slice(at);
 }
 
-function factsOf(code: string, source: string, parsed: Parser.ParseResult): Facts {
+/** `output` is what was parsed, `code` is it without comments. */
+function factsOf(output: string, code: string, source: string, parsed: Parser.ParseResult): Facts {
 	const module = parsed.module;
-	const imports = [...staticImports(module), ...urls(code, module), ...requires(code, parsed)];
+	const imports = [...staticImports(module), ...urls(output, module), ...requires(code, parsed)];
 	const exports: string[] = [];
 	const stars: string[] = [];
 	for (const { entries } of module.staticExports) {
@@ -142,7 +197,7 @@ function factsOf(code: string, source: string, parsed: Parser.ParseResult): Fact
 	const patterns: Facts['patterns'] = [];
 	let computed = false;
 	for (const { moduleRequest } of module.dynamicImports) {
-		const asked = dynamicRequest(code.slice(moduleRequest.start, moduleRequest.end));
+		const asked = dynamicRequest(output.slice(moduleRequest.start, moduleRequest.end));
 		if (typeof asked === 'string') imports.push([asked, 'dynamic', null]);
 		else if (asked) patterns.push(asked);
 		else computed = true;
