@@ -50,7 +50,9 @@ class Feed implements EventFeed {
 
 	async after(cursor: number, limit: number = EVENT_PAGE): Promise<Event[]> {
 		const from = Math.max(0, cursor);
-		const [events, [bounds]] = await Promise.all([this.page(from, Math.min(limit, EVENT_PAGE)), this.db.rows(this.bounds())]);
+		const events = await this.page(from, Math.min(limit, EVENT_PAGE));
+		// Asked after the page: what was pruned meanwhile is noticed.
+		const [bounds] = await this.db.rows(this.bounds());
 		if (!bounds || cursor < bounds.pruned) {
 			throw new StateError(
 				'cursor_pruned',

@@ -39,6 +39,7 @@ export async function sweep(store: DiskStore, wanted: ReadonlySet<Digest>, now: 
 	}
 	// No pause between the look and the deletion: what was written until here has lost its mark.
 	await store.delete(doomed);
+	await store.compact();
 	await store.saveMarks();
 	return { marked, deleted: doomed.length };
 }

@@ -242,13 +242,16 @@ test('property: a pack gives back its blobs, and one changed byte is noticed', (
 	);
 });
 
-test('many small packs open as one store, and a deletion merges what is left of them', async () => {
+test('many small packs are merged, and lose nothing by it', async () => {
 	const dir = freshDir();
 	const store = await openDiskStore(dir, { durable: false });
 	const digests: Digest[] = [];
 	for (let i = 0; i < 300; i++) digests.push(...(await store.write([Buffer.from(`module ${i}`)])));
-	const reopened = await openDiskStore(dir, { durable: false });
-	assert.equal((await reopened.has(digests)).size, 300);
-	await reopened.delete(digests.filter((_, i) => i % 2 === 0));
-	assert.ok((await readdir(join(dir, 'packs'))).length <= 151);
+	await store.compact();
+	assert.equal((await readdir(join(dir, 'packs'))).length, 1);
+	for (const one of [store, await openDiskStore(dir, { durable: false })]) {
+		for (const [i, digest] of digests.entries()) assert.equal((await one.read(digest)).toString(), `module ${i}`);
+	}
+	await store.compact();
+	assert.equal((await readdir(join(dir, 'packs'))).length, 1, 'few packs are let be');
 });

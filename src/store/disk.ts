@@ -32,6 +32,8 @@ export interface DiskStore extends BlobStore {
 	readonly marks: Map<Digest, number>;
 	/** Puts `marks` on disk. */
 	saveMarks(): Promise<void>;
+	/** Merges small packs once there are many, so that opening the store stays quick. */
+	compact(): Promise<void>;
 	/** Files read at open that turned out to be damaged; they were set aside as `*.damaged`. */
 	readonly damaged: readonly string[];
 	close(): Promise<void>;
@@ -39,6 +41,9 @@ export interface DiskStore extends BlobStore {
 
 /** Above this a blob gets a file of its own. */
 const BIG_BLOB_BYTES = 1024 * 1024;
+/** Reading the index of one pack takes 30 µs: this many small ones are let be. */
+const SMALL_PACKS_KEPT = 256;
+const SMALL_PACK_BYTES = 1024 * 1024;
 /** A temporary file this old belongs to nobody alive. */
 const STALE_TEMPORARY_MS = 10 * 60_000;
 /** Compressing this much takes about 5 ms; then others get their turn. */
@@ -62,6 +67,7 @@ class Disk implements DiskStore {
 	readonly marks = new Map<Digest, number>();
 	readonly damaged: string[] = [];
 	private readonly places = new Map<Digest, Place>();
+	private readonly known = new Set<Pack>();
 	/** Writes under way: a second writer of the same blob waits for the first instead of storing it twice. */
 	private readonly pending = new Map<Digest, Promise<void>>();
 	private deletion: Promise<void> = Promise.resolve();
@@ -145,9 +151,12 @@ class Disk implements DiskStore {
 			if ('big' in place) files.push(place.big);
 			else touched.add(place.pack);
 		}
-		const work = this.deletion.then(() => this.erase(touched, files));
-		this.deletion = work.catch(() => {});
-		return work;
+		return this.eraseInTurn(touched, files);
+	}
+
+	async compact(): Promise<void> {
+		const small = [...this.known].filter((pack) => storedBytes(pack) < SMALL_PACK_BYTES);
+		if (small.length > SMALL_PACKS_KEPT) await this.eraseInTurn(new Set(small), []);
 	}
 
 	async saveMarks(): Promise<void> {
@@ -156,6 +165,13 @@ class Disk implements DiskStore {
 
 	async close(): Promise<void> {
 		await Promise.allSettled([...this.pending.values(), this.deletion]);
+	}
+
+	private eraseInTurn(touched: Set<Pack>, files: readonly string[]): Promise<void> {
+		const work = this.deletion.then(() => this.erase(touched, files));
+		// Who asked hears of a failure; the next in turn goes on from what is there.
+		this.deletion = work.catch(() => {});
+		return work;
 	}
 
 	private begin(fresh: Map<Digest, Uint8Array>): Promise<void> {
@@ -244,6 +260,7 @@ class Disk implements DiskStore {
 	}
 
 	private adopt(pack: Pack, entries: readonly PackEntry[]): void {
+		this.known.add(pack);
 		for (const entry of entries) {
 			const before = this.places.get(entry.digest);
 			if (before && !('big' in before)) before.pack.live.delete(entry.digest);
@@ -262,7 +279,7 @@ class Disk implements DiskStore {
 	private async erase(touched: Set<Pack>, files: readonly string[]): Promise<void> {
 		// First what frees room and needs none: on a full disk this is what makes the rest possible.
 		for (const path of files) if (!this.isWanted(path)) await rm(path, { force: true });
-		for (const pack of touched) if (pack.live.size === 0) await rm(pack.path, { force: true });
+		for (const pack of touched) if (pack.live.size === 0) await this.drop(pack);
 		let batch: PackEntry[] = [];
 		let blobs: EncodedBlob[] = [];
 		let batchBytes = 0;
@@ -283,7 +300,12 @@ class Disk implements DiskStore {
 			[batch, blobs, batchBytes] = [[], [], 0];
 		}
 		if (batch.length > 0) await this.rewrite(blobs, batch);
-		for (const pack of touched) await rm(pack.path, { force: true });
+		for (const pack of touched) await this.drop(pack);
+	}
+
+	private async drop(pack: Pack): Promise<void> {
+		this.known.delete(pack);
+		await rm(pack.path, { force: true });
 	}
 
 	private async rewrite(blobs: EncodedBlob[], old: readonly PackEntry[]): Promise<void> {
@@ -313,6 +335,12 @@ class Disk implements DiskStore {
 			if (!isCode(cause, 'ENOENT') && !(cause instanceof SyntaxError)) throw cause;
 		}
 	}
+}
+
+function storedBytes(pack: Pack): number {
+	let bytes = 0;
+	for (const entry of pack.live.values()) bytes += entry.storedBytes;
+	return bytes;
 }
 
 function readIndex(path: string): PackEntry[] | null {
