@@ -35,8 +35,14 @@ export async function appStatus(house: House, app: string, environment: string):
 		watching: (deployment?.watchUntil ?? 0) > house.clock.now(),
 		rollbackTo,
 		readOnly: driver.readOnly(app),
-		regions: mine.map((want) => regionOf(house, want, deployment)),
+		regions: inOrder(house, mine).map((want) => regionOf(house, want, deployment)),
 	};
+}
+
+function inOrder({ regions }: House, wants: readonly Want[]): Want[] {
+	const position = new Map(regions.map(({ name }, index) => [name, index]));
+	const of = ({ region }: Want) => position.get(region) ?? regions.length;
+	return wants.toSorted((a, b) => of(a) - of(b));
 }
 
 /** What the first region's pointer names: the one that people mean by "what serves". */

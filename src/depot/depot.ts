@@ -105,7 +105,7 @@ export async function openDepot(options: DepotOptions): Promise<Depot> {
 			server.close();
 			await once(server, 'close');
 			await keeper.close();
-			await upstream.close();
+			upstream.close();
 			await store.close();
 		},
 	};

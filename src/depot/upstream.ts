@@ -1,4 +1,5 @@
-import { Pool } from 'undici';
+import { once } from 'node:events';
+import { Agent, request, type IncomingMessage } from 'node:http';
 import { sha256, type Digest } from '#digest/digest.ts';
 import { BlobMissing } from '#store/blob-store.ts';
 import { manifestOf, treeOf, type Manifest, type Tree } from '#store/manifest.ts';
@@ -17,7 +18,7 @@ export interface Upstream {
 	blobs(digests: readonly Digest[]): Promise<Map<Digest, Buffer>>;
 	/** @throws BlobMissing, UpstreamError */
 	tree(root: Digest): Promise<{ manifest: Manifest; tree: Tree }>;
-	close(): Promise<void>;
+	close(): void;
 }
 
 export class UpstreamError extends Error {
@@ -25,13 +26,18 @@ export class UpstreamError extends Error {
 }
 
 export function createUpstream(url: string, credential: () => string): Upstream {
-	const pool = new Pool(url, { connections: CONNECTIONS, headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS });
+	const agent = new Agent({ keepAlive: true, maxSockets: CONNECTIONS });
 
 	async function ask(method: 'GET' | 'POST', path: string, body?: string): Promise<{ status: number; bytes: Buffer }> {
 		try {
 			const headers = { authorization: `Bearer ${credential()}`, ...(body === undefined ? {} : { 'content-type': 'application/json' }) };
-			const answer = await pool.request({ method, path, headers, ...(body === undefined ? {} : { body }) });
-			return { status: answer.statusCode, bytes: Buffer.from(await answer.body.arrayBuffer()) };
+			const asked = request(url + path, { method, headers, agent, timeout: TIMEOUT_MS });
+			asked.on('timeout', () => asked.destroy(new Error(`no byte within ${TIMEOUT_MS} ms`)));
+			asked.end(body);
+			const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+			const parts: Buffer[] = [];
+			for await (const part of answer as AsyncIterable<Buffer>) parts.push(part);
+			return { status: answer.statusCode ?? 0, bytes: Buffer.concat(parts) };
 		} catch (cause) {
 			throw new UpstreamError(`control at ${url} could not be asked for ${path}`, { cause });
 		}
@@ -65,6 +71,6 @@ export function createUpstream(url: string, credential: () => string): Upstream 
 			if (tree.root !== root) throw new UpstreamError(`what control sent for the tree ${root} has the root ${tree.root}`);
 			return { manifest, tree };
 		},
-		close: () => pool.close(),
+		close: () => agent.destroy(),
 	};
 }
