@@ -128,6 +128,11 @@ export class ControlProcess {
 		this.#emit({ type: 'applied', items: [{ region, app: APP, environment: ENVIRONMENT, epoch: 1, version: 0 }] });
 	}
 
+	/** A region that holds more than the database knows. */
+	ahead(region: string): void {
+		this.#emit({ type: 'ahead', region, app: APP, environment: ENVIRONMENT, epoch: 2, version: 1 });
+	}
+
 	#emit(event: HubEvent): void {
 		if (this.#alive) for (const listener of this.#listeners) listener(event);
 	}

@@ -17,16 +17,19 @@ export interface Scene {
 export function factsFor(scene: Scene, rollout: Pick<Rollout, 'release' | 'plan'>, keep: readonly number[]): Facts {
 	const names = new Set([...rollout.plan.regions, ...scene.wants.keys()]);
 	const regions: Record<string, RegionFacts> = {};
-	for (const name of names) regions[name] = regionFacts(scene, name, rollout);
+	const presence = scene.presence.all();
+	for (const name of names) regions[name] = { ...(presence.get(name) ?? GONE), ...regionFacts(scene, name, rollout) };
 	return { regions, keep };
 }
 
-function regionFacts(scene: Scene, region: string, rollout: Pick<Rollout, 'release' | 'plan'>): RegionFacts {
+/** A region that the installation no longer has. */
+const GONE = { connected: false, lost: true };
+
+function regionFacts(scene: Scene, region: string, rollout: Pick<Rollout, 'release' | 'plan'>): Omit<RegionFacts, keyof typeof GONE> {
 	const key = { region, app: scene.app, environment: scene.environment };
 	const want = scene.wants.get(region);
 	const applied = scene.hub.applied(key);
 	return {
-		...scene.presence.of(region),
 		wanted: want ? wantedOf(want) : null,
 		confirmed: want !== undefined && applied !== null && compareVersions(applied, want) >= 0,
 		target: readiness(scene.hub.instances(key), rollout.release, rollout.plan.instances),
@@ -35,7 +38,8 @@ function regionFacts(scene: Scene, region: string, rollout: Pick<Rollout, 'relea
 
 /** Every region that can be reached has instances of the release standing by. */
 export function standsBy(scene: Scene, release: number, regions: readonly string[], instances: number): boolean {
-	const reachable = regions.filter((region) => scene.presence.of(region).connected);
+	const presence = scene.presence.all();
+	const reachable = regions.filter((region) => presence.get(region)?.connected);
 	return (
 		reachable.length > 0 &&
 		reachable.every((region) => {

@@ -337,6 +337,7 @@ export class Lane implements Scene {
 			store.open(),
 			store.history({ app, environment, limit: HISTORY }),
 		]);
+		const known = new Map(this.history.map((one) => [one.id, one.state]));
 		this.history = history;
 		this.wants.clear();
 		for (const want of wants) if (want.environment === environment) this.wants.set(want.region, want);
@@ -361,6 +362,11 @@ export class Lane implements Scene {
 		this.#loaded = true;
 		// Whoever wrote last may have gone before it told the regions.
 		this.send([...this.wants.values()], null);
+		// A transaction whose answer was lost: who listens has not heard of it.
+		for (const one of history.toReversed()) {
+			if (known.size > 0 && known.get(one.id) !== one.state)
+				this.#told(one, { type: 'deployment.state', data: { state: one.state, reason: one.reason } });
+		}
 		for (const walk of this.walks) await this.tell(walk, { type: 'resumed' });
 		this.#lookDue = false;
 		this.look();

@@ -32,12 +32,16 @@ export class Presence {
 		}
 	}
 
-	of(name: string): { connected: boolean; lost: boolean } {
-		const region = this.#hub.regions().find((one) => one.name === name);
-		if (!region) return { connected: false, lost: true };
-		const since = this.#awaySince.get(name);
-		const long = since !== undefined && this.#clock.monotonic() - since >= REGION_LOST_AFTER_MS;
-		return { connected: isWhole(region), lost: !region.connected || long };
+	/** All regions that the installation has; one that is not among them is lost. */
+	all(): Map<string, { connected: boolean; lost: boolean }> {
+		const now = this.#clock.monotonic();
+		return new Map(
+			this.#hub.regions().map((region) => {
+				const since = this.#awaySince.get(region.name);
+				const long = since !== undefined && now - since >= REGION_LOST_AFTER_MS;
+				return [region.name, { connected: isWhole(region), lost: !region.connected || long }];
+			}),
+		);
 	}
 
 	/** In how many milliseconds the next region that is away becomes lost; null when none will. */
