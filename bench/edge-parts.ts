@@ -1,6 +1,6 @@
 import { connect, createServer, type Socket } from 'node:net';
 import { systemClock } from '#clock/clock.ts';
-import { createEdge } from '#edge/edge.ts';
+import { Edge } from '#edge/edge.ts';
 import { createLog } from '#log/log.ts';
 import { newSigningKey } from '#wire/credential.ts';
 
@@ -35,7 +35,7 @@ function instance(where: string): void {
 
 /** The edge as it is, with statistics, hashing and ids on, without a depot. */
 function edge(socketPath: string, directory: string): void {
-	const router = createEdge({
+	const router = new Edge({
 		name: 'edge-0',
 		server: 'local',
 		regions: ['fra'],

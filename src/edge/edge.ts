@@ -1,6 +1,6 @@
 import type { Server } from 'node:http';
 import { connectOptions } from './connection.ts';
-import type { Clock } from '#clock/clock.ts';
+import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import { WIRE_VERSION, type DownMessage, type Hello, type Instance, type Known, type UpMessage, type Wants } from '#wire/region.ts';
 import { Disk, type Remembered } from './disk.ts';
@@ -12,108 +12,133 @@ import { knownOf, type Serving } from './serving.ts';
 import { Recorder } from './stats.ts';
 
 /** A router of some regions: told what to serve by the depot, remembering it, and saying what it obeys. */
-export function createEdge(options: EdgeOptions): Edge {
-	const { clock, log, send } = options;
-	const routes = new Routes(clock);
-	const disk = new Disk(options.directory, clock, log);
-	const stats = new Recorder(options.name, clock, (message) => void send(message));
-	const context: EdgeContext = { clock, log, stats, active: new Set(), closing: false };
-	const sweep = clock.every(SWEEP_MS, () => {
-		const now = clock.monotonic();
-		for (const one of context.active) one.sweep(now);
-		for (const serving of routes.all()) serving.sweep();
-	});
+export class Edge {
+	readonly #options: EdgeOptions;
+	readonly #routes: Routes;
+	readonly #disk: Disk;
+	readonly #stats: Recorder;
+	readonly #context: EdgeContext;
+	readonly #sweep: Timer;
 
-	function report(items: Known[]): void {
-		if (items.length > 0) send({ type: 'applied', server: options.server, edge: options.name, items });
+	constructor(options: EdgeOptions) {
+		const { clock, log, send } = options;
+		this.#options = options;
+		this.#routes = new Routes(clock);
+		this.#disk = new Disk(options.directory, clock, log);
+		this.#stats = new Recorder(options.name, clock, (message) => void send(message));
+		this.#context = { clock, log, stats: this.#stats, active: new Set(), closing: false };
+		this.#sweep = clock.every(SWEEP_MS, () => this.#sweepNow());
+		for (const known of this.#disk.load()) recall(known, this.#routes);
+	}
+
+	/** The HTTP server of a region, not yet listening. */
+	front(region: string): Server {
+		const { publicKey, headersTimeoutMs } = this.#options;
+		return createFront(region, this.#routes, this.#context, publicKey, headersTimeoutMs);
+	}
+
+	hello(): Hello {
+		const { server, name, regions } = this.#options;
+		const known = [...this.#routes.all()].flatMap(({ wanted }) => (wanted ? [knownOf(wanted)] : []));
+		return { type: 'hello', wire: WIRE_VERSION, role: 'edge', server, name, regions: [...regions], known };
+	}
+
+	/** The depot is there again: it is told what is obeyed. */
+	connected(): void {
+		this.#report([...this.#routes.all()].flatMap(({ obeyed }) => (obeyed ? [knownOf(obeyed)] : [])));
+	}
+
+	receive(message: DownMessage): void {
+		switch (message.type) {
+			case 'wants':
+				return this.#want(message);
+			case 'instances':
+				return this.#reported(message);
+			case 'probe':
+				return this.#probe(message);
+			case 'welcome':
+			case 'settled':
+			case 'logsWanted':
+			case 'logsDone':
+				return;
+		}
+	}
+
+	/** Answers from now on end their connections. */
+	closing(): void {
+		this.#context.closing = true;
+	}
+
+	/** Cuts off what is still under way. */
+	async close(): Promise<void> {
+		this.closing();
+		for (const one of this.#context.active) one.end();
+		this.#sweep.cancel();
+		this.#stats.stop();
+		for (const serving of this.#routes.all()) serving.close();
+		await this.#disk.flush();
+	}
+
+	/** Requests and tunnels. */
+	get underWay(): number {
+		return this.#context.active.size;
+	}
+
+	#want({ wants, releases }: Wants): void {
+		const touched = new Set<Serving>();
+		for (const one of wants) {
+			if (!this.#options.regions.includes(one.region)) continue;
+			const serving = this.#routes.open(one);
+			const specs = releases.filter((spec) => spec.app === one.app && spec.environment === one.environment);
+			if (serving.want(one, specs)) touched.add(serving);
+			else if (serving.obeyed) this.#report([knownOf(serving.obeyed)]);
+		}
+		this.#routes.changed();
+		this.#settle(touched);
+	}
+
+	/** What an agent says of its instances. */
+	#reported({ server, groups }: Extract<DownMessage, { type: 'instances' }>): void {
+		const touched = new Set<Serving>();
+		for (const group of groups) {
+			if (!this.#options.regions.includes(group.region)) continue;
+			const serving = this.#routes.open(group);
+			serving.report(server, group.instances.filter((instance) => reachable(instance, this.#options.log))); // prettier-ignore
+			touched.add(serving);
+		}
+		this.#settle(touched);
 	}
 
 	/** Obeys what may be obeyed by now, says so, and has those look again who wait. */
-	function settle(servings: Iterable<Serving>): void {
+	#settle(servings: Iterable<Serving>): void {
 		const obeyed: Known[] = [];
 		for (const serving of servings) {
 			const known = serving.obey();
 			if (known !== null) obeyed.push(known);
-			disk.changed(serving);
+			this.#disk.changed(serving);
 			serving.wake();
 		}
-		if (obeyed.length > 0) routes.changed();
-		report(obeyed);
+		if (obeyed.length > 0) this.#routes.changed();
+		this.#report(obeyed);
 	}
 
-	function want({ wants, releases }: Wants): void {
-		const touched = new Set<Serving>();
-		for (const one of wants) {
-			if (!options.regions.includes(one.region)) continue;
-			const serving = routes.open(one);
-			const specs = releases.filter((spec) => spec.app === one.app && spec.environment === one.environment);
-			if (serving.want(one, specs)) touched.add(serving);
-			else if (serving.obeyed) report([knownOf(serving.obeyed)]);
-		}
-		routes.changed();
-		settle(touched);
+	#report(items: Known[]): void {
+		const { server, name, send } = this.#options;
+		if (items.length > 0) send({ type: 'applied', server, edge: name, items });
 	}
 
-	function reportInstances(server: string, groups: readonly (Parameters<Routes['open']>[0] & { instances: Instance[] })[]): void {
-		const touched = new Set<Serving>();
-		for (const group of groups) {
-			if (!options.regions.includes(group.region)) continue;
-			const serving = routes.open(group);
-			serving.report(
-				server,
-				group.instances.filter((instance) => reachable(instance, log)),
-			);
-			touched.add(serving);
-		}
-		settle(touched);
+	#probe(probe: Extract<DownMessage, { type: 'probe' }>): void {
+		const { clock, send } = this.#options;
+		runProbe(probe, this.#routes.get(probe), clock).then(send, (error: unknown) => {
+			send({ type: 'probed', id: probe.id, samples: [], error: String(error) });
+		});
 	}
 
-	for (const known of disk.load()) recall(known, routes);
-
-	return {
-		front: (region) => createFront(region, routes, context, options.publicKey, options.headersTimeoutMs),
-		hello: () => ({
-			type: 'hello',
-			wire: WIRE_VERSION,
-			role: 'edge',
-			server: options.server,
-			name: options.name,
-			regions: [...options.regions],
-			known: [...routes.all()].flatMap(({ wanted }) => (wanted ? [knownOf(wanted)] : [])),
-		}),
-		connected: () => report([...routes.all()].flatMap(({ obeyed }) => (obeyed ? [knownOf(obeyed)] : []))),
-		receive(message) {
-			switch (message.type) {
-				case 'wants':
-					return want(message);
-				case 'instances':
-					return reportInstances(message.server, message.groups);
-				case 'probe':
-					return void runProbe(message, routes.get(message), clock).then(send, (error: unknown) => {
-						send({ type: 'probed', id: message.id, samples: [], error: String(error) });
-					});
-				case 'welcome':
-				case 'settled':
-				case 'logsWanted':
-				case 'logsDone':
-					return;
-			}
-		},
-		closing() {
-			context.closing = true;
-		},
-		async close() {
-			context.closing = true;
-			for (const one of context.active) one.end();
-			sweep.cancel();
-			stats.stop();
-			for (const serving of routes.all()) serving.close();
-			await disk.flush();
-		},
-		get underWay() {
-			return context.active.size;
-		},
-	};
+	#sweepNow(): void {
+		const now = this.#options.clock.monotonic();
+		for (const one of this.#context.active) one.sweep(now);
+		for (const serving of this.#routes.all()) serving.sweep();
+	}
 }
 
 const SWEEP_MS = 1_000;
@@ -132,21 +157,6 @@ export interface EdgeOptions {
 	headersTimeoutMs?: number;
 	/** To the depot; false when it is away. */
 	send: (message: UpMessage) => boolean;
-}
-
-export interface Edge {
-	/** The HTTP server of a region, not yet listening. */
-	front(region: string): Server;
-	hello(): Hello;
-	/** The depot is there again: it is told what is obeyed. */
-	connected(): void;
-	receive(message: DownMessage): void;
-	/** Answers from now on end their connections. */
-	closing(): void;
-	/** Cuts off what is still under way. */
-	close(): Promise<void>;
-	/** Requests and tunnels. */
-	readonly underWay: number;
 }
 
 function recall(known: Remembered, routes: Routes): void {

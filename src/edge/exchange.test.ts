@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { request } from 'node:http';
 import { test } from 'node:test';
+import { systemClock } from '#clock/clock.ts';
 import { ask, openRaw, raw, readUntil, serving } from './fixture.ts';
 
 test('a request and its answer pass through, with what the edge adds', async (t) => {
@@ -136,9 +137,9 @@ test('a client that does not read stops the instance from writing', async (t) =>
 			while (written < total) {
 				written += piece.length;
 				if (!res.write(piece)) {
-					const stuck = setTimeout(onBlocked, 300);
+					const stuck = systemClock.after(300, onBlocked);
 					res.once('drain', () => {
-						clearTimeout(stuck);
+						stuck.cancel();
 						more();
 					});
 					return;

@@ -9,7 +9,7 @@ import { systemClock, type Clock } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
 import type { DownMessage, Instance, ReleaseSpec, UpMessage, Want } from '#wire/region.ts';
 import { newSigningKey } from '#wire/credential.ts';
-import { createEdge, type Edge } from './edge.ts';
+import { Edge } from './edge.ts';
 
 /** For the stories of this room: a real edge on a port of its own, and real HTTP servers on unix sockets as instances. */
 export interface Stage {
@@ -37,7 +37,7 @@ export async function openStage(
 	const key = of.key ?? newSigningKey();
 	const sent: UpMessage[] = [];
 	const watchers = new Set<() => void>();
-	const edge = createEdge({
+	const edge = new Edge({
 		name: 'edge-0',
 		server: 'local',
 		regions: ['fra', 'ams'],

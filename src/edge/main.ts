@@ -10,7 +10,7 @@ import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { readCredentialFile } from '#wire/credential.ts';
 import { dial } from '#wire/link.ts';
 import { regionName, serverName } from '#wire/names.ts';
-import { createEdge, type Edge } from './edge.ts';
+import { Edge } from './edge.ts';
 import { answerAlive, listenTogether, noteHeldPorts, type Sibling } from './listen.ts';
 
 const settingsSchema = z.object({
@@ -28,7 +28,7 @@ export async function main(settings: unknown): Promise<void> {
 	const { data, name, server, regions, depotSocket, credentialFile } = settingsSchema.parse(settings);
 	const log = createLog({ role: name });
 	const run = runDirectory(data);
-	const edge = createEdge({
+	const edge = new Edge({
 		name,
 		server,
 		regions: regions.map((region) => region.name),

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { systemClock } from '#clock/clock.ts';
+import { pause, systemClock } from '#clock/clock.ts';
 import { ask, hastyClock, instanceAt, openStage, reportOf, serving, specOf, startInstance, temporary, wantOf, wantsOf } from './fixture.ts';
 import type { Stage } from './fixture.ts';
 
@@ -175,7 +175,7 @@ test('all instances down: requests are held until one is there', async (t) => {
 	await ask(stage.port);
 	stage.tell(reportOf());
 	const held = Array.from({ length: 10 }, () => ask(stage.port, { method: 'POST', body: 'x' }));
-	await new Promise((resolve) => systemClock.after(50, () => resolve(null)));
+	while (stage.edge.underWay < held.length) await pause(5);
 	stage.tell(reportOf(instance.as('serving')));
 	for (const reply of await Promise.all(held)) assert.equal(reply.body, 'late');
 });
