@@ -13,6 +13,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
+import { systemClock } from '#clock/clock.ts';
 import { randomId, sha256, type Digest } from '#digest/digest.ts';
 import type { Compiled } from './compile.ts';
 import type { Facts } from './facts.ts';
@@ -32,6 +33,8 @@ const TRAILER_BYTES = 20;
 const MAX_SMALL_SEGMENTS = 16;
 const SMALL_SEGMENT_BYTES = 1024 * 1024;
 const MAX_CACHE_BYTES = 512 * 1024 * 1024;
+/** A temporary file this old belongs to nobody any more. */
+const DRAFT_LIMIT_MS = 60 * 60 * 1000;
 
 interface Segment {
 	path: string;
@@ -98,7 +101,7 @@ export class ActionCache {
 		return null;
 	}
 
-	/** Writes what this run compiled. Failing to is no fault of the build: the next one compiles again. */
+	/** Writes what this run compiled. */
 	flush(): void {
 		if (this.#pending.size === 0) return;
 		mkdirSync(this.#dir, { recursive: true });
@@ -114,8 +117,8 @@ export class ActionCache {
 		}
 		for (const [key, output] of this.#pending) records.set(key.slice(7), encodeRecord(output));
 		const path = join(this.#dir, `${randomId(12)}.pack`);
-		writeFileSync(`${path}.tmp`, encodeSegment(records));
-		renameSync(`${path}.tmp`, path);
+		writeWhole(path, encodeSegment(records));
+		sweepDrafts(this.#dir);
 		for (const segment of merge) removeFile(segment.path);
 		this.#pending.clear();
 		this.#segments = undefined;
@@ -273,7 +276,8 @@ export function readIfThere(path: string): Buffer | null {
 	try {
 		return readFileSync(path);
 	} catch (error) {
-		if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+		const { code } = error as NodeJS.ErrnoException;
+		if (code === 'ENOENT' || code === 'ENOTDIR') return null;
 		throw error;
 	}
 }
@@ -281,6 +285,21 @@ export function readIfThere(path: string): Buffer | null {
 /** Whole or not at all. */
 export function writeWhole(path: string, data: string | Uint8Array): void {
 	const temporary = `${path}.${randomId(8)}.tmp`;
-	writeFileSync(temporary, data);
-	renameSync(temporary, path);
+	try {
+		writeFileSync(temporary, data);
+		renameSync(temporary, path);
+	} catch (error) {
+		removeFile(temporary);
+		throw error;
+	}
+}
+
+/** What runs that were killed while writing left behind. */
+function sweepDrafts(dir: string): void {
+	const before = systemClock.now() - DRAFT_LIMIT_MS;
+	for (const name of readdirSync(dir)) {
+		const path = join(dir, name);
+		const stat = name.endsWith('.tmp') ? statSync(path, { throwIfNoEntry: false }) : undefined;
+		if (stat && stat.mtimeMs < before) removeFile(path);
+	}
 }

@@ -338,3 +338,31 @@ test('builds at the same time, and ones killed on the way, leave a sound cache',
 	assert.ok(existsSync(join(app.cacheDir, 'actions')));
 	assert.equal(treeOf(manifestOf(after.manifest)).root, artifact);
 });
+
+test('a cache that can not be written costs time, not the build', async () => {
+	using app = testApp(APP);
+	writeFileSync(app.cacheDir, 'a file where the folder should be');
+	const built = await app.build();
+	assert.equal(built.modules.compiled, 3);
+	assert.match(built.warnings.join(), /the build cache in .* can't be written/);
+	assert.equal(textOf(built, 'modules/src/mark.ts'), 'export const mark = "!";\n');
+});
+
+test('a name that other systems would spell otherwise is refused', async () => {
+	using app = testApp({ ...APP, 'public/e\u0301.html': '' });
+	const fault = await app.fault();
+	assert.deepEqual([fault.code, /normal form C/.test(fault.message)], ['bad_path', true]);
+});
+
+test('a stray lockfile above the app is not its own', async () => {
+	using app = testApp(
+		{
+			'package-lock.json': '{"lockfileVersion":3,"packages":{"":{}}}',
+			'inner/package.json': '{"type":"module"}',
+			'inner/src/server.ts': SERVER,
+		},
+		'inner',
+	);
+	const built = await app.build();
+	assert.equal(built.vendor, null);
+});

@@ -1,5 +1,7 @@
 import { realpathSync } from 'node:fs';
+import { TreeError } from '#store/manifest.ts';
 import { readIfThere } from './action-cache.ts';
+import { BuildError } from './build-error.ts';
 import { refresh } from './refresh.ts';
 import { resultOf, type BuildResult, type Outcome, type ResultPlaces } from './result.ts';
 import { Session } from './session.ts';
@@ -28,8 +30,7 @@ export async function buildApp(input: BuildInput): Promise<BuildResult> {
 		nodeVersion: input.nodeVersion,
 		cacheDir: input.cacheDir,
 	});
-	const old = stateOf(session);
-	const outcome = (old && refresh(session, old)) ?? (await buildWhole(session));
+	const outcome = await outcomeOf(session);
 	const places: ResultPlaces = {
 		dir: session.settings.dir,
 		stateDir: session.stateDir,
@@ -38,6 +39,17 @@ export async function buildApp(input: BuildInput): Promise<BuildResult> {
 		actions: session.actions,
 	};
 	return resultOf(outcome, places);
+}
+
+async function outcomeOf(session: Session): Promise<Outcome> {
+	try {
+		const old = stateOf(session);
+		return (old && refresh(session, old)) ?? (await buildWhole(session));
+	} catch (error) {
+		// Names and sizes that no artifact may have are a fault of the app like any other.
+		if (error instanceof TreeError) throw new BuildError('bad_path', error.message, { cause: error });
+		throw error;
+	}
 }
 
 function stateOf(session: Session) {

@@ -4,7 +4,7 @@ import { sha256, type Digest } from '#digest/digest.ts';
 import type { Entry } from '#store/manifest.ts';
 import { BuildError } from './build-error.ts';
 import type { IgnoreRules } from './ignore.ts';
-import { isSource, isTest } from './link.ts';
+import { isTest } from './link.ts';
 import { STAT_WORDS } from './state.ts';
 
 /** Which files go into an artifact as they are, and how files are told from their former selves. */
@@ -26,7 +26,7 @@ export function isShipped(path: string, include: IgnoreRules, exclude: IgnoreRul
 	if (exclude.covers(path)) return false;
 	if (include.covers(path)) return true;
 	if (NEVER_FILES.test(path) || isTest(path) || path.endsWith('.tsbuildinfo')) return false;
-	return !(/\.(?:[cm]?ts|tsx|jsx)$/.test(path) || (isSource(path) && isTest(path)));
+	return !/\.(?:[cm]?ts|tsx|jsx)$/.test(path);
 }
 
 export function contentOf(disk: string, size: number): Digest {

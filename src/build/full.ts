@@ -220,7 +220,8 @@ class Whole {
 			roots,
 			options: tsconfig.options,
 		};
-		this.#session.save({ ...table.columns(this.#session.startedNs), nodes: encodeNodes(nodes), meta });
+		const failed = this.#session.save({ ...table.columns(this.#session.startedNs), nodes: encodeNodes(nodes), meta });
+		if (failed !== null) warnings.push(failed);
 		const compiled = [...this.#session.compiled].filter((path) => linked.index.modules[path] !== undefined).length;
 		return {
 			root: tree.root,

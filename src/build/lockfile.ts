@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, sep } from 'node:path';
 import type { Closure, Lockfile, PackageJson } from './closure.ts';
 import { npmClosure } from './lock-npm.ts';
@@ -17,11 +17,21 @@ export function findLockfile(dir: string): Lockfile | null {
 	for (let at = dir; ; at = dirname(at)) {
 		for (const [name, kind, installed] of KINDS) {
 			const path = join(at, name);
-			if (existsSync(path))
-				return { path, kind, root: at, importer: relative(at, dir).split(sep).join('/'), installed: join(at, installed) };
+			const importer = relative(at, dir).split(sep).join('/');
+			if (!existsSync(path) || (at !== dir && !covers(path, kind, importer))) continue;
+			return { path, kind, root: at, importer, installed: join(at, installed) };
 		}
 		if (existsSync(join(at, '.git')) || at === dirname(at)) return null;
 	}
+}
+
+/** A lockfile above the app is its own only if the app is one of its workspace's packages: home folders have stray ones. */
+function covers(path: string, kind: Lockfile['kind'], importer: string): boolean {
+	if (kind === 'yarn') return readFileSync(join(dirname(path), 'package.json'), 'utf8').includes('"workspaces"');
+	const text = readFileSync(path, 'utf8');
+	return kind === 'npm'
+		? text.includes(`${JSON.stringify(importer)}: {`) || text.includes(`${JSON.stringify(importer)}:{`)
+		: text.includes(`\n  ${importer}:`);
 }
 
 /** @throws BuildError when the lockfile is damaged or out of date, or a package is not installed as it says. */

@@ -36,9 +36,17 @@ export function refresh(session: Session, old: Old): Outcome | null {
 		root = updateTree(root, nodes, changes);
 		nodes = reachable(root, nodes);
 	}
+	let { warnings } = old.meta;
 	if (seen.touched) {
 		const meta = { ...old.meta, root };
-		session.save({ ...old, startedNs: session.startedNs, meta, nodes: nodes ? encodeNodes(nodes) : old.nodes, facts: old.factsBytes });
+		const failed = session.save({
+			...old,
+			startedNs: session.startedNs,
+			meta,
+			nodes: nodes ? encodeNodes(nodes) : old.nodes,
+			facts: old.factsBytes,
+		});
+		if (failed !== null) warnings = [...warnings, failed];
 	}
 	return {
 		root,
@@ -47,7 +55,7 @@ export function refresh(session: Session, old: Old): Outcome | null {
 		options: old.meta.options,
 		modules: { compiled: session.compiled.size, cached: old.meta.modules - session.compiled.size },
 		timings: { scanMs, compileMs: systemClock.monotonic() - session.startedMs - scanMs },
-		warnings: old.meta.warnings,
+		warnings,
 		vendorKey: old.meta.vendorKey,
 		vendorRoot: old.meta.vendorRoot,
 		disk,
@@ -120,7 +128,8 @@ function change(
 	const output = session.output(path, content, () => source, old.meta.options);
 	const signature = signatureOf(output.facts);
 	if (signature.compare(old.signatures, row * SIGNATURE_BYTES, (row + 1) * SIGNATURE_BYTES) !== 0) return false;
-	if (path === session.settings.entry) checkEntry(path, 'module', output.facts, output.code.toString(), source.toString());
+	if (path === session.settings.entry)
+		checkEntry(path, output.facts.esm ? 'module' : 'commonjs', output.facts, output.code.toString(), source.toString());
 	changes.set(`modules/${path}`, [output.codeDigest, output.code.length, false]);
 	changes.set(`maps/${path}.map`, [output.mapDigest, output.map.length, false]);
 	return true;

@@ -66,10 +66,16 @@ export class Session {
 		return digest;
 	}
 
-	save(table: Omit<StateTable, 'facts' | 'key'> & { facts: string | Buffer }): void {
-		this.actions.flush();
-		mkdirSync(this.stateDir, { recursive: true });
-		writeWhole(this.statePath, encodeState({ ...table, key: this.key }));
+	/** What the next build can go on from. Where it can't be written this build is still good: the warning says what it costs. */
+	save(table: Omit<StateTable, 'facts' | 'key'> & { facts: string | Buffer }): string | null {
+		try {
+			this.actions.flush();
+			mkdirSync(this.stateDir, { recursive: true });
+			writeWhole(this.statePath, encodeState({ ...table, key: this.key }));
+			return null;
+		} catch (error) {
+			return `the build cache in ${this.settings.cacheDir} can't be written (${(error as Error).message}): the next build starts from nothing`;
+		}
 	}
 }
 

@@ -67,10 +67,18 @@ export function vendorMap(dir: string, cacheDir: string, lock: Lockfile, key: st
 	if (known) return known;
 	const manifest = readPackageJson(dir) ?? {};
 	const made = makeVendor(key, closureOf(lock, manifest));
-	mkdirSync(join(cacheDir, 'vendor'), { recursive: true });
-	writeWhole(cachePath(cacheDir, key), JSON.stringify(made));
+	remembered.set(cachePath(cacheDir, key), made);
+	try {
+		mkdirSync(join(cacheDir, 'vendor'), { recursive: true });
+		writeWhole(cachePath(cacheDir, key), JSON.stringify(made));
+	} catch {
+		// The state of the build, written to the same place later, says so.
+	}
 	return made;
 }
+
+/** What this process made: the cache may be a disk that is full. */
+const remembered = new Map<string, Cached>();
 
 /** The tree that `vendorMap` made under this key; null when the cache lost it. */
 export function vendorTree(cacheDir: string, key: string): VendorTree | null {
@@ -84,7 +92,7 @@ function cachePath(cacheDir: string, key: string): string {
 
 function readCached(cacheDir: string, key: string): Cached | null {
 	const bytes = readIfThere(cachePath(cacheDir, key));
-	if (!bytes) return null;
+	if (!bytes) return remembered.get(cachePath(cacheDir, key)) ?? null;
 	try {
 		const cached = JSON.parse(bytes.toString()) as Cached;
 		return cached.format === FORMAT && cached.key === key ? cached : null;
