@@ -67,17 +67,17 @@ export function vendorMap(dir: string, cacheDir: string, lock: Lockfile, key: st
 	if (known) return known;
 	const manifest = readPackageJson(dir) ?? {};
 	const made = makeVendor(key, closureOf(lock, manifest));
-	remembered.set(cachePath(cacheDir, key), made);
 	try {
 		mkdirSync(join(cacheDir, 'vendor'), { recursive: true });
 		writeWhole(cachePath(cacheDir, key), JSON.stringify(made));
 	} catch {
 		// The state of the build, written to the same place later, says so.
+		remembered.set(cachePath(cacheDir, key), made);
 	}
 	return made;
 }
 
-/** What this process made: the cache may be a disk that is full. */
+/** What this process made but could not write. */
 const remembered = new Map<string, Cached>();
 
 /** The tree that `vendorMap` made under this key; null when the cache lost it. */
