@@ -61,10 +61,7 @@ export function dial(options: DialOptions): Link {
 		const pulse = startPulse(trying, clock);
 		let reason = 'closed';
 		trying.on('unexpected-response', (_request, response) => {
-			void refusalOf(response).then((refusal) => {
-				reason = refusal;
-				trying.terminate();
-			});
+			void refusalOf(response).then((refusal) => ((reason = refusal), trying.terminate()));
 		});
 		trying.on('error', (error) => (reason = reason === 'closed' ? error.message : reason));
 		trying.on('open', () => {
