@@ -149,7 +149,7 @@ class Server implements Postgres {
 	}
 
 	private async adopt(running: Identity): Promise<boolean> {
-		if (!isServerFrozen(running.pid) && (await this.becomesReady(running, SILENT_AFTER_MS))) {
+		if (await this.becomesReady(running, SILENT_AFTER_MS)) {
 			this.identity = running;
 			writePidFile(this.options.data, 'postgres', running);
 			this.options.log.info('postgres.adopted', { pid: running.pid });
@@ -218,7 +218,7 @@ class Server implements Postgres {
 		const deadline = this.clock.monotonic() + limitMs;
 		while (this.clock.monotonic() < deadline) {
 			if (await this.answers()) return true;
-			if (!isAlive(identity)) return false;
+			if (!isAlive(identity) || isServerFrozen(identity.pid)) return false;
 			await pause(CONNECT_EACH_MS, this.clock);
 		}
 		return false;
