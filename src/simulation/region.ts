@@ -231,11 +231,10 @@ export class Edge {
 		this.#region.checkSettled();
 		this.#world.clock.after(downMs, () => {
 			this.link.mend();
-			const { want } = this.#region;
-			const instances = this.#region.instances();
 			this.link.send(() => {
+				const { want } = this.#region;
 				this.joined = true;
-				this.heard(instances);
+				this.heard(this.#region.instances());
 				if (want) this.told(want);
 				this.#world.report(this.#region);
 			});

@@ -21,8 +21,8 @@ export class Ledger {
 			this.#seconds.set(row.release, seconds);
 			const [requests, errors] = seconds.get(second) ?? [0, 0];
 			seconds.set(second, [requests + row.requests, errors + row.errors]);
-			this.#forget(row.release, seconds, second - KEEP_SECONDS);
 		}
+		for (const [release, seconds] of this.#seconds) this.#forget(release, seconds, second - KEEP_SECONDS);
 	}
 
 	evidence(

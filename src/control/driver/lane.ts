@@ -16,6 +16,8 @@ import { judge, nextJudgement } from './watch.ts';
 
 /** How much of an environment's history is remembered: enough to find any release a rollback may go to. */
 const HISTORY = 300;
+/** Releases remembered beyond those that are wanted somewhere. */
+const MAX_RELEASES = 64;
 /** A chain of steps longer than this is a fault of the reducer: it is logged and broken off. */
 const MAX_STEPS = 200;
 const RETRY_FIRST_MS = 100;
@@ -172,6 +174,7 @@ export class Lane implements Scene {
 	async adopt(held: Held & { wants: Want[] }, known: KnownRelease, gift: Gift | null): Promise<Walk> {
 		const walk: Walk = { deployment: held.deployment, fence: held.fence, version: held.version, rollout: held.rollout as Rollout };
 		this.releases.set(held.deployment.release, known);
+		this.#forgetReleases();
 		this.walks = this.walks.filter((one) => isOpen(one.rollout) || one.rollout.phase === 'live');
 		this.walks.push(walk);
 		this.#remember(held.deployment);
@@ -377,6 +380,15 @@ export class Lane implements Scene {
 		if (unknown.length === 0) return;
 		for (const { commit, createdAt: _, config, ...spec } of await this.settings.store.releases(this.app, unknown)) {
 			if (spec.environment === this.environment) this.releases.set(spec.release, { spec, commit, config });
+		}
+	}
+
+	/** The oldest that no region is told of. */
+	#forgetReleases(): void {
+		const named = new Set([...this.wants.values()].flatMap((want) => want.run.map((run) => run.release)));
+		for (const release of this.releases.keys()) {
+			if (this.releases.size <= MAX_RELEASES) return;
+			if (!named.has(release) && !this.walks.some((walk) => walk.rollout.release === release)) this.releases.delete(release);
 		}
 	}
 

@@ -8,7 +8,7 @@ import { Refusal, type PointerWrite, type RollbackInput } from '../ports.ts';
 import { factsFor, pointerWrite, standsBy, wantedOf } from './facts.ts';
 import type { KnownRelease, Lane, Walk } from './lane.ts';
 import { outcomes } from './record.ts';
-import { deployPlan, regionsOf, warmRollbackPlan } from './strategy.ts';
+import { regionsLeft, rollbackPlan } from './strategy.ts';
 import { chooseTarget, type Choice } from './target.ts';
 
 export type RollbackAsk = Omit<RollbackInput, 'app' | 'environment'>;
@@ -64,7 +64,7 @@ function walkOf(lane: Lane, id: string): Walk {
 function isStandingBy(lane: Lane, { spec, config }: KnownRelease): boolean {
 	// What is just being swung back goes away, however healthy it looks.
 	if (lane.swinging().some((walk) => walk.rollout.release === spec.release)) return false;
-	return standsBy(lane, spec.release, regionsOf(config, lane.presence.names()), config.instances);
+	return standsBy(lane, spec.release, regionsLeft(config, lane.presence.names()), config.instances);
 }
 
 async function stopRunning(lane: Lane, id: string, by: string): Promise<Deployment> {
@@ -127,7 +127,7 @@ interface Begun {
 
 /** Every pointer in the transaction that makes the deployment. */
 function atOnce(lane: Lane, { spec, config }: KnownRelease, now: number): Begun {
-	const plan = warmRollbackPlan(config, lane.presence.names());
+	const plan = rollbackPlan(config, lane.presence.names(), true);
 	// What was on its way is not worth keeping.
 	const fresh = begin(spec.release, { ...plan, keepWarm: plan.keepWarm && lane.swinging().length === 0 }, false, now);
 	const { rollout, effects } = step(fresh, { type: 'looked' }, factsFor(lane, fresh, lane.facts(fresh).keep), now);
@@ -144,7 +144,7 @@ function goodBefore(lane: Lane, region: string, before: number | null): number |
 }
 
 function fromDisk(lane: Lane, { spec, config }: KnownRelease, now: number): Begun {
-	const plan = deployPlan(config, lane.presence.names());
+	const plan = rollbackPlan(config, lane.presence.names(), false);
 	const rollout = begin(spec.release, plan, lane.swinging().length > 0, now);
 	const writes = plan.regions.map((region) =>
 		pointerWrite(lane, region, prepared(wantedOf(lane.wants.get(region)), spec.release, plan.instances)),

@@ -7,11 +7,17 @@ export function deployPlan(config: AppConfig, installed: readonly string[]): Pla
 	return refusing(() => planDeploy(planInput(config, installed)));
 }
 
-export function warmRollbackPlan(config: AppConfig, installed: readonly string[]): Plan {
-	return refusing(() => planWarmRollback(planInput(config, installed)));
+/** The same for a release of the past: a region that has gone since must not stop a rollback. */
+export function rollbackPlan(config: AppConfig, installed: readonly string[], warm: boolean): Plan {
+	const input = { ...planInput({ ...config, regions: 'all' }, installed), regions: regionsLeft(config, installed) };
+	return refusing(() => (warm ? planWarmRollback(input) : planDeploy(input)));
 }
 
-export function regionsOf(config: AppConfig, installed: readonly string[]): string[] {
+export function regionsLeft(config: AppConfig, installed: readonly string[]): string[] {
+	return config.regions === 'all' ? [...installed] : config.regions.filter((region) => installed.includes(region));
+}
+
+function regionsOf(config: AppConfig, installed: readonly string[]): string[] {
 	if (config.regions === 'all') return [...installed];
 	const unknown = config.regions.filter((region) => !installed.includes(region));
 	if (unknown.length > 0) {
