@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { request } from 'node:http';
+import { request, type Agent } from 'node:http';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -61,9 +61,14 @@ export class BenchJibe {
 	}
 
 	/** What a region's edge answers for the app. */
-	ask(region: Region, host: string, path: string): Promise<{ status: number; body: string; release: string }> {
+	ask(
+		region: Region,
+		host: string,
+		path: string,
+		agent: Agent | false = false,
+	): Promise<{ status: number; body: string; release: string }> {
 		return new Promise((resolve, reject) => {
-			const asked = request(new URL(path, region.url), { headers: { host }, agent: false }, (response) => {
+			const asked = request(new URL(path, region.url), { headers: { host }, agent }, (response) => {
 				let body = '';
 				response.setEncoding('utf8');
 				response.on('data', (text: string) => (body += text));

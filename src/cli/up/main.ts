@@ -26,6 +26,7 @@ export async function main(settings: UpSettings): Promise<void> {
 		await house.open();
 		tellParent({ ready: house.describe() });
 		house.watch();
+		stopping ??= import('./stop.ts');
 	} catch (error) {
 		log.error('failed', { error });
 		tellParent({ failed: told(error) });
@@ -150,15 +151,15 @@ class House {
 }
 
 function stopOnSignals(house: House, log: Log): void {
-	let stopping = false;
+	let stopped = false;
 	const leave = (code: number) => {
 		removePidFile(house.layout.data, 'up');
 		tellParent({ stopped: true });
 		process.exit(code);
 	};
 	const stop = (signal: string) => {
-		if (stopping) return;
-		stopping = true;
+		if (stopped) return;
+		stopped = true;
 		log.info('stopping', { signal });
 		house.release();
 		stopEverything(house.layout.data).then(
@@ -174,9 +175,12 @@ function stopOnSignals(house: House, log: Log): void {
 	process.on('SIGUSR2', () => leave(EXIT.done));
 }
 
-/** What stops PostgreSQL is not in memory while everything runs. */
+/** Loaded after everything runs, and before an upgrade may have taken the file away. */
+let stopping: Promise<typeof import('./stop.ts')> | null = null;
+
 async function stopEverything(data: string): Promise<void> {
-	const { stopInstallation } = await import('./stop.ts');
+	stopping ??= import('./stop.ts');
+	const { stopInstallation } = await stopping;
 	await stopInstallation(data, (line) => tellParent({ now: line }));
 }
 
