@@ -87,9 +87,7 @@ export class Exchange extends Dispatch {
 		if (head !== null) {
 			const bodyless = this.inbound.method === 'HEAD' || head.status === 204 || head.status === 304;
 			if (!this.#writeHead(head, bodyless ? head.length : (first?.length ?? 0))) return;
-			// As a string a small body goes out in one piece with the head.
-			if (first !== null && first.length <= SMALL_BODY_BYTES) this.#res.end(first.toString('latin1'), 'latin1');
-			else if (first !== null) this.#res.end(first);
+			if (first !== null) this.#res.end(first);
 			else this.#res.end();
 		} else this.#res.end();
 		this.#finish();
@@ -218,8 +216,6 @@ export class Exchange extends Dispatch {
 	}
 }
 
-/** Measured: up to this size copying costs less than a second buffer in the write. */
-const SMALL_BODY_BYTES = 16_384;
 /** After this long the body of a `100-continue` request is sent unasked. */
 const CONTINUE_TIMEOUT_MS = 1_000;
 /** A body of which nothing comes for this long. */
