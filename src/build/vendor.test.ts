@@ -141,6 +141,14 @@ test('a package that reads declarations keeps them', async () => {
 	assert.ok(!vendor!.manifest.has('node_modules/a/index.d.ts'));
 });
 
+test('TypeScript in a package is kept only where something could open it', async () => {
+	const sources = { 'node_modules/a/src/a.ts': 'x', 'node_modules/b/src/b.ts': 'x', 'node_modules/b/sub.js': 'require("fs")' };
+	using app = testApp({ ...SOURCE, ...INSTALLED, ...sources });
+	const { vendor } = await app.build();
+	assert.ok(vendor!.manifest.has('node_modules/b/src/b.ts'));
+	assert.ok(!vendor!.manifest.has('node_modules/a/src/a.ts'));
+});
+
 test('a file that changes after the scan is not sent under its old digest', async () => {
 	using app = testApp({ ...SOURCE, ...INSTALLED });
 	const built = await app.build();

@@ -9,7 +9,7 @@ import { closureOf } from './lockfile.ts';
 
 /**
  * The vendor tree: the production closure of a lockfile as plain files in `node_modules/…`, the same bytes whatever
- * the layout on this disk is. Files that production never reads (type declarations, source maps) are left out.
+ * the layout on this disk is. Files that production can't read (type declarations, TypeScript, source maps) are left out.
  */
 
 export interface VendorTree {
@@ -30,7 +30,7 @@ export interface VendorMap {
 }
 
 interface Cached extends VendorMap {
-	format: 1;
+	format: number;
 	/** Path, digest, size, executable, path on disk. */
 	files: [string, Digest, number, boolean, string][];
 	links: [string, string][];
@@ -38,7 +38,9 @@ interface Cached extends VendorMap {
 	about: string;
 }
 
-const FORMAT = 1;
+const FORMAT = 2;
+/** Of vendor.json. */
+const ABOUT_FORMAT = 1;
 const MAX_STORE_NAME = 100;
 
 /** Everything that decides the tree, where it is installed, and everything that tells whether something was installed since. */
@@ -137,11 +139,12 @@ function makeVendor(key: string, closure: Closure): Cached {
 		about: '',
 	};
 	const packages = [...closure.packages].sort((a, b) => (a.id < b.id ? -1 : 1));
+	const keepAll = packages.some(({ name }) => name === COMPILER);
 	let native = false;
 	const about: Record<string, string> = {};
 	for (const locked of packages) {
 		const at = closure.hoisted ? locked.at : storePlace(locked);
-		const files = packageFiles(locked.dir, at);
+		const files = packageFiles(locked.dir, at, keepAll);
 		native ||= files.native;
 		cached.files.push(...files.files);
 		cached.links.push(...files.links);
@@ -149,7 +152,7 @@ function makeVendor(key: string, closure: Closure): Cached {
 		about[at] = `${locked.name}@${locked.version}`;
 	}
 	if (!closure.hoisted) cached.links.push(...storeLinks(packages));
-	cached.about = `${canonicalJson({ format: FORMAT, packages: about, platform: native ? platform() : null })}\n`;
+	cached.about = `${canonicalJson({ format: ABOUT_FORMAT, packages: about, platform: native ? platform() : null })}\n`;
 	cached.root = treeOf(treeFrom(cached).manifest).root;
 	return cached;
 }
@@ -195,13 +198,20 @@ interface PackageFiles {
 }
 
 const DECLARATIONS = /\.d\.[cm]?ts$/;
+/** Node runs no TypeScript below node_modules, so only a program that opens files can have a use for it. */
+const SOURCES = /\.[cm]?tsx?$/;
+const OPENS_FILES = ["'fs'", '"fs"', 'node:fs', 'fs/promises'];
+/** Reads declarations and sources of the other packages. */
+const COMPILER = 'typescript';
 const SOURCE_MAPS = /\.map$/;
 const BUILD_LEFTOVERS = /(?:^|\/)(?:obj\.target|\.deps)\/|\.o$|\.o\.d$/;
 
-function packageFiles(dir: string, at: string): PackageFiles {
+function packageFiles(dir: string, at: string, keepAll: boolean): PackageFiles {
 	const found: PackageFiles = { files: [], links: [], native: false };
 	const declarations: string[] = [];
-	let namesDeclarations = false;
+	const sources: string[] = [];
+	let namesDeclarations = keepAll;
+	let opensFiles = keepAll;
 	const read = (relative: string, full: string): Buffer => {
 		const bytes = readFileSync(full);
 		const executable = !/\.(?:[cm]?js|json|[cm]?ts|md|txt)$/.test(relative) && (statSync(full).mode & 0o111) !== 0;
@@ -217,11 +227,13 @@ function packageFiles(dir: string, at: string): PackageFiles {
 			else if (entry.isSymbolicLink()) link(path, full);
 			else if (!entry.isFile() || SOURCE_MAPS.test(path) || BUILD_LEFTOVERS.test(path)) continue;
 			else if (DECLARATIONS.test(path)) declarations.push(path);
+			else if (SOURCES.test(path)) sources.push(path);
 			else {
 				const bytes = read(path, full);
 				if (path.endsWith('.node') || entry.name === 'binding.gyp') found.native = true;
-				// Compilers read declarations; a package that never says `.d.` doesn't.
-				if (!namesDeclarations && path.endsWith('js')) namesDeclarations = bytes.includes('.d.ts') || bytes.includes('.d.mts');
+				if (!path.endsWith('js')) continue;
+				namesDeclarations ||= bytes.includes('.d.ts') || bytes.includes('.d.mts');
+				opensFiles ||= OPENS_FILES.some((name) => bytes.includes(name));
 			}
 		}
 	};
@@ -233,6 +245,6 @@ function packageFiles(dir: string, at: string): PackageFiles {
 		else if (stat?.isFile()) read(path, full);
 	};
 	walk('');
-	if (namesDeclarations) for (const path of declarations) read(path, `${dir}/${path}`);
+	for (const path of [...(namesDeclarations ? declarations : []), ...(opensFiles ? sources : [])]) read(path, `${dir}/${path}`);
 	return found;
 }
