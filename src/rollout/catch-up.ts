@@ -8,7 +8,7 @@ export function catchUp(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	for (const region of rollout.regions) {
 		const fact = facts.regions[region.name];
 		if (!fact || !(region.stage === 'pending' || region.stage === 'moving')) continue;
-		if (fact.confirmed && fact.connected) Object.assign(region, { stage: 'live', ms: now - rollout.createdAt, reason: null });
+		if (fact.confirmed) Object.assign(region, { stage: 'live', ms: now - rollout.createdAt, reason: null });
 		else if (fact.lost && region.stage === 'moving') Object.assign(region, { stage: 'pending', reason: 'lost' });
 	}
 	const writes = rollout.regions

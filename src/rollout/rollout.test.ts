@@ -48,7 +48,9 @@ class Scene {
 	tell(event: RolloutEvent = { type: 'looked' }): this {
 		for (let more = true; more; event = { type: 'looked' }) {
 			const facts: Facts = { regions: this.facts, keep: [] };
+			const before = JSON.stringify(this.rollout);
 			const { rollout, effects } = step(this.rollout, event, facts, this.now);
+			assert.equal(JSON.stringify(this.rollout), before, 'a step changes nothing that it was given');
 			this.rollout = rollout;
 			for (const effect of effects) this.#apply(effect);
 			more = effects.some((effect) => effect.type !== 'probe');

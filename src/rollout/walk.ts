@@ -73,7 +73,7 @@ function confirmRegions(rollout: Rollout, facts: Facts, now: number): void {
 	for (const region of rollout.regions) {
 		const fact = facts.regions[region.name];
 		if (region.stage === 'moving' || region.stage === 'pending') {
-			if (fact?.confirmed && fact.connected) Object.assign(region, { stage: 'live', ms: now - rollout.createdAt, reason: null });
+			if (fact?.confirmed) Object.assign(region, { stage: 'live', ms: now - rollout.createdAt, reason: null });
 			else if (!fact || fact.lost) Object.assign(region, { stage: 'pending', reason: 'lost' });
 		}
 	}
