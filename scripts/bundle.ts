@@ -1,5 +1,5 @@
-import { chmod, cp, mkdir, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, cp, mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { join, relative } from 'node:path';
 import { build, type BuildOptions, type Plugin } from 'esbuild';
 
 /**
@@ -100,12 +100,31 @@ async function exists(path: string): Promise<boolean> {
 	);
 }
 
+/** What runs from here is left alone when nothing changed. */
+async function sameFiles(a: string, b: string): Promise<boolean> {
+	if (!(await exists(b))) return false;
+	const [left, right] = await Promise.all([a, b].map(filesBelow));
+	if (left === undefined || right === undefined || left.join('\0') !== right.join('\0')) return false;
+	const same = left.map(async (path) => (await readFile(join(a, path))).equals(await readFile(join(b, path))));
+	return (await Promise.all(same)).every(Boolean);
+}
+
+async function filesBelow(directory: string): Promise<string[]> {
+	const entries = await readdir(directory, { recursive: true, withFileTypes: true });
+	return entries.filter((entry) => entry.isFile()).map((entry) => relative(directory, join(entry.parentPath, entry.name))).sort(); // prettier-ignore
+}
+
 await rm(DRAFT, { recursive: true, force: true });
 await mkdir(DRAFT, { recursive: true });
 await Promise.all([programs(), instance(), command()]);
 for (const name of ['dashboard', 'sql']) {
 	if (await exists(join(ROOT, name))) await cp(join(ROOT, name), join(DRAFT, name), { recursive: true });
 }
-await rm(DIST, { recursive: true, force: true });
-await rename(DRAFT, DIST);
+if (!(await sameFiles(DRAFT, DIST))) {
+	const old = `${DRAFT}.old`;
+	if (await exists(DIST)) await rename(DIST, old);
+	await rename(DRAFT, DIST);
+	await rm(old, { recursive: true, force: true });
+}
+await rm(DRAFT, { recursive: true, force: true });
 await chmod(join(ROOT, 'bin', 'jibe'), 0o755);

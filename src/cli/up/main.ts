@@ -176,7 +176,7 @@ function stopOnSignals(house: House, log: Log): void {
 }
 
 /** Loaded after everything runs, and before an upgrade may have taken the file away. */
-let stopping: Promise<typeof import('./stop.ts')> | null = null;
+let stopping: Promise<{ stopInstallation: (data: string, tell: (line: string) => void) => Promise<number> }> | null = null;
 
 async function stopEverything(data: string): Promise<void> {
 	stopping ??= import('./stop.ts');
