@@ -9,7 +9,7 @@ import { build, type BuildOptions, type Plugin } from 'esbuild';
 const ROOT = join(import.meta.dirname, '..');
 const DIST = join(ROOT, 'dist');
 /** Built aside and moved into place, so that a command that starts meanwhile finds the old or the new one. */
-const DRAFT = join(ROOT, `dist.${process.pid}`);
+const DRAFT = join(ROOT, '.jibe', `dist.${process.pid}`);
 
 const PROGRAMS: Readonly<Record<string, string>> = {
 	control: './src/control/main.ts',
