@@ -68,6 +68,15 @@ test('several deploys of one app at once: one is live in the end, and every stre
 	assert.equal(serving, Math.max(...live.map(({ release }) => release)));
 });
 
+test('the same deploy sent several times at once is one deployment', async (t) => {
+	const house = await startControl(t, cluster);
+	await house.obedientDepot().next('welcome');
+	const answers = await Promise.all([1, 2, 3, 4].map(() => house.deploy('notes', { config: QUICK })));
+	assert.equal(new Set(answers.map((answer) => resultOf(answer).id)).size, 1);
+	const { deployments } = (await house.ask('GET', '/api/v1/deployments?app=notes')).json<{ deployments: Deployment[] }>();
+	assert.deepEqual(deployments.map(({ state }) => state), ['Deployed']); // prettier-ignore
+});
+
 test('env set makes a release of the same artifact; staged, it waits for the next deploy', async (t) => {
 	const house = await startControl(t, cluster);
 	const depot = house.obedientDepot();

@@ -30,8 +30,9 @@ export async function deploy(
 	const spec = releaseSpec({ app, environment, artifact: request.artifact, vendor: request.vendor }, config, env.values);
 	const trees = vendor ? [artifact, vendor] : [artifact];
 	const fresh = await takeBlobs(house, app, trees, blobs);
-	const digests = new Set(trees.flatMap((tree) => [...tree.digests]));
-	const release = { artifact: request.artifact, vendor: request.vendor, config, spec, blobs: [...digests] };
+	const digests = [...new Set(trees.flatMap((tree) => [...tree.digests]))];
+	await checkStored(house, app, digests);
+	const release = { artifact: request.artifact, vendor: request.vendor, config, spec, blobs: digests };
 	return await checkDomains(house, app, config.domains, () =>
 		start(house, { ...inputOf(request, app, caller), release, gift: giftOf(request, fresh) }),
 	);
@@ -103,6 +104,13 @@ export async function takeBlobs(
 	// Side by side: a tree that is known but not owned can be a base, and a release of it is refused by the database.
 	await Promise.all([house.state.blobs.own(app, stored), ...trees.map((tree: KnownTree) => house.manifests.accepted(app, tree))]);
 	return fresh;
+}
+
+/** A look into memory. A store that lost something (a damaged disk, a restored backup) gets it again before anything relies on it. */
+async function checkStored(house: House, app: string, digests: readonly Digest[]): Promise<void> {
+	if ((await house.store.has(digests)).size === digests.length) return;
+	house.manifests.forget();
+	throw missingBlobs(await house.state.blobs.missing(app, digests, house.store));
 }
 
 function missingBlobs(missing: Digest[]): Refusal {

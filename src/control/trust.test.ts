@@ -174,6 +174,19 @@ test('blobs belong to the app that sent them: another app can neither use nor fi
 	assert.equal((await house.deploy('other', { blobs: [] })).status, 200);
 });
 
+test('what the store lost is asked for again', async (t) => {
+	const house = await startControl(t, cluster);
+	await house.obedientDepot().next('welcome');
+	await house.deploy('notes');
+	const lost = sha256(FILES['index.json']);
+	await house.store.delete([lost]);
+	const edited = { ...FILES, 'modules/src/server.ts': 'export default 2' };
+	const answer = await house.deploy('notes', { files: edited, base: FILES });
+	assert.deepEqual(answer.json().error.data, { missing: [lost] });
+	const again = await house.deploy('notes', { files: edited, blobs: Object.values(edited).map((text) => Buffer.from(text)) });
+	assert.equal(again.status, 200);
+});
+
 test('depots read blobs and trees with their credential, and nobody else does', async (t) => {
 	const house = await startControl(t, cluster);
 	await house.obedientDepot().next('welcome');

@@ -107,7 +107,7 @@ function programRoutes(house: House): Route[] {
 	];
 }
 
-function installationRoutes({ state, url, metrics }: House): Route[] {
+function installationRoutes({ state, url, metrics, clock }: House): Route[] {
 	return [
 		route({
 			method: 'POST',
@@ -116,6 +116,8 @@ function installationRoutes({ state, url, metrics }: House): Route[] {
 			role: 'viewer',
 			answer: loginAnswer,
 			async handle({ caller }) {
+				const entry = { at: clock.now(), by: caller.by, action: 'login.created', app: null, environment: null };
+				await state.audit.write({ ...entry, detail: { token: caller.token.id } });
 				const { code, expiresAt } = await state.logins.createCode(caller.token.id);
 				return { url: `${url}/login?code=${encodeURIComponent(code)}`, expiresAt };
 			},

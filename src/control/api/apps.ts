@@ -44,7 +44,7 @@ function appReads(house: House): Route[] {
 					.map(({ app, environments, createdAt, readOnly }) => ({
 						app,
 						createdAt,
-						readOnly,
+						readOnly: house.driver.readOnly(app) ?? readOnly,
 						environments: environments.map((environment) => ({
 							environment,
 							serving: servingOf(

@@ -145,7 +145,9 @@ function deploymentActs(house: House): Route[] {
 			params: ofDeployment,
 			answer: deploymentAnswer,
 			async handle({ params, caller }) {
-				await find(house, params.id, caller, 'deployer');
+				const { app, environment, state } = await find(house, params.id, caller, 'deployer');
+				const entry = { at: house.clock.now(), by: caller.by, action: 'deployment.cancel', app, environment };
+				await house.state.audit.write({ ...entry, detail: { deployment: params.id, state } });
 				return { deployment: await house.driver.cancel(params.id, caller.by) };
 			},
 		});
