@@ -19,6 +19,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const BIN = join(ROOT, 'bin/jibe');
 const COMMAND_LIMIT_MS = 120_000;
 const EDITING_MS = 5000;
+const LOG_LINES_SHOWN = 15;
 /** The watch's own work takes a few seconds: the harm has to be counted first. */
 const SWING_BACK_LIMIT_MS = 60_000;
 
@@ -298,8 +299,6 @@ async function fail(error: unknown): Promise<never> {
 	await stop().catch((cause: unknown) => console.error(`and could not be stopped: ${String(cause)}; what is left lies in ${place}`));
 	process.exit(1);
 }
-
-const LOG_LINES_SHOWN = 15;
 
 /** What the programs found worth a warning. */
 function showLogs(): void {
