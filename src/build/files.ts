@@ -13,7 +13,8 @@ import { STAT_WORDS } from './state.ts';
 const WHOLE_READ_BYTES = 32 * 1024 * 1024;
 const PIECE_BYTES = 4 * 1024 * 1024;
 /** Kernels stamp files with a clock that ticks this coarsely; younger stamps than that may hide a change. */
-const STAMP_GRANULARITY_NS = 20_000_000n;
+export const STAMP_GRANULARITY_MS = 20;
+const STAMP_GRANULARITY_NS = BigInt(STAMP_GRANULARITY_MS) * 1_000_000n;
 
 const NEVER_FILES =
 	/(?:^|\/)(?:\.git[^/]*|\.npmrc|\.yarnrc(?:\.yml)?|\.DS_Store|\.dockerignore|Thumbs\.db)$|^(?:jibe\.json|package-lock\.json|npm-shrinkwrap\.json|pnpm-lock\.yaml|pnpm-workspace\.yaml|yarn\.lock|tsconfig[^/]*\.json)$|^\.(?:vscode|idea|github|husky|yarn)\//;

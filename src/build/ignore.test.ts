@@ -8,10 +8,10 @@ import fc from 'fast-check';
 import { globs, IgnoreRules } from './ignore.ts';
 
 const PATHS = [
-	'a', 'b.log', 'a.txt', 'dist/a', 'dist/b.log', 'src/dist/a', 'src/a/b', 'src/b.log', 'src/deep/er/a.txt', 'x y/a', 'src/[a]', 'lib/a1', 'lib/a2', '.hidden', '#a', '!a',
+	'a', 'b.log', 'a.txt', 'dist/a', 'dist/b.log', 'src/dist/a', 'src/a/b', 'src/b.log', 'src/deep/er/a.txt', 'x y/a', 'src/[a]', 'lib/a1', 'lib/a2', '.hidden', '#a', '!a', 'src/a/c.log', 'lib/x/a1',
 ]; // prettier-ignore
 const PATTERNS = [
-	'a', '/a', 'a/', '*.log', '!b.log', 'dist', 'dist/', '/dist', 'src/dist', '**/a', 'src/**', 'src/**/a.txt', '**/dist/*', '*', '!src', '!src/', 'x y', 'lib/a[12]', 'lib/a[!1]', 'lib/a?', '\\#a', '\\!a', '# comment', '', '.*', 'src/\\[a\\]', 'a ', 'deep/er', '/src/*/er',
+	'a', '/a', 'a/', '*.log', '!b.log', 'dist', 'dist/', '/dist', 'src/dist', '**/a', 'src/**', 'src/**/a.txt', '**/dist/*', '*', '!src', '!src/', 'x y', 'lib/a[12]', 'lib/a[!1]', 'lib/a?', '\\#a', '\\!a', '# comment', '', '.*', 'src/\\[a\\]', 'a ', 'deep/er', '/src/*/er', 'src/*.log', 'lib/*1', 'l*/a?',
 ]; // prettier-ignore
 
 /** What git says of `PATHS` under these rules. */
