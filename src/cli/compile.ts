@@ -20,16 +20,23 @@ export async function compile(
 	for (const line of assumed) out.say(`Assumed ${line}`);
 	out.now(`Compiling ${config.entry}…`);
 	stages?.enter('Building');
-	try {
+	return asFailures(config.app, environment, async () => {
 		const built = await buildApp(buildInput(directory, config, target));
 		for (const warning of built.warnings) out.say(`! ${warning}`);
 		const { compiled, cached } = built.modules;
 		const ms = built.timings.scanMs + built.timings.compileMs;
 		out.say(done(`Built in ${seconds(ms)}`, `${count(compiled, 'module')} compiled, ${cached} from cache`));
 		return built;
+	});
+}
+
+/** What a build is asked for later can still show a fault of the app: a file that changed meanwhile. */
+export async function asFailures<T>(app: string, environment: string, work: () => Promise<T>): Promise<T> {
+	try {
+		return await work();
 	} catch (error) {
 		if (!(error instanceof BuildError)) throw error;
-		throw buildFailed(error, config.app, environment);
+		throw buildFailed(error, app, environment);
 	}
 }
 

@@ -3,7 +3,7 @@ import { systemClock } from '#clock/clock.ts';
 import type { DeploymentState, DeployRequest } from '#wire/api.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { Arguments } from './arguments.ts';
-import { compile } from './compile.ts';
+import { asFailures, compile } from './compile.ts';
 import { conclude } from './conclude.ts';
 import { usage, type Exit } from './failure.ts';
 import { gitFacts } from './git.ts';
@@ -33,18 +33,15 @@ export const verb: Verb = {
 			await gate(invocation, project, built, stages);
 		}
 		stages.enter('Uploading');
-		const sending = new Sending({
-			invocation,
-			server,
-			directory,
-			built,
-			request: requestOf(invocation, project, built, await git, stages),
+		const facts = await git;
+		const { sending, outcome } = await asFailures(project.config.app, environment, async () => {
+			const request = requestOf(invocation, project, built, facts, stages);
+			const sending = new Sending({ invocation, server, directory, built, request });
+			return { sending, outcome: await sending.send() };
 		});
-		const outcome = await sending.send();
 		const { uploadedBytes, sentAtMs } = sending;
 		const uploadMs = outcome.firstByteMs === null ? 0 : outcome.firstByteMs - sentAtMs;
-		const exit = conclude(out, outcome, { uploadedBytes, modules: built.modules, timings: { bootMs, ...built.timings, uploadMs } });
-		return exit;
+		return conclude(out, outcome, { uploadedBytes, modules: built.modules, timings: { bootMs, ...built.timings, uploadMs } });
 	},
 };
 
