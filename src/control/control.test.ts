@@ -135,6 +135,30 @@ test('a restarted control goes on with a deployment that was walking', async (t)
 	assert.equal(now.state === 'Deployed' ? now.id : (await ended.promise).id, result.id);
 });
 
+test('a region that is ahead of the database makes its app read-only, until an admin recovers it', async (t) => {
+	const house = await startControl(t, cluster);
+	const first = house.obedientDepot();
+	await first.next('welcome');
+	resultOf(await house.deploy('notes', { config: QUICK }));
+	first.link.close();
+	const key = { region: 'fra', app: 'notes', environment: 'production' };
+	const ahead = house.depot(undefined, [{ ...key, epoch: 1, version: 1_000 }]);
+	const known = Promise.withResolvers<void>();
+	house.control.house.hub.subscribe((event) => event.type === 'ahead' && known.resolve());
+	await known.promise;
+	const edited = { ...FILES, 'modules/src/server.ts': 'export default 2' };
+	assert.equal((await house.deploy('notes', { files: edited, base: FILES })).json().error.code, 'read_only');
+	const { epoch } = (await house.ask('POST', '/api/v1/apps/notes/recoveries')).json<{ epoch: number }>();
+	for (;;) {
+		const { wants } = await ahead.next('wants');
+		if (wants.some((want) => want.region === 'fra' && want.epoch === epoch)) break;
+	}
+	ahead.link.close();
+	await house.obedientDepot().next('welcome');
+	assert.equal(resultOf(await house.deploy('notes', { files: edited, base: FILES, config: QUICK })).state, 'Deployed');
+	assert.equal((await house.ask('POST', '/api/v1/apps/notes/recoveries')).json().error.code, 'nothing_to_recover');
+});
+
 test('the OpenAPI document describes the table that is served', async (t) => {
 	const house = await startControl(t, cluster);
 	const document = (await house.ask('GET', '/openapi.json', { token: null })).json<{

@@ -4,9 +4,10 @@ import { WebSocketServer, type WebSocket } from 'ws';
 import type { Timer } from '#clock/clock.ts';
 import { StateError } from '#state/state.ts';
 import { refuseUpgrade } from '#wire/accept.ts';
-import type { Event, FeedFrame, Token } from '#wire/api.ts';
+import type { AppStatus, Event, FeedFrame, Token } from '#wire/api.ts';
 import { authenticate, checkOrigin, sees } from './access.ts';
 import type { House } from './house.ts';
+import { Refusal } from './ports.ts';
 import { toRefusal } from './router.ts';
 import { appStatus, regionStatuses } from './status.ts';
 
@@ -121,11 +122,22 @@ export class Feed {
 		const { state } = this.house;
 		const cursor = await state.events.latest();
 		const rows = (await state.apps.list()).filter(({ app }) => sees(reader.token, app));
-		const apps = await Promise.all(rows.flatMap(({ app, environments }) => environments.map((each) => appStatus(this.house, app, each))));
+		const found = await Promise.all(rows.flatMap(({ app, environments }) => environments.map((each) => this.status(app, each))));
+		const apps = found.filter((status) => status !== null);
 		const history = await state.deployments.history({ limit: RECENT_DEPLOYMENTS });
 		const deployments = history.filter(({ app }) => sees(reader.token, app));
 		reader.socket.send(frame({ snapshot: { cursor, apps, regions: regionStatuses(this.house), deployments } }));
 		reader.sent = cursor;
+	}
+
+	/** null: removed since the list was read. */
+	private async status(app: string, environment: string): Promise<AppStatus | null> {
+		try {
+			return await appStatus(this.house, app, environment);
+		} catch (error) {
+			if (error instanceof Refusal) return null;
+			throw error;
+		}
 	}
 
 	private tell(event: Event): void {

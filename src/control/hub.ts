@@ -180,6 +180,13 @@ export class Hub implements RegionHub {
 		this.follows.close();
 	}
 
+	/** Reads what is wanted again, and tells every region all of it: for after a recovery. */
+	async refreshAll(): Promise<void> {
+		await this.refresh();
+		const wants = [...this.wants.values()];
+		this.send(wants, this.releasesOf(wants), null);
+	}
+
 	/** What a depot that is back has missed, at once from memory, then from the database; and what it knows that the database does not. */
 	private async catchUp(link: ServerLink): Promise<void> {
 		const theirs = new Map(link.hello.known.map((item) => [wantKey(item), item]));

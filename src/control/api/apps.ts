@@ -5,6 +5,7 @@ import { sees } from '../access.ts';
 import { changeEnv } from '../env.ts';
 import { appUrl, type House } from '../house.ts';
 import { Refusal } from '../ports.ts';
+import { recover } from '../recover.ts';
 import { streamProgress } from '../progress.ts';
 import { ANSWERED, route, type Ask, type Route } from '../route.ts';
 import { appStatus, servingOf } from '../status.ts';
@@ -26,7 +27,7 @@ const logsQuery = inEnvironment.extend({
 });
 
 export function appRoutes(house: House): Route[] {
-	return [...appReads(house), ...envRoutes(house), logsRoute(house), removeRoute(house)];
+	return [...appReads(house), ...envRoutes(house), logsRoute(house), removeRoute(house), recoverRoute(house)];
 }
 
 function appReads(house: House): Route[] {
@@ -157,5 +158,17 @@ function removeRoute(house: House): Route {
 			await house.driver.removeApp(params.app, caller.by);
 			await house.state.apps.remove(params.app, caller.by);
 		},
+	});
+}
+
+function recoverRoute(house: House): Route {
+	return route({
+		method: 'POST',
+		path: '/api/v1/apps/:app/recoveries',
+		summary: 'Ends the read-only state of an app that a region knows more of than the database: what the database wants holds.',
+		role: 'admin',
+		params: ofApp,
+		answer: z.object({ epoch: z.int() }),
+		handle: ({ params, caller }) => recover(house, params.app, caller.by),
 	});
 }
