@@ -21,7 +21,7 @@ import { pause, systemClock } from '#clock/clock.ts';
 import { applyDelta, manifestOf, treeOf } from '#store/manifest.ts';
 import { sha256 } from '#digest/digest.ts';
 import { ActionCache } from './action-cache.ts';
-import { actionKey, compileModule, DEFAULT_OPTIONS } from './compile.ts';
+import { actionKey, compileModule, DEFAULT_OPTIONS, TOOLCHAIN } from './compile.ts';
 import { isRacy, STAMP_GRANULARITY_MS } from './files.ts';
 import { indexOf, SERVER, testApp, textOf, type TestApp } from './testbed.ts';
 import { verifyBuild } from './verify.ts';
@@ -393,4 +393,11 @@ test('a stray lockfile above the app is not its own', async () => {
 	);
 	const built = await app.build();
 	assert.equal(built.vendor, null);
+});
+
+test('the key of what was compiled names the toolchain that is installed', () => {
+	const manifest = JSON.parse(readFileSync(join(import.meta.dirname, '../../package.json'), 'utf8')) as {
+		dependencies: Record<string, string>;
+	};
+	for (const tool of ['oxc-transform', 'oxc-parser']) assert.ok(TOOLCHAIN.includes(`${tool}@${manifest.dependencies[tool]} `), tool);
 });

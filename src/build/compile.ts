@@ -32,7 +32,7 @@ export interface Compiled {
 }
 
 /** Part of every action's key: what else than source and options decides the output. Raised with each dependency bump. */
-export const TOOLCHAIN = 'oxc-transform@0.158.0 oxc-parser@0.158.0 jibe-compile@1';
+export const TOOLCHAIN = 'oxc-transform@0.158.0 oxc-parser@0.158.0 jibe-compile@2';
 const MAX_MODULE_BYTES = 10 * 1024 * 1024;
 
 /** `sha256` of everything that the output depends on: never a path, never a time. */
@@ -70,6 +70,7 @@ function transformed(file: string, source: string, original: string, loader: Loa
 	const bare = source !== original;
 	const kept = withoutCommentLines(output, result.map?.mappings ?? '', bare ? [] : parsed.comments);
 	if (kept === null || (!bare && source.includes('const enum'))) return null;
+	refuseWhatNodeCantParse(file, original, kept.code, parsed);
 	return { ...kept, names: result.map?.names ?? [], facts: factsOf(output, kept.code, source, parsed) };
 }
 
@@ -80,6 +81,22 @@ function withBareSource(file: string, source: string, loader: Loader, options: C
 	const made = transformed(file, `${withoutComments(source, parsed)} `, source, loader, options);
 	if (made) return made;
 	throw new Error(`${file}: comments were taken out, yet there are some`);
+}
+
+/** Proposals that pass every tool on the way and end as a syntax error on the server. */
+function refuseWhatNodeCantParse(file: string, source: string, code: string, parsed: Parser.ParseResult): void {
+	if (!/(?:^|\s)@[\w$(]|\baccessor\s/.test(code)) return;
+	visit(parsed.program, (node) => {
+		const decorated = Array.isArray(node['decorators']) && node['decorators'].length > 0;
+		if (!decorated && node['type'] !== 'AccessorProperty') return;
+		const at = Math.max(0, source.search(decorated ? /(?:^|\s)@[\w$(]/ : /\baccessor\s/));
+		throw new BuildError('unsupported', decorated ? "Node can't run decorators yet" : "Node can't run `accessor` fields yet", {
+			...placeOf(file, source, at),
+			hint: decorated
+				? 'Set "experimentalDecorators": true in tsconfig.json to have them compiled (and depend on @oxc-project/runtime), or do without.'
+				: 'Write a getter and a setter.',
+		});
+	});
 }
 
 function withoutCommentLines(
@@ -133,7 +150,8 @@ function transformOptions(loader: Loader, options: CompileOptions): Transformer.
 	return {
 		lang: loader,
 		sourcemap: true,
-		target: 'es2024',
+		// The release pins a Node that knows all of it; lowering would ask for helpers that the app does not have.
+		target: 'esnext',
 		jsx: {
 			runtime: jsx.runtime,
 			...(jsx.runtime === 'automatic'

@@ -322,3 +322,17 @@ test('an entry that loses its fetch in an edit is refused too', async () => {
 	app.write({ 'src/server.ts': 'export default { other() {} };' });
 	assert.equal((await app.fault()).code, 'no_fetch');
 });
+
+test('what this Node runs by itself is left as it is; what it can not parse is refused', async () => {
+	using app = testApp({
+		'src/server.ts': `class R { [Symbol.dispose]() {} }\nexport const f = () => { using r = new R(); return r; };\n${SERVER}`,
+	});
+	assert.match(textOf(await app.build(), 'modules/src/server.ts'), /using r = new R\(\)/);
+	const decorated = await faultOf({
+		'src/server.ts': `const log = (value: unknown) => value as never;\n\n@log\nclass A {}\nconsole.log(A);\n${SERVER}`,
+	});
+	assert.equal(decorated.code, 'unsupported');
+	assert.equal((await faultOf({ 'src/server.ts': `export class A { accessor x = 1; }\n${SERVER}` })).code, 'unsupported');
+	using mail = testApp({ 'src/server.ts': `export const css = \`\n @media print {}\n\`;\n${SERVER}` });
+	assert.equal((await mail.build()).modules.compiled, 1);
+});
