@@ -236,7 +236,7 @@ $$;
 
 create function jibe.held_json(d jibe.deployment, wants jsonb) returns jsonb language sql stable as $$
 	select jsonb_build_object(
-		'deployment', jibe.deployment_json(d), 'fence', d.fence, 'version', d.version, 'rollout', d.rollout, 'wants', wants)
+		'deployment', jibe.deployment_json(d), 'fence', d.fence, 'version', d.version, 'owner', d.owner, 'rollout', d.rollout, 'wants', wants)
 $$;
 
 -- The last thing a transaction does: the lock makes cursors visible in their order, and is held until the commit only.

@@ -417,7 +417,7 @@ CREATE OR REPLACE FUNCTION jibe.held_json(d deployment, wants jsonb)
  STABLE
 AS $function$
 	select jsonb_build_object(
-		'deployment', jibe.deployment_json(d), 'fence', d.fence, 'version', d.version, 'rollout', d.rollout, 'wants', wants)
+		'deployment', jibe.deployment_json(d), 'fence', d.fence, 'version', d.version, 'owner', d.owner, 'rollout', d.rollout, 'wants', wants)
 $function$
 
 

@@ -74,6 +74,8 @@ export interface Held {
 	deployment: Deployment;
 	fence: number;
 	version: number;
+	/** Who took it last. */
+	owner: string;
 	/** What `rollout` held when it was last written. */
 	rollout: unknown;
 }

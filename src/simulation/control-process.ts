@@ -62,7 +62,6 @@ export class ControlProcess {
 
 	/** Its links are gone but it goes on as if it were the only one: frozen for a while, or cut off. */
 	cutOff(): void {
-		this.troubleRate = 0;
 		this.#disconnect();
 	}
 

@@ -32,14 +32,15 @@ export class Invariants {
 			if (!isFinal(state)) this.#broken(`${id} is stuck in ${state}`);
 			if (watchUntil !== null) this.#broken(`${id} is watched for ever`);
 		}
-		const serving = history.find((one) => one.state === 'Deployed')?.release ?? null;
-		for (const region of this.#regions) this.#restingRegion(region, serving, history);
+		const deployed = history.filter((one) => one.state === 'Deployed').toSorted((a, b) => b.endedAt! - a.endedAt!);
+		for (const region of this.#regions) this.#restingRegion(region, deployed[0] ?? null);
 	}
 
-	#restingRegion(region: Region, serving: number | null, history: readonly Deployment[]): void {
+	#restingRegion(region: Region, last: Deployment | null): void {
 		const want = [...this.#database.wants.values()].find((one) => one.region === region.name);
 		if (!want) return;
-		const state = history.find((one) => one.state === 'Deployed')?.regions.find((one) => one.name === region.name)?.state;
+		const serving = last?.release ?? null;
+		const state = last?.regions.find((one) => one.name === region.name)?.state;
 		if (want.pointer.primary !== serving && state !== 'failed') {
 			this.#broken(`${region.name} should serve ${named(serving)}, its pointer says ${named(want.pointer.primary)} (${state})`);
 		}

@@ -12,10 +12,6 @@ export class MemoryError extends Error {
 	}
 }
 
-interface Row extends Held {
-	owner: string;
-}
-
 interface ReleaseRow {
 	spec: ReleaseSpec;
 	commit: string | null;
@@ -25,7 +21,7 @@ interface ReleaseRow {
 
 /** What the database holds and how a transaction changes it: the same fence, compare-and-set and table of states as PostgreSQL's functions. */
 export class MemoryDatabase {
-	readonly deployments = new Map<string, Row>();
+	readonly deployments = new Map<string, Held>();
 	readonly wants = new Map<string, Want>();
 	readonly releases: ReleaseRow[] = [];
 	epoch = 1;
@@ -60,7 +56,7 @@ export class MemoryDatabase {
 		const deployment = deploymentOf(input, id, release, planned.regions, now);
 		this.deployments.set(id, { deployment, fence: 1, version: 1, rollout: planned.rollout, owner: input.owner });
 		const wants = this.#write(input.app, input.environment, id, planned.writes, false);
-		return structuredClone({ deployment, fence: 1, version: 1, rollout: planned.rollout, spec: release.spec, wants });
+		return structuredClone({ deployment, fence: 1, version: 1, owner: input.owner, rollout: planned.rollout, spec: release.spec, wants });
 	}
 
 	advance(step: Advance): { version: number; wants: Want[]; deployment: Deployment } {
@@ -88,13 +84,12 @@ export class MemoryDatabase {
 		const row = this.#row(id);
 		row.fence++;
 		row.owner = owner;
-		const { deployment, fence, version, rollout } = row;
-		return structuredClone({ deployment, fence, version, rollout });
+		return structuredClone(row);
 	}
 
 	open(): Held[] {
 		const open = [...this.deployments.values()].filter(({ deployment }) => !isFinal(deployment.state) || deployment.watchUntil !== null);
-		return structuredClone(open.map(({ deployment, fence, version, rollout }) => ({ deployment, fence, version, rollout })));
+		return structuredClone(open);
 	}
 
 	history(of: { app?: string; environment?: string; limit: number; before?: number }): Deployment[] {
@@ -125,7 +120,7 @@ export class MemoryDatabase {
 		return structuredClone(rows.map(({ spec, commit, createdAt, config }) => ({ ...spec, commit, createdAt, config })));
 	}
 
-	#row(id: string): Row {
+	#row(id: string): Held {
 		const row = this.deployments.get(id);
 		if (!row) throw new MemoryError('unknown', `there is no deployment ${id}`);
 		return row;

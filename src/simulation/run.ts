@@ -14,6 +14,8 @@ import { VirtualClock } from './virtual-clock.ts';
 
 const ACTIONS = 25;
 const QUIET_MS = 30 * 60_000;
+/** A control that has run for so long has taken over all there was. */
+const STARTED_MS = 30_000;
 
 export interface Variant {
 	fault?: Fault;
@@ -42,6 +44,7 @@ class Life {
 	readonly #old: ControlProcess[] = [];
 	#control: ControlProcess;
 	#controls = 0;
+	#startedAt = 0;
 	#content = 0;
 	/** Content number → what a release of it is like. */
 	readonly #qualities = new Map<string, Quality>();
@@ -132,9 +135,12 @@ class Life {
 
 	/** Killed, or cut off and going on; another takes over. */
 	#replaceControl(zombie: boolean): void {
-		if (zombie) this.#control.cutOff();
+		// One that is cut off while it still takes things over may take them from its successor: what keeps two from
+		// starting at once is the lock on the data directory, which is not simulated.
+		if (zombie && this.#clock.now() - this.#startedAt > STARTED_MS) this.#control.cutOff();
 		else this.#control.kill();
 		this.#old.push(this.#control);
+		this.#startedAt = this.#clock.now();
 		this.#control = this.#start(this.#world);
 		this.#ask(this.#control.driver.resume());
 	}

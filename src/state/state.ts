@@ -133,6 +133,8 @@ export interface Held {
 	deployment: Deployment;
 	fence: number;
 	version: number;
+	/** Who took it last. */
+	owner: string;
 	rollout: unknown;
 }
 

@@ -31,7 +31,7 @@ function alreadyThere(lane: Lane, input: DeployInput): { deployment: Deployment;
 	if (newest && running) return isSame(running, input) ? { deployment: newest.deployment, already: false } : null;
 	const serving = lane.serving();
 	const live = serving === null ? undefined : lane.releases.get(serving);
-	const last = lane.history.find((one) => one.state === 'Deployed');
+	const last = lane.lastDeployed();
 	if (!live || last?.release !== serving || open.length > 0 || lane.swinging().length > 0) return null;
 	return isSame(live, input) ? { deployment: last, already: true } : null;
 }
@@ -43,12 +43,12 @@ function isSame(known: KnownRelease, { release }: DeployInput): boolean {
 
 /** Nobody undoes a colleague silently. Returns the commit that `--force` overruled. @throws Refusal */
 function checkColleagues(lane: Lane, { git, force }: DeployInput): string | null {
-	const live = lane.history.find((one) => one.state === 'Deployed');
+	const live = lane.lastDeployed();
 	if (!git || !live?.commit || lane.serving() !== live.release || live.kind === 'rollback') return null;
 	const known = new Set([git.commit, ...git.ancestors]);
 	if (known.has(live.commit)) return null;
 	if (force) return live.commit;
-	const deploys = lane.history.filter((one) => one.state === 'Deployed' && one.kind === 'deploy' && one.commit !== null);
+	const deploys = lane.deployed().filter((one) => one.kind === 'deploy' && one.commit !== null);
 	const shared = deploys.findIndex((one) => known.has(one.commit!));
 	const missing = [...new Set(deploys.slice(0, shared === -1 ? 1 : shared).map((one) => one.commit!))];
 	throw new Refusal(

@@ -65,6 +65,10 @@ export class Lane implements Scene {
 	#closed = false;
 	/** Another process took a deployment of it over. */
 	#ceded = false;
+	/** The next time it is read, what is open is taken from whoever has it. Not after mere trouble: another may have taken over meanwhile. */
+	#seize = true;
+	/** What it holds of deployments is older than the database's. */
+	#outdated = false;
 
 	constructor(of: {
 		app: string;
@@ -106,12 +110,14 @@ export class Lane implements Scene {
 	/** The same for what a person asked: when somebody else had the lane, it is taken over and asked once more. */
 	async request<T>(task: () => Promise<T>): Promise<T> {
 		this.#ceded = false;
+		if (!this.#loaded) this.#seize = true;
 		try {
 			return await this.exclusive(task);
 		} catch (error) {
 			const code = (error as { code?: unknown }).code;
 			if (code !== 'fenced' && code !== 'stale') throw error;
 			this.#ceded = false;
+			this.#seize = true;
 			return this.exclusive(task);
 		}
 	}
@@ -153,20 +159,32 @@ export class Lane implements Scene {
 		return this.walks.filter((walk) => walk.rollout.phase === 'swinging');
 	}
 
+	/** A rollback goes before what was asked for after it, and before what it was started to undo. */
 	waiting(): Walk | null {
-		return this.walks.findLast((walk) => walk.rollout.phase === 'waiting') ?? null;
+		const waiting = this.walks.filter((walk) => walk.rollout.phase === 'waiting');
+		return waiting.find((walk) => walk.rollout.kind === 'rollback') ?? waiting[0] ?? null;
 	}
 
 	/** The last that reached Deployed, while nothing else took its place. */
 	live(): Walk | null {
-		return this.walks.findLast((walk) => walk.rollout.phase === 'live') ?? null;
+		const live = this.walks.filter((walk) => walk.rollout.phase === 'live');
+		return live.find((walk) => walk.deployment.id === this.lastDeployed()?.id) ?? live.at(-1) ?? null;
+	}
+
+	/** Those that reached Deployed, the last to do so first: one that was created earlier may have waited for longer. */
+	deployed(): Deployment[] {
+		return this.history.filter((one) => one.state === 'Deployed').toSorted((a, b) => (b.endedAt ?? 0) - (a.endedAt ?? 0));
+	}
+
+	lastDeployed(): Deployment | null {
+		return this.deployed()[0] ?? null;
 	}
 
 	/** What the pointers name: the canary region's first; null when nothing serves anywhere. */
 	serving(): number | null {
 		const order = this.presence.names();
 		const pointed = order.map((region) => this.wants.get(region)?.pointer.primary ?? null);
-		const last = this.history.find((one) => one.state === 'Deployed')?.release ?? null;
+		const last = this.lastDeployed()?.release ?? null;
 		return pointed.includes(last) ? last : (pointed.find((release) => release !== null) ?? null);
 	}
 
@@ -226,6 +244,7 @@ export class Lane implements Scene {
 
 	/** Reads everything anew at the next use. */
 	reload(): void {
+		this.#seize = true;
 		this.#loaded = false;
 	}
 
@@ -344,21 +363,11 @@ export class Lane implements Scene {
 		this.history = history;
 		this.wants.clear();
 		for (const want of wants) if (want.environment === environment) this.wants.set(want.region, want);
-		const ids = new Set(
-			open
-				.map((held) => held.deployment)
-				.filter((one) => one.app === app && one.environment === environment)
-				.map((one) => one.id),
-		);
-		// What serves: regions that were away catch up with it however long it takes, and its fence guards what is kept warm.
-		const last = history.find((one) => one.state === 'Deployed');
-		if (last && this.serving() === last.release) ids.add(last.id);
-		const walks: Walk[] = [];
-		for (const id of ids) {
-			const held = await store.take(id, owner);
-			walks.push({ deployment: held.deployment, fence: held.fence, version: held.version, rollout: held.rollout as Rollout });
-		}
-		this.walks = walks.toSorted((a, b) => a.deployment.createdAt - b.deployment.createdAt);
+		const held = open.filter(({ deployment }) => deployment.app === app && deployment.environment === environment);
+		if (!this.#seize && held.some((one) => one.owner !== owner)) throw new TakenOver(`${app} in ${environment} is another process's now`);
+		this.walks = await this.#takeAll(held.map((one) => one.deployment));
+		this.#seize = false;
+		this.#outdated = false;
 		await this.#fetchReleases(
 			wants.flatMap((want) => [...want.run.map((run) => run.release), ...(want.pointer.primary === null ? [] : [want.pointer.primary])]),
 		);
@@ -373,6 +382,24 @@ export class Lane implements Scene {
 		for (const walk of this.walks) await this.tell(walk, { type: 'resumed' });
 		this.#lookDue = false;
 		this.look();
+	}
+
+	/** What is open, and what serves: regions that were away catch up with that, and its fence guards what is kept warm. */
+	async #takeAll(open: readonly Deployment[]): Promise<Walk[]> {
+		const ids = new Set(open.map((one) => one.id));
+		const last = this.lastDeployed();
+		const walks: Walk[] = [];
+		if (last && !ids.has(last.id) && this.serving() === last.release) {
+			const before = this.walks.find((walk) => walk.deployment.id === last.id);
+			// Taken anew only when it may be: the fence of what one has says whether somebody else came since.
+			if (before && !this.#seize && !this.#outdated) walks.push(before);
+			else ids.add(last.id);
+		}
+		for (const id of ids) {
+			const { deployment, fence, version, rollout } = await this.settings.store.take(id, this.settings.owner);
+			walks.push({ deployment, fence, version, rollout: rollout as Rollout });
+		}
+		return walks.toSorted((a, b) => a.deployment.createdAt - b.deployment.createdAt);
 	}
 
 	async #fetchReleases(numbers: readonly number[]): Promise<void> {
@@ -406,11 +433,17 @@ export class Lane implements Scene {
 			this.walks = [];
 			return;
 		}
+		// With the right fence and the wrong version: its own write, whose answer was lost.
+		if (code === 'stale') this.#outdated = true;
 		this.log.warn('lane.retry', { inMs: this.#retryMs, error });
 		this.#timer?.cancel();
 		this.#timer = this.settings.clock.after(this.#retryMs, () => this.look(), { idle: true });
 		this.#retryMs = Math.min(RETRY_MOST_MS, this.#retryMs * 2);
 	}
+}
+
+class TakenOver extends Error {
+	readonly code = 'fenced';
 }
 
 /** A region that was away has heard of it after the end: nothing else would record that. */

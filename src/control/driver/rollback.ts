@@ -1,6 +1,6 @@
 import type { Harm } from '#canary/watch.ts';
 import type { Plan } from '#rollout/plan.ts';
-import { hasMoved, newRollout, type Rollout } from '#rollout/rollout.ts';
+import { hasMoved, isOpen, newRollout, type Rollout } from '#rollout/rollout.ts';
 import { prepared } from '#rollout/runs.ts';
 import { step } from '#rollout/step.ts';
 import type { Deployment, DeploymentState } from '#wire/api.ts';
@@ -31,6 +31,8 @@ export async function rollback(lane: Lane, ask: RollbackAsk): Promise<{ deployme
 
 /** The watch saw harm. Nothing to go back to is told to people, not thrown. */
 export async function rollbackFor(lane: Lane, harmed: Walk, harm: Harm): Promise<void> {
+	// Somebody was quicker.
+	if (lane.walks.some((walk) => walk.rollout.kind === 'rollback' && isOpen(walk.rollout))) return;
 	try {
 		await rollback(lane, { to: null, undo: null, again: false, by: 'jibe', why: harm.detail, automatic: harm });
 	} catch (error) {
@@ -46,7 +48,7 @@ export async function rollbackTarget(lane: Lane): Promise<{ release: number; war
 	const known = await lane.release(choice.release);
 	if (!known) return null;
 	const warm = isStandingBy(lane, known);
-	const spans = lane.history.find((one) => one.state === 'Deployed' && one.timings.rolloutMs !== null)?.timings;
+	const spans = lane.deployed().find((one) => one.timings.rolloutMs !== null)?.timings;
 	const rolloutMs = spans?.rolloutMs ?? 0;
 	return { release: choice.release, warm, estimateMs: warm ? rolloutMs : rolloutMs + (spans?.prepareMs ?? 0) + (spans?.canaryMs ?? 0) };
 }
@@ -54,7 +56,7 @@ export async function rollbackTarget(lane: Lane): Promise<{ release: number; war
 function choose(lane: Lane, ask: RollbackAsk): Choice {
 	// What the watch undoes is what serves, whatever is being prepared meanwhile.
 	const running = ask.automatic ? null : (lane.walking() ?? lane.swinging().at(-1) ?? lane.waiting());
-	return chooseTarget(lane.history, running?.deployment ?? null, lane.serving(), ask);
+	return chooseTarget(lane.deployed(), running?.deployment ?? null, lane.serving(), ask);
 }
 
 function walkOf(lane: Lane, id: string): Walk {
@@ -103,7 +105,7 @@ async function create(
 		environment,
 		kind: 'rollback',
 		release: choice.release,
-		previous: lane.history.find((one) => one.state === 'Deployed')?.release ?? null,
+		previous: lane.lastDeployed()?.release ?? null,
 		git: null,
 		cause: choice.cause,
 		by: ask.by,

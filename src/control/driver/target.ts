@@ -26,7 +26,7 @@ export type Choice =
 			hint: string | null;
 	  };
 
-/** `history` newest first; `running`: the deployment that walks, if one does; `serving`: what the pointers name. */
+/** `history`: what reached Deployed, the last to do so first; `running`: the deployment that walks, if one does; `serving`: what the pointers name. */
 export function chooseTarget(history: readonly Past[], running: Past | null, serving: number | null, ask: Ask): Choice {
 	const past = chronicle(history);
 	const current = serving === null ? null : past.serving;

@@ -68,7 +68,7 @@ async function endWarmth(lane: Lane, now: number): Promise<boolean> {
 /** null: nothing is warm. */
 function warmUntil(lane: Lane): number | null {
 	if (![...lane.wants.values()].some((want) => want.run.some((run) => run.as === 'warm'))) return null;
-	const last = lane.history.find((one) => one.state === 'Deployed');
+	const last = lane.lastDeployed();
 	if (!last) return null;
 	return Math.max((last.endedAt ?? last.createdAt) + WARM_FOR_MS, last.watchUntil ?? 0);
 }
