@@ -175,6 +175,18 @@ test('dependencies are pinned', () => {
 	assert.deepEqual(ranges.filter(([, version]) => !/^\d+\.\d+\.\d+(-[\w.]+)?$/.test(version)), []); // prettier-ignore
 });
 
+test('the lockfile has every platform, so that npm ci works whatever the registry has', () => {
+	for (const file of ['package-lock.json', 'examples/notes/package-lock.json']) {
+		const { packages } = JSON.parse(read(file)) as { packages: Record<string, { optionalDependencies?: Record<string, string> }> };
+		const missing = Object.entries(packages).flatMap(([path, { optionalDependencies = {} }]) =>
+			Object.keys(optionalDependencies).filter(
+				(name) => !(`node_modules/${name}` in packages) && !(`${path}/node_modules/${name}` in packages),
+			),
+		);
+		assert.deepEqual(missing, []);
+	}
+});
+
 test('the commands that documents name exist', () => {
 	const verbs = verbNames();
 	const wrong: string[] = [];
