@@ -151,7 +151,7 @@ function end(rollout: Rollout, to: RolloutState, reason: string, detail: string 
 	const effects: Effect[] = [{ type: 'transition', to, reason, detail }];
 	for (const { name } of rollout.regions) {
 		const wanted = facts.regions[name]?.wanted;
-		if (!wanted) continue;
+		if (!wanted || facts.keep.includes(rollout.release)) continue;
 		const without = dropped(wanted, rollout.release);
 		if (!sameWanted(wanted, without)) effects.push({ type: 'write', region: name, wanted: without });
 	}

@@ -1,5 +1,5 @@
 import { ROLLBACK_TIMEOUT_MS } from './plan.ts';
-import { NOTHING, sameWanted, serves, swungBack } from './runs.ts';
+import { NOTHING, prepared, sameWanted, serves, swungBack } from './runs.ts';
 import type { Effect, Facts, RegionProgress, Rollout } from './rollout.ts';
 
 /** Every pointer that moved goes back to where it was. It never fails: regions that can't be reached are left pending. */
@@ -43,18 +43,23 @@ export function swing(rollout: Rollout, facts: Facts, now: number): Effect[] {
 function writesBack(rollout: Rollout, facts: Facts): Effect[] {
 	return rollout.regions.flatMap((region): Effect[] => {
 		const wanted = facts.regions[region.name]?.wanted ?? NOTHING;
-		const back = backFrom(region, rollout);
+		const back = backFrom(region, rollout, facts);
 		const next = back(wanted);
 		return sameWanted(wanted, next) ? [] : [{ type: 'write', region: region.name, wanted: next }];
 	});
 }
 
-function backFrom(region: RegionProgress, rollout: Rollout) {
+function backFrom(region: RegionProgress, rollout: Rollout, facts: Facts) {
 	const { release, plan } = rollout;
+	// Another deployment goes to the same release: it goes on standing prepared for that.
+	const kept = facts.keep.includes(release);
 	return (wanted: typeof NOTHING) => {
 		if (region.before === release) return wanted;
-		if (region.moved && serves(wanted, release)) return swungBack(wanted, release, region.before, plan.instances);
-		if (serves(wanted, release)) return wanted;
+		if (region.moved && serves(wanted, release)) {
+			const back = swungBack(wanted, release, region.before, plan.instances);
+			return kept ? prepared(back, release, plan.instances) : back;
+		}
+		if (serves(wanted, release) || kept) return wanted;
 		return { ...wanted, run: wanted.run.filter((entry) => entry.release !== release || entry.as === 'warm') };
 	};
 }

@@ -67,6 +67,7 @@ export class Lane implements Scene {
 	#ceded = false;
 	/** The next time it is read, what is open is taken from whoever has it. Not after mere trouble: another may have taken over meanwhile. */
 	#seize = true;
+	#everLoaded = false;
 	/** What it holds of deployments is older than the database's. */
 	#outdated = false;
 
@@ -144,9 +145,7 @@ export class Lane implements Scene {
 	}
 
 	facts(rollout: Rollout): Facts {
-		const keep = this.walks
-			.filter((walk) => isOpen(walk.rollout) && walk.rollout.release !== rollout.release)
-			.map((walk) => walk.rollout.release);
+		const keep = this.walks.filter((walk) => isOpen(walk.rollout) && walk.rollout !== rollout).map((walk) => walk.rollout.release);
 		return factsFor(this, rollout, keep);
 	}
 
@@ -367,6 +366,7 @@ export class Lane implements Scene {
 		if (!this.#seize && held.some((one) => one.owner !== owner)) throw new TakenOver(`${app} in ${environment} is another process's now`);
 		this.walks = await this.#takeAll(held.map((one) => one.deployment));
 		this.#seize = false;
+		this.#everLoaded = true;
 		this.#outdated = false;
 		await this.#fetchReleases(
 			wants.flatMap((want) => [...want.run.map((run) => run.release), ...(want.pointer.primary === null ? [] : [want.pointer.primary])]),
@@ -425,6 +425,8 @@ export class Lane implements Scene {
 		if (error instanceof Refusal) return;
 		this.#loaded = false;
 		this.#lookDue = false;
+		// A person's word to take it counts for the attempt it was given for.
+		if (this.#everLoaded) this.#seize = false;
 		if (this.#closed) return;
 		if (code === 'fenced') {
 			// It is somebody else's now. Taking it back unasked would have the two take it from each other for ever.
