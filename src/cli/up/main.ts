@@ -16,12 +16,13 @@ import { tellParent, type Ready } from './told.ts';
 /** The program `up`: starts the others, and keeps them alive until it is told to stop. */
 export async function main(settings: UpSettings): Promise<void> {
 	const log = createLog({ role: 'up' });
+	let house: House | null = null;
 	try {
 		openData(settings.data);
 		claim(settings.data);
 		for (const line of isolation().missing) tellParent({ warning: line });
 		const layout = await chooseLayout(settings);
-		const house = new House(layout, log);
+		house = new House(layout, log);
 		stopOnSignals(house, log);
 		await house.open();
 		tellParent({ ready: house.describe() });
@@ -29,6 +30,9 @@ export async function main(settings: UpSettings): Promise<void> {
 		stopping ??= import('./stop.ts');
 	} catch (error) {
 		log.error('failed', { error });
+		house?.release();
+		// What was taken over goes on serving; what only this attempt started would be in nobody's hands.
+		if (house?.adopted === 0) await stopEverything(settings.data).catch((cause: unknown) => log.error('stop', { error: cause }));
 		tellParent({ failed: told(error) });
 		removeOwnClaim(settings.data);
 		process.exit(EXIT.jibe);
@@ -37,14 +41,17 @@ export async function main(settings: UpSettings): Promise<void> {
 
 /** A program that ends this often before everything is ready will not get any better. */
 const HOPELESS_AFTER_FAILURES = 4;
-const LOG_TAIL_LINES = 5;
+const LOG_TAIL_LINES = 40;
+const SHOWN_LINES = 5;
+const SHOWN_CHARS = 300;
 const LOOK_EACH_MS = 600_000;
 
 class House {
 	readonly layout: Layout;
 	readonly #log: Log;
 	readonly #keepers: Keeper[];
-	#adopted = 0;
+	/** Programs that ran before and were taken over. */
+	adopted = 0;
 
 	constructor(layout: Layout, log: Log) {
 		this.layout = layout;
@@ -61,7 +68,7 @@ class House {
 		const before = remembered(layout.data)?.programs ?? {};
 		const today = Object.fromEntries(this.#keepers.map(({ program }) => [program.name, programDigest(program)]));
 		const begin = async (keeper: Keeper) => {
-			if (await keeper.begin(before[keeper.program.name] === today[keeper.program.name])) this.#adopted++;
+			if (await keeper.begin(before[keeper.program.name] === today[keeper.program.name])) this.adopted++;
 		};
 		await this.#endOthers(Object.keys(before).filter((name) => !(name in today)));
 		remember(layout, today);
@@ -122,7 +129,7 @@ class House {
 			regions: regions.map((name, index) => ({ name, url: edgeUrl(this.layout, index) })),
 			data,
 			pid: process.pid,
-			adopted: this.#adopted,
+			adopted: this.adopted,
 			programs: this.#keepers.length,
 		};
 	}
@@ -194,8 +201,9 @@ function told(error: unknown): { code: string; exit: 0 | 1 | 2 | 3 | 4 | 5; mess
 	return { code: 'internal', exit: EXIT.jibe, message: `jibe up failed: ${message}`, hint: null };
 }
 
-/** The messages of the last lines of a log, which are JSON, or the text itself. */
+/** The error that Node printed as the last thing, without its stack; else the last lines. */
 function tail(file: string): string {
 	const lines = readFileSync(file, 'utf8').trimEnd().split('\n').slice(-LOG_TAIL_LINES);
-	return lines.map((line) => `  ${line.length > 300 ? `${line.slice(0, 299)}…` : line}`).join('\n');
+	const error = lines.findLast((line) => /^(\w*Error\b.*: |\w+: )/.test(line));
+	return (error === undefined ? lines.slice(-SHOWN_LINES) : [error]).map((line) => `  ${line.slice(0, SHOWN_CHARS)}`).join('\n');
 }
