@@ -2,7 +2,6 @@ import { chownSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
-import type { BlobStore } from '#store/blob-store.ts';
 import {
 	compareVersions,
 	wantKey,
@@ -17,6 +16,7 @@ import {
 import type { DepotClient } from './depot-client.ts';
 import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
 import { filesDirectory, viewOf, type Layout, type Place } from './layout.ts';
+import { collect, diskUseMiB, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
 import { createLibrary, type Library } from './library.ts';
 import { createLogs, type Logs } from './logs.ts';
 import { createPool, type Pool } from './pool.ts';
@@ -52,11 +52,13 @@ export interface AgentOptions {
 	layout: Layout;
 	/** Name of the cgroup that instances get theirs below. */
 	cgroups: string;
-	store: BlobStore;
+	store: StoredBlobs;
 	depot: DepotClient;
 	/** Null where apps run under Jibe's own uid. */
 	uid: (place: Place) => number | null;
 	budgetMiB?: number;
+	/** What one app may keep in one region; MAX_DATA_MIB unless given. */
+	dataMiB?: number;
 	clock: Clock;
 	log: Log;
 	/** False: nobody heard it; it is said again when the link is back. */
@@ -77,6 +79,7 @@ interface Group {
 }
 
 const TIDY_PERIOD_MS = 5_000;
+const COLLECT_PERIOD_MS = 60 * 60_000;
 
 class LiveAgent implements Agent {
 	private readonly options: AgentOptions;
@@ -89,7 +92,10 @@ class LiveAgent implements Agent {
 	private readonly quiet: Quiet;
 	private readonly logs: Logs;
 	private readonly parts: SeatParts;
-	private readonly tidying: Timer;
+	private readonly timers: Timer[];
+	/** Keys whose data is beyond its limit. */
+	private readonly full = new Map<string, string>();
+	private measuring = false;
 	private readonly groups = new Map<string, Group>();
 	/** By app and number: what wants and instances name. */
 	private readonly releases = new Map<string, ReleaseSpec>();
@@ -114,7 +120,7 @@ class LiveAgent implements Agent {
 			giveWay: [() => this.pool.drop(), () => this.stopWarm()],
 		});
 		this.parts = this.partsOfSeats();
-		this.tidying = clock.every(TIDY_PERIOD_MS, () => this.tidy());
+		this.timers = [clock.every(TIDY_PERIOD_MS, () => this.tidy()), clock.every(COLLECT_PERIOD_MS, () => void this.collect())];
 	}
 
 	private partsOfSeats(): SeatParts {
@@ -123,6 +129,7 @@ class LiveAgent implements Agent {
 			log: this.options.log,
 			records: this.records,
 			fetch: async (spec) => {
+				refuseUnsupported(spec);
 				const files = await this.shelf.place(spec);
 				this.preimports.set(placeKey(spec), files.preimport);
 				return files;
@@ -174,7 +181,7 @@ class LiveAgent implements Agent {
 	}
 
 	close(): void {
-		this.tidying.cancel();
+		for (const timer of this.timers) timer.cancel();
 		this.pool.close();
 		this.quiet.close();
 		this.logs.close();
@@ -250,14 +257,16 @@ class LiveAgent implements Agent {
 		group.seats = group.seats.filter((other) => other !== seat);
 		this.tell(keyOf(seat));
 		this.reconcile(group);
+		this.forgetReleases();
+		this.remember();
 	}
 
 	// What a start needs
 
 	private async take(order: StartOrder, files: ReleaseFiles) {
 		const { spec, region } = order;
-		if (spec.runtime.kind !== 'fetch')
-			throw new StartFailed('runtime_unsupported', `this agent runs "fetch" apps; it has no runtime "${spec.runtime.kind}"`);
+		const full = this.full.get(wantKey({ region, app: spec.app, environment: spec.environment }));
+		if (full !== undefined) throw new StartFailed('disk', full);
 		const taken = await this.pool.take(templateOf(spec, files.preimport));
 		const { record } = taken.process;
 		const startedAt = this.options.clock.now();
@@ -309,7 +318,34 @@ class LiveAgent implements Agent {
 	private tidy(): void {
 		const processes = [...this.pool.idle(), ...this.seats().flatMap(({ instance }) => instance ?? [])];
 		this.logs.tidy(new Set(processes.map(({ record }) => record.id)));
-		for (const seat of this.seats()) if (seat.instance && seat.spec.app) this.room.measureOnce(seat.spec.app, seat.instance);
+		for (const seat of this.seats()) if (seat.instance) this.room.measureOnce(seat.spec.app, seat.instance);
+		if (!this.measuring) void this.measureData();
+	}
+
+	/** An app that fills its data directory is stopped, and stays so until somebody makes room. */
+	private async measureData(): Promise<void> {
+		this.measuring = true;
+		const limit = this.options.dataMiB ?? MAX_DATA_MIB;
+		for (const [key, group] of this.groups) {
+			const { region, app, environment } = group.want;
+			const used = await diskUseMiB(join(filesDirectory(this.options.layout, { app, environment }), region));
+			if (used <= limit) {
+				this.full.delete(key);
+				continue;
+			}
+			const detail = `it keeps ${used} MiB in its data directory in ${region}; the limit is ${limit} MiB. Delete files there and it starts again.`;
+			this.full.set(key, detail);
+			await Promise.all(group.seats.map((seat) => seat.stopFor('disk', detail)));
+		}
+		this.measuring = false;
+	}
+
+	private async collect(): Promise<void> {
+		const { layout, store, log } = this.options;
+		if (!this.seats().every((seat) => seat.instance)) return; // something starts, or can't: what it needs is not certain
+		await collect({ layout, store, library: this.library, releases: [...this.releases.values()] }).catch((error: unknown) =>
+			log.warn('collect.failed', { error }),
+		);
 	}
 
 	// What others are told, and what is remembered
@@ -396,6 +432,11 @@ class LiveAgent implements Agent {
 		const directory = join(this.options.layout.run, 's');
 		for (const id of readdirSync(directory)) if (!known.has(id)) rmSync(join(directory, id), { recursive: true, force: true });
 	}
+}
+
+function refuseUnsupported({ runtime: { kind } }: ReleaseSpec): void {
+	if (kind === 'fetch') return;
+	throw new StartFailed('runtime_unsupported', `this version of Jibe runs "fetch" apps; "runtime": "${kind}" is not there yet`);
 }
 
 function keyOf(seat: Seat): string {

@@ -68,7 +68,7 @@ export const START_LIMIT_MS = 30_000;
 const BIRTH_POLL_MS = 5;
 const LIFE_POLL_MS = 1_000;
 const TMP_MIB = 64;
-const MAX_PROCESSES = 512;
+const MAX_PROCESSES = 256;
 /** A heap at three quarters of the limit leaves room for buffers and code. */
 const HEAP_SHARE = 0.75;
 const IDLE_NICENESS = 10;
@@ -104,6 +104,7 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 		vendor: view.vendor && join(view.vendor, 'node_modules'),
 		preimport: template.preimport,
 		compileCache: view.cache,
+		fillCache: !hurried(),
 		env: template.env,
 	};
 	const { identity, child } = await spawnDetached({

@@ -1,5 +1,5 @@
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { sha256, type Digest } from '#digest/digest.ts';
 import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
@@ -13,6 +13,9 @@ export interface Library {
 	accept(gift: Gift): void;
 	manifest(root: Digest): Promise<Manifest>;
 	blob(digest: Digest): Promise<Buffer>;
+	/** Without asking anybody. */
+	known(root: Digest): Manifest | null;
+	forgetBut(roots: ReadonlySet<Digest>): void;
 }
 
 const MANIFESTS_IN_MEMORY = 64;
@@ -112,6 +115,12 @@ export function createLibrary(of: { directory: string; store: BlobStore; depot: 
 			} catch (error) {
 				log.warn('gift.unusable', { artifact: gift.artifact, error });
 			}
+		},
+		known: knownManifest,
+		forgetBut(keep) {
+			for (const root of manifests.keys()) if (!keep.has(root)) manifests.delete(root);
+			const files = new Set([...keep].map((root) => basename(file(root))));
+			for (const name of readdirSync(trees)) if (name.endsWith('.json') && !files.has(name)) rmSync(join(trees, name), { force: true });
 		},
 		manifest: (root) => roots(root),
 		blob: (digest) => {

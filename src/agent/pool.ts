@@ -32,7 +32,8 @@ interface Idle {
 	environment: string;
 	born: Promise<InstanceProcess>;
 	process: InstanceProcess | null;
-	hurried: boolean;
+	/** `hurried`: somebody waits for it. */
+	haste: { hurried: boolean };
 }
 
 const QUIET_MS = 150;
@@ -49,7 +50,8 @@ export function createPool(of: { around: ProcessSurroundings; clock: Clock; log:
 
 	function begin(template: Template, hurried: boolean): Idle {
 		const { key, app, environment } = template;
-		const idle: Idle = { key, app, environment, process: null, hurried, born: bear(around, template, () => idle.hurried) };
+		const haste = { hurried };
+		const idle: Idle = { key, app, environment, process: null, haste, born: bear(around, template, () => haste.hurried) };
 		idles.add(idle);
 		idle.born.then(
 			(process) => {
@@ -101,7 +103,7 @@ export function createPool(of: { around: ProcessSurroundings; clock: Clock; log:
 				return { process: await fresh.born, cold: true };
 			}
 			idles.delete(idle);
-			idle.hurried = true;
+			idle.haste.hurried = true;
 			const process = await idle.born;
 			process.hurry();
 			return { process, cold: false };
@@ -115,7 +117,7 @@ export function createPool(of: { around: ProcessSurroundings; clock: Clock; log:
 		},
 		adopt(process) {
 			const { app, environment, pool: key } = process.record;
-			const idle: Idle = { key, app, environment, born: Promise.resolve(process), process, hurried: false };
+			const idle: Idle = { key, app, environment, born: Promise.resolve(process), process, haste: { hurried: false } };
 			idles.add(idle);
 			void process.ended.then(() => idles.delete(idle));
 		},

@@ -45,6 +45,8 @@ export class Seat {
 	private id = randomId(8);
 	private check: Check | null = null;
 	private failure: { reason: string; detail: string } | null = null;
+	/** Why we ended it, which is more than how it ended. */
+	private overruled: { reason: string; detail: string } | null = null;
 	private restarts: number[] = [];
 	private failedStarts = 0;
 	private cold = false;
@@ -108,6 +110,13 @@ export class Seat {
 	wake(): void {
 		this.again = true;
 		if (!this.moving) void this.move();
+	}
+
+	/** Ends the process for a reason of ours; it is started again as one that ended by itself. */
+	async stopFor(reason: string, detail: string): Promise<void> {
+		if (!this.process || this.goal === 'gone') return;
+		this.overruled = { reason, detail };
+		await this.process.stop(0);
 	}
 
 	/** Leaves because its room is needed; resolves once it has. */
@@ -191,7 +200,9 @@ export class Seat {
 		this.empty();
 		if (this.goal === 'gone') return this.wake();
 		this.restarts.push(this.parts.clock.monotonic());
-		this.fail(ending.reason, ending.detail);
+		const { reason, detail } = this.overruled ?? ending;
+		this.overruled = null;
+		this.fail(reason, detail);
 		this.scheduleRestart();
 	}
 

@@ -2,7 +2,7 @@ import type { Clock } from '#clock/clock.ts';
 import { nextStep, record, startCheck, type Check } from '#health/check.ts';
 import type { Instance, ReleaseSpec } from '#wire/region.ts';
 import { askHealth } from './ask-health.ts';
-import { START_LIMIT_MS, type InstanceProcess } from './instance-process.ts';
+import { START_LIMIT_MS, StartTimeout, type InstanceProcess } from './instance-process.ts';
 import type { ReleaseFiles } from './release-files.ts';
 
 /** From a release to an instance that answers: fetch → room → take → load → check. Whoever called reports. */
@@ -64,7 +64,8 @@ async function load(process: InstanceProcess, env: Record<string, string>, files
 	process.tell({ type: 'load', root: files.root, pack: files.pack, maps: files.maps, env });
 	const report = await process.hear(['loaded', 'failed'], START_LIMIT_MS).catch((error: unknown) => {
 		void process.stop(0);
-		throw error;
+		if (!(error instanceof StartTimeout)) throw error;
+		throw new StartFailed('start', `its modules were not loaded within ${START_LIMIT_MS / 1000} s: something at the top level never ends`);
 	});
 	if (report.type === 'loaded') return;
 	void process.stop(0);

@@ -47,7 +47,7 @@ export interface Testbed {
 const PATIENCE_STEPS = 1_000;
 const STEP_MS = 10;
 
-export async function openTestbed(options: { regions?: string[]; budgetMiB?: number } = {}): Promise<Testbed> {
+export async function openTestbed(options: { regions?: string[]; budgetMiB?: number; dataMiB?: number } = {}): Promise<Testbed> {
 	const data = realpathSync(mkdtempSync(join(tmpdir(), 'jibe-agent-')));
 	chmodSync(data, 0o700);
 	const program = { root: join(data, 'program'), file: 'instance.js' };
@@ -77,6 +77,7 @@ export async function openTestbed(options: { regions?: string[]; budgetMiB?: num
 			depot: createDepotClient({ socketPath: depotSocket, credential: () => 'test' }),
 			uid: isolation().uid ? (place) => uidOf(data, place) : () => null,
 			...(options.budgetMiB === undefined ? {} : { budgetMiB: options.budgetMiB }),
+			...(options.dataMiB === undefined ? {} : { dataMiB: options.dataMiB }),
 			clock: systemClock,
 			log: createLog({ role: 'agent' }, { level: process.env['JIBE_TEST_LOG'] ? 'debug' : 'error' }),
 			send: (message) => hear(message),

@@ -10,6 +10,8 @@ export interface Birth {
 	preimport: string[];
 	/** Directory of V8's compile cache; null for none. */
 	compileCache: string | null;
+	/** Write what was compiled of the packages to the cache: not while somebody waits. */
+	fillCache: boolean;
 	/** The app's own variables: applied after the program itself is loaded, before any package is. */
 	env: Record<string, string>;
 }
@@ -32,9 +34,7 @@ export type Order =
 	| Load
 	| { type: 'state'; state: Exclude<InstancePhase, 'draining'> }
 	/** Finish what is in flight; answered by `drained`. A `state` after it calls it off. */
-	| { type: 'drain'; requestsMs: number; streamsMs: number }
-	/** Write what was compiled to the cache, for the instances that come later. */
-	| { type: 'flush' };
+	| { type: 'drain'; requestsMs: number; streamsMs: number };
 
 export type Report =
 	| { type: 'idle' }
