@@ -150,6 +150,7 @@ test('what this version does not have is said at once', () => {
 	]);
 	assert.match(problems('{ "app": "a", "entry": "a.ts", "secrets": ["KEY"] }')[0]!, /"secrets" are not there yet/);
 	assert.match(problems('{ "app": "a", "entry": "a.ts", "servers": ["gpu"] }')[0]!, /"servers" are not there yet/);
+	assert.match(problems('{ "app": "a", "entry": "a.ts", "types": true }')[0]!, /"types" is not there yet/);
 	const result = '{ "app": "a", "runtime": "container" }';
 	assert.throws(() => parseConfigFile(result, 'f', { dockerfile: true }), { message: /^f:1:15: runtime "container" is not there yet/ });
 });
