@@ -132,7 +132,8 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 	};
 	records.save(record);
 	writePidFile(data, `instance-${id}`, identity, cgroup ?? undefined);
-	let code = '';
+	// The socket of one that dies closes before its parent hears how it ended.
+	let code: string | null = null;
 	child.once('exit', (status, signal) => (code = signal ?? `code ${status}`));
 	const life = watchLife(around, record, () => code);
 	child.once('exit', life.look);
@@ -156,7 +157,7 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 
 /** Takes over a process that an earlier agent started. Null when it is not alive or not to be trusted. */
 export async function adopt(around: ProcessSurroundings, record: InstanceRecord): Promise<InstanceProcess | null> {
-	const life = watchLife(around, record, () => 'unknown');
+	const life = watchLife(around, record, () => '');
 	if (life.over()) return null;
 	try {
 		if (record.bound?.state === 'warm') thaw(record.identity, record.cgroup ?? undefined);
@@ -180,15 +181,16 @@ interface LifeWatch {
 	look: () => void;
 }
 
-function watchLife(around: ProcessSurroundings, record: InstanceRecord, code: () => string): LifeWatch {
+function watchLife(around: ProcessSurroundings, record: InstanceRecord, code: () => string | null): LifeWatch {
 	let over = false;
 	let end: (ending: Ending) => void = () => {};
 	const ended = new Promise<Ending>((resolve) => (end = resolve));
 	const look = () => {
-		if (over || isAlive(record.identity)) return;
+		const how = code();
+		if (over || how === null || isAlive(record.identity)) return;
 		over = true;
 		timer.cancel();
-		const ending = endingOf(around, record, code());
+		const ending = endingOf(around, record, how);
 		cleanUp(around, record);
 		end(ending);
 	};
@@ -200,7 +202,7 @@ function watchLife(around: ProcessSurroundings, record: InstanceRecord, code: ()
 function endingOf(around: ProcessSurroundings, record: InstanceRecord, code: string): Ending {
 	const output = lastLines(logFile(around.layout, record.id), LAST_LINES);
 	const memory = (record.cgroup !== null && cgroupOomKills(record.cgroup) > 0) || output.includes('JavaScript heap out of memory');
-	const what = memory ? 'used more memory than its limit and was killed' : `ended with ${code}`;
+	const what = memory ? 'used more memory than its limit and was killed' : `ended${code && ` with ${code}`}`;
 	return { reason: memory ? 'memory' : 'exited', detail: output === '' ? `it ${what}` : `it ${what}; its last output:\n${output}` };
 }
 
