@@ -121,3 +121,40 @@ test('a refusal is told with its hint, and an error within the stream is one too
 	stage.answers[ROLLBACK] = [stateEvent('Deploying'), { error: { code: 'internal', message: 'oh', hint: null } }];
 	assert.equal((await stage.jibe('rollback', 'notes')).exit, 4);
 });
+
+test('Ctrl-C leaves the deployment to itself and says how to cancel it; in CI a SIGTERM cancels it', async (t) => {
+	const stage = await openStage(t, {
+		'GET /api/v1/deployments/dpl_7m4k92xy': { deployment: rollback({ state: 'RollingOut', endedAt: null, canary: null }) },
+	});
+	let finish = (_line: object): void => {};
+	const begin = (signal: 'SIGINT' | 'SIGTERM') => {
+		stage.answers[ROLLBACK] = (_request, response) => {
+			finish = (line) => response.end(`${JSON.stringify(line)}\n`);
+			response.write(`${JSON.stringify(stateEvent('RollingOut'))}\n`);
+			// Not before the line above was read: the id is in it.
+			heard().then(() => process.emit(signal), assert.fail);
+		};
+	};
+	begin('SIGINT');
+	const left = await stage.jibe('rollback', 'notes');
+	assert.equal(left.exit, 0);
+	assert.equal(left.err, 'Detached: dpl_7m4k92xy goes on. Stop it with: jibe cancel dpl_7m4k92xy\n');
+	assert.match(left.out, /dpl_7m4k92xy is under way \(RollingOut\)/);
+
+	const ci = process.env['CI'];
+	process.env['CI'] = 'true';
+	t.after(() => (ci === undefined ? delete process.env['CI'] : (process.env['CI'] = ci)));
+	stage.answers['POST /api/v1/deployments/dpl_7m4k92xy/cancel'] = (_request, response) => {
+		response.end(JSON.stringify({ deployment: rollback({ state: 'RollingBack' }) }));
+		finish({ result: rollback({ state: 'RolledBack', reason: 'cancelled' }), already: false });
+	};
+	begin('SIGTERM');
+	const cancelled = await stage.jibe('rollback', 'notes');
+	assert.equal(cancelled.exit, 3);
+	assert.match(cancelled.err, /Cancelling dpl_7m4k92xy…\n✗ Swung back to the release before \(cancelled\)/);
+});
+
+/** The client in this process has read what was written: a few turns of the event loop. */
+async function heard(): Promise<void> {
+	for (let turn = 0; turn < 200; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
