@@ -101,6 +101,8 @@ class LiveAgent implements Agent {
 	private readonly releases = new Map<string, ReleaseSpec>();
 	/** Packages that the last release of an app imported. */
 	private readonly preimports = new Map<string, string[]>();
+	/** Starts that are about to take an idle process, by app and environment. */
+	private readonly promised = new Map<string, number>();
 	private dirty = new Set<string>();
 
 	constructor(options: AgentOptions) {
@@ -134,7 +136,7 @@ class LiveAgent implements Agent {
 				this.preimports.set(placeKey(spec), files.preimport);
 				return files;
 			},
-			reserve: (spec) => this.room.reserve(spec.app),
+			reserve: (spec) => this.reserve(spec),
 			take: (order, files) => this.take(order, files),
 			environment: (order) => this.environment(order),
 			changed: (seat) => this.tell(keyOf(seat)),
@@ -262,6 +264,16 @@ class LiveAgent implements Agent {
 	}
 
 	// What a start needs
+
+	/** Nothing for one that will take an idle process: it has its memory already. */
+	private async reserve(spec: ReleaseSpec): Promise<() => void> {
+		const key = placeKey(spec);
+		const promised = this.promised.get(key) ?? 0;
+		const idle = this.pool.idle().filter(({ record }) => placeKey(record) === key).length;
+		if (promised >= idle) return this.room.reserve(spec.app);
+		this.promised.set(key, promised + 1);
+		return () => void this.promised.set(key, (this.promised.get(key) ?? 1) - 1);
+	}
 
 	private async take(order: StartOrder, files: ReleaseFiles) {
 		const { spec, region } = order;
