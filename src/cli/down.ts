@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { EXIT, type Exit } from './failure.ts';
 
 import { stopInstallation } from './up/stop.ts';
@@ -8,7 +7,8 @@ export const verb: Verb = {
 	syntax: { options: {}, positionals: [], optional: 0 },
 	async run({ out, data }: Invocation): Promise<Exit> {
 		out.now(`Stopping what runs on ${data}…`);
-		const stopped = existsSync(data) ? await stopInstallation(data, (line) => out.now(line)) : 0;
+		// Also where the directory is gone: what ran on it may still run.
+		const stopped = await stopInstallation(data, (line) => out.now(line));
 		out.result({ stopped, data }, [
 			stopped === 0 ? `Nothing was running on ${data}` : `Stopped ${stopped} ${stopped === 1 ? 'process' : 'processes'} of ${data}`,
 		]);

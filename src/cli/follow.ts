@@ -47,6 +47,7 @@ class Seen {
 	#already = false;
 	#firstByteMs: number | null = null;
 	#cancelling = false;
+	readonly #gone = new AbortController();
 	#leave: (outcome: Outcome) => void = () => {};
 	#fail: (error: unknown) => void = () => {};
 
@@ -61,7 +62,7 @@ class Seen {
 	async requested(): Promise<Outcome> {
 		const { server, request, detach } = this.#of;
 		const deadline = systemClock.monotonic() + RESUME_LIMIT_MS;
-		const asked = detach ? { ...request, path: `${request.path}?detach=1` } : request;
+		const asked = { ...request, path: detach ? `${request.path}?detach=1` : request.path, signal: this.#gone.signal };
 		for (;;) {
 			let outcome: Outcome | null = null;
 			try {
@@ -71,7 +72,7 @@ class Seen {
 				});
 				if (outcome !== null) return outcome;
 			} catch (error) {
-				if (!(error instanceof Interrupted) || systemClock.monotonic() > deadline) throw error;
+				if (!(error instanceof Interrupted) || this.#gone.signal.aborted || systemClock.monotonic() > deadline) throw error;
 				if (error.deployment !== null) this.#id = error.deployment;
 				else await pause(AGAIN_MS);
 			}
@@ -143,6 +144,7 @@ class Seen {
 			out.say(`Detached: ${this.#id} goes on. Stop it with: jibe cancel ${this.#id}`);
 			const { deployment } = (await ask(server, { path: `/api/v1/deployments/${this.#id}` })) as { deployment: Deployment };
 			this.#leave(this.#outcome(deployment, true));
+			this.#gone.abort();
 		} catch (error) {
 			this.#fail(error);
 		}

@@ -20,6 +20,8 @@ export interface Ask {
 	body?: { bytes: Uint8Array; type: string };
 	/** Milliseconds without a byte from the server that end the request; none by default for streams. */
 	idleMs?: number;
+	/** Ends it before its time. */
+	signal?: AbortSignal;
 }
 
 /** How long a control that is restarting is waited for. */
@@ -151,7 +153,7 @@ function send(server: Server, what: Ask): Promise<IncomingMessage> {
 		headers['content-length'] = bytes.length;
 	}
 	return new Promise((resolve, reject) => {
-		const options = { method: what.method ?? 'GET', headers, agent: false };
+		const options = { method: what.method ?? 'GET', headers, agent: false, ...(what.signal ? { signal: what.signal } : {}) };
 		const request = httpRequest(new URL(what.path, server.url), options, resolve);
 		request.on('error', reject);
 		if (what.idleMs !== undefined) request.setTimeout(what.idleMs, () => request.destroy(new Error(`no answer within ${what.idleMs} ms`)));
