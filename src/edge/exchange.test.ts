@@ -14,7 +14,16 @@ test('a request and its answer pass through, with what the edge adds', async (t)
 	const reply = await ask(stage.port, {
 		host: 'notes.localhost:8080',
 		path: '/a?b=c',
-		headers: { 'x-jibe-role': 'admin', 'x-forwarded-for': '1.2.3.4', 'x-request-id': 'mine', 'x-own': 'kept', te: 'trailers' },
+		headers: {
+			'x-jibe-role': 'admin',
+			'x-forwarded-for': '1.2.3.4',
+			'x-forwarded-proto': 'https',
+			'x-forwarded-port': '443',
+			forwarded: 'for=1.2.3.4',
+			'x-request-id': 'mine',
+			'x-own': 'kept',
+			te: 'trailers',
+		},
 	});
 	assert.equal(reply.status, 200);
 	assert.equal(reply.body, 'hello');
@@ -29,6 +38,8 @@ test('a request and its answer pass through, with what the edge adds', async (t)
 	assert.equal(seen.headers['x-own'], 'kept');
 	assert.equal(seen.headers['x-jibe-role'], undefined);
 	assert.equal(seen.headers['te'], undefined);
+	assert.equal(seen.headers['x-forwarded-port'], undefined);
+	assert.equal(seen.headers['forwarded'], undefined);
 	assert.notEqual(seen.headers['x-request-id'], 'mine');
 	assert.equal(seen.headers['x-request-id'], reply.headers['x-request-id']);
 });

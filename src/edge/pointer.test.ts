@@ -79,7 +79,8 @@ test('in flight stays where it is: the old release finishes, new requests go to 
 	assert.equal(reply.body, 'one');
 	assert.equal(reply.headers['x-jibe-release'], 'v1');
 	// No connection stays open to an instance that is about to be frozen.
-	await new Promise((done) => stage.instance.server.close(done));
+	const { server } = stage.instance;
+	while ((await new Promise((count) => server.getConnections((_error, open) => count(open)))) !== 0) await pause(5);
 });
 
 test('a cleared pointer answers with the page of nothing', async (t) => {
@@ -205,7 +206,8 @@ test('a frozen instance is sent nothing', async (t) => {
 
 test('panic: when all are said to be unhealthy but take connections, requests go on', async (t) => {
 	const stage = await serving(t, (_req, res) => res.end('fine'));
-	stage.tell(reportOf(stage.instance.as('serving', { healthy: false, reason: 'unhealthy' })));
+	const second = await startInstance(t, 1, (_req, res) => res.end('fine'), 'second');
+	stage.tell(reportOf(stage.instance.as('serving', { healthy: false, reason: 'unhealthy' }), second.as('serving', { healthy: false })));
 	assert.equal((await ask(stage.port)).body, 'fine');
 });
 
