@@ -63,12 +63,15 @@ test('an older want is refused, by epoch before version', async (t) => {
 test('in flight stays where it is: the old release finishes, new requests go to the new one', async (t) => {
 	const { promise: finish, resolve } = Promise.withResolvers<void>();
 	const { promise: began, resolve: begin } = Promise.withResolvers<void>();
-	const stage = await serving(t, (_req, res) => {
+	const stage = await serving(t, (req, res) => {
+		if (req.url === '/quick') return void res.end('quick');
 		begin();
 		void finish.then(() => res.end('one'));
 	});
 	const slow = ask(stage.port);
 	await began;
+	// Leaves a connection at rest.
+	await ask(stage.port, { path: '/quick' });
 	const next = await startInstance(t, 2, (_req, res) => res.end('two'));
 	stage.tell(reportOf(stage.instance.as('serving'), next.as('serving')));
 	stage.tell(wantsOf(wantOf(2, 2), specOf(2)));
