@@ -61,13 +61,20 @@ test('an older want is refused, by epoch before version', async (t) => {
 });
 
 test('in flight stays where it is: the old release finishes, new requests go to the new one', async (t) => {
+	// Nothing ever is at rest for long: only the swing itself closes.
+	const still = { ...systemClock, monotonic: () => 0 };
 	const { promise: finish, resolve } = Promise.withResolvers<void>();
 	const { promise: began, resolve: begin } = Promise.withResolvers<void>();
-	const stage = await serving(t, (req, res) => {
-		if (req.url === '/quick') return void res.end('quick');
-		begin();
-		void finish.then(() => res.end('one'));
-	});
+	const stage = await serving(
+		t,
+		(req, res) => {
+			if (req.url === '/quick') return void res.end('quick');
+			begin();
+			void finish.then(() => res.end('one'));
+		},
+		{},
+		still,
+	);
 	const slow = ask(stage.port);
 	await began;
 	// Leaves a connection at rest.
