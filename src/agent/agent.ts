@@ -103,6 +103,8 @@ class LiveAgent implements Agent {
 	private readonly preimports = new Map<string, string[]>();
 	/** Starts that are about to take an idle process, by app and environment. */
 	private readonly promised = new Map<string, number>();
+	/** The newest release of each app that has begun to rest. */
+	private readonly rested = new Map<string, number>();
 	private dirty = new Set<string>();
 
 	constructor(options: AgentOptions) {
@@ -140,6 +142,7 @@ class LiveAgent implements Agent {
 			take: (order, files) => this.take(order, files),
 			environment: (order) => this.environment(order),
 			changed: (seat) => this.tell(keyOf(seat)),
+			firstToRest: (spec) => this.firstToRest(spec),
 			gone: (seat) => this.gone(seat),
 			settled: (seat) => isSettled(this.groups.get(keyOf(seat))),
 		};
@@ -273,6 +276,12 @@ class LiveAgent implements Agent {
 		if (promised >= idle) return this.room.reserve(spec.app);
 		this.promised.set(key, promised + 1);
 		return () => void this.promised.set(key, (this.promised.get(key) ?? 1) - 1);
+	}
+
+	private firstToRest({ app, release }: ReleaseSpec): boolean {
+		const first = (this.rested.get(app) ?? 0) < release;
+		if (first) this.rested.set(app, release);
+		return first;
 	}
 
 	private async take(order: StartOrder, files: ReleaseFiles) {

@@ -71,6 +71,11 @@ const TMP_MIB = 64;
 const MAX_PROCESSES = 256;
 /** A heap at three quarters of the limit leaves room for buffers and code. */
 const HEAP_SHARE = 0.75;
+/**
+ * Node's default where memory is not limited. With a limit V8 takes a share of it, and loading an app costs twice the
+ * time in collections of the young generation (measured for 217 modules: 34 ms of CPU against 17).
+ */
+const SEMI_SPACE_MIB = 16;
 const IDLE_NICENESS = 10;
 const LAST_LINES = 20;
 
@@ -110,7 +115,7 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 	const { identity, child } = await spawnDetached({
 		argv0: programTitle('instance'),
 		command: view.node,
-		args: [`--max-old-space-size=${Math.round(template.memoryMiB * HEAP_SHARE)}`, view.program, template.app, template.environment, data],
+		args: [...heapOptions(template.memoryMiB), view.program, template.app, template.environment, data],
 		env: { [BIRTH_VARIABLE]: JSON.stringify(birth), PATH: template.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin' },
 		cwd: '/',
 		stdout: logFile(layout, id),
@@ -153,6 +158,10 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 	const process = await attach(around, record, life);
 	await process.hear(['idle'], START_LIMIT_MS);
 	return process;
+}
+
+function heapOptions(memoryMiB: number): string[] {
+	return [`--max-old-space-size=${Math.round(memoryMiB * HEAP_SHARE)}`, `--max-semi-space-size=${SEMI_SPACE_MIB}`];
 }
 
 /** Takes over a process that an earlier agent started. Null when it is not alive or not to be trusted. */

@@ -31,7 +31,6 @@ async function main(): Promise<void> {
 	await exercise(serving.use, join(birth.sockets, 'http'), packages);
 	const life = createLife(serving, modules);
 	await listen(createControl(life.attend), join(birth.sockets, 'control'));
-	// Once, here: what packages compile to is worth keeping; small modules of an app were measured to gain nothing from it.
 	if (birth.fillCache) flushCompileCache();
 }
 
@@ -81,6 +80,7 @@ function createLife(serving: Serving, modules: ModuleSource): { attend: (socket:
 			case 'state':
 				serving.resume();
 				await enter(life, order.state);
+				if (order.keepCompiled) flushCompileCache();
 				return order.state === 'warm' ? say(rest()) : undefined;
 			case 'drain': {
 				await enter(life, 'draining');

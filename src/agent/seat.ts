@@ -19,6 +19,8 @@ export interface SeatParts extends StartParts {
 	records: Records;
 	/** Something that others are told has changed. */
 	changed(seat: Seat): void;
+	/** True once for each release: one instance's compiled code is as good as another's. */
+	firstToRest(spec: ReleaseSpec): boolean;
 	gone(seat: Seat): void;
 	/** No edge sends requests to what the pointer does not name any more. */
 	settled(seat: Seat): boolean;
@@ -229,7 +231,7 @@ export class Seat {
 	private async coolDown(process: InstanceProcess): Promise<void> {
 		if (this.state === 'draining' || !this.parts.settled(this)) return;
 		if (this.state === 'serving') return this.drain(process);
-		process.tell({ type: 'state', state: 'warm' });
+		process.tell({ type: 'state', state: 'warm', keepCompiled: this.parts.firstToRest(this.spec) });
 		if (this.spec.warm === 'frozen') {
 			await process.hear(['rested'], REST_LIMIT_MS).catch(() => {});
 			if (this.goal !== 'warm' || this.process !== process) return void (this.again = true);

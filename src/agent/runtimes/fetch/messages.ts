@@ -32,7 +32,8 @@ export type InstancePhase = 'prepared' | 'serving' | 'warm' | 'draining';
 
 export type Order =
 	| Load
-	| { type: 'state'; state: Exclude<InstancePhase, 'draining'> }
+	/** `keepCompiled`: one of the instances that rest writes what it compiled to the cache, for those that start later. */
+	| { type: 'state'; state: Exclude<InstancePhase, 'draining'>; keepCompiled?: boolean }
 	/** Finish what is in flight; answered by `drained`. A `state` after it calls it off. */
 	| { type: 'drain'; requestsMs: number; streamsMs: number };
 
