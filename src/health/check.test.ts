@@ -1,6 +1,17 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { CHECK_PERIOD_MS, judge, nextStep, record, resumeCheck, startCheck, START_TIMEOUT_MS, type Check, type Outcome } from './check.ts';
+import {
+	BAD_ANSWERS_TIMEOUT_MS,
+	CHECK_PERIOD_MS,
+	judge,
+	nextStep,
+	record,
+	resumeCheck,
+	startCheck,
+	START_TIMEOUT_MS,
+	type Check,
+	type Outcome,
+} from './check.ts';
 
 const strict = { path: '/healthz', timeoutMs: 2000, strict: true };
 const lax = { path: '/', timeoutMs: 2000, strict: false };
@@ -37,19 +48,30 @@ test('a start is asked soon at first, then less often, and one good answer ends 
 	assert.deepEqual([check.healthy, check.phase, check.nextAt], [true, 'steady', 2000 + CHECK_PERIOD_MS]);
 });
 
-test('a start that never answers well is given up after 30 s with the last problem', () => {
+/** Runs a start until it is given up: when, and with which problem. */
+function givenUp(outcomeAt: (at: number) => Outcome): { at: number; problem: string } {
 	let check = startCheck(strict, 0);
 	let at = 0;
 	for (;;) {
 		const step = nextStep(check);
-		if (step.do === 'giveUp') {
-			assert.equal(step.problem, 'GET /healthz answered 500');
-			break;
-		}
+		if (step.do === 'giveUp') return { at, problem: step.problem };
 		at = step.at;
-		check = record(check, bad, at);
+		check = record(check, outcomeAt(at), at);
 	}
+}
+
+test('a start that never answers is given up after 30 s with the last problem', () => {
+	const { at, problem } = givenUp(() => ({ type: 'refused', code: 'ENOENT' }));
+	assert.equal(problem, 'nothing listens (ENOENT)');
 	assert.ok(at <= START_TIMEOUT_MS && at > START_TIMEOUT_MS - 1000);
+});
+
+test('a start that answers badly each time is given up sooner; one that stops answering has its time', () => {
+	const { at, problem } = givenUp(() => bad);
+	assert.equal(problem, 'GET /healthz answered 500');
+	assert.ok(at <= BAD_ANSWERS_TIMEOUT_MS && at > BAD_ANSWERS_TIMEOUT_MS - 1000);
+	const now = givenUp((time) => (time < 6000 || time > 15_000 ? bad : { type: 'refused', code: 'ENOENT' }));
+	assert.ok(now.at > 15_000 + BAD_ANSWERS_TIMEOUT_MS - 1000 && now.at < START_TIMEOUT_MS - 1000, String(now.at));
 });
 
 test('three misses in a row eject, two do not, one good answer brings it back', () => {

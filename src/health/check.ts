@@ -11,6 +11,8 @@ export interface Rule {
 
 /** An instance must have answered well once within this time. */
 export const START_TIMEOUT_MS = 30_000;
+/** An app that is up and answers, but badly each time, is given this long: what it still has to do takes seconds, what is broken stays broken. */
+export const BAD_ANSWERS_TIMEOUT_MS = 8_000;
 /** Between checks once it is up. */
 export const CHECK_PERIOD_MS = 5_000;
 /** So many checks in a row that fail eject an instance. */
@@ -25,6 +27,8 @@ export interface Check {
 	healthy: boolean;
 	/** Failed checks since the last good one. */
 	misses: number;
+	/** Since when every check was answered badly; null after one that was not answered, or well. */
+	badSince: number | null;
 	/** When to ask next. */
 	nextAt: number;
 	/** What went wrong last, for a person; null after a good check. */
@@ -39,12 +43,13 @@ export type Outcome =
 	| { type: 'broken'; code: string };
 
 export function startCheck(rule: Rule, now: number): Check {
-	return { rule, phase: 'starting', startedAt: now, healthy: false, misses: 0, nextAt: now, problem: null };
+	return { rule, phase: 'starting', startedAt: now, healthy: false, misses: 0, badSince: null, nextAt: now, problem: null };
 }
 
 /** For an instance that was healthy when last heard of: adopted, or thawed. The first answer decides. */
 export function resumeCheck(rule: Rule, healthy: boolean, now: number): Check {
-	return { rule, phase: 'steady', startedAt: now, healthy, misses: healthy ? 0 : MISSES_TO_EJECT, nextAt: now, problem: null };
+	const misses = healthy ? 0 : MISSES_TO_EJECT;
+	return { rule, phase: 'steady', startedAt: now, healthy, misses, badSince: null, nextAt: now, problem: null };
 }
 
 /** Wait until `at`, then connect and request `path`; or give the start up. */
@@ -52,7 +57,8 @@ export type Step = { do: 'ask'; at: number; path: string; timeoutMs: number } | 
 
 export function nextStep(check: Check): Step {
 	const { rule } = check;
-	if (check.phase === 'starting' && check.nextAt > check.startedAt + START_TIMEOUT_MS) {
+	const limit = Math.min(check.startedAt + START_TIMEOUT_MS, (check.badSince ?? Infinity) + BAD_ANSWERS_TIMEOUT_MS);
+	if (check.phase === 'starting' && check.nextAt > limit) {
 		return { do: 'giveUp', problem: check.problem ?? 'it never answered' };
 	}
 	return { do: 'ask', at: check.nextAt, path: rule.path, timeoutMs: rule.timeoutMs };
@@ -60,11 +66,13 @@ export function nextStep(check: Check): Step {
 
 export function record(check: Check, outcome: Outcome, now: number): Check {
 	const problem = judge(check.rule, outcome);
-	if (problem === null) return { ...check, phase: 'steady', healthy: true, misses: 0, problem: null, nextAt: now + CHECK_PERIOD_MS };
+	if (problem === null)
+		return { ...check, phase: 'steady', healthy: true, misses: 0, badSince: null, problem: null, nextAt: now + CHECK_PERIOD_MS };
 	const misses = check.misses + 1;
 	if (check.phase === 'starting') {
 		const delay = RETRY_DELAYS_MS[Math.min(check.misses, RETRY_DELAYS_MS.length - 1)] ?? CHECK_PERIOD_MS;
-		return { ...check, misses, problem, nextAt: now + delay };
+		const badSince = outcome.type === 'answered' ? (check.badSince ?? now) : null;
+		return { ...check, misses, badSince, problem, nextAt: now + delay };
 	}
 	return { ...check, healthy: check.healthy && misses < MISSES_TO_EJECT, misses, problem, nextAt: now + CHECK_PERIOD_MS };
 }
