@@ -1,4 +1,5 @@
 import { globSync } from 'node:fs';
+import { relative } from 'node:path';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { buildWhenStale } from './built.ts';
@@ -12,6 +13,7 @@ import { buildWhenStale } from './built.ts';
 const CONCURRENCY = 2;
 /** No single file may take longer than this: a hanging test ends with its name instead of with the CI job. */
 const FILE_TIMEOUT_MS = 180_000;
+const SLOWEST_SHOWN = 12;
 /** The beginnings of reasons for which a test may be skipped in CI: what that machine need not have. */
 const EXPECTED_SKIPS = ['needs HAProxy', 'needs nginx', 'needs macOS', 'needs a user other than root', 'needs a terminal'];
 
@@ -27,6 +29,7 @@ function runTests(patterns: readonly string[]): void {
 		process.exit(2);
 	}
 	const unexpected: string[] = [];
+	const spent: { file: string; ms: number }[] = [];
 	const tests = run({ files, concurrency: CONCURRENCY, timeout: FILE_TIMEOUT_MS });
 	tests.on('test:fail', ({ todo }) => {
 		if (todo === undefined || todo === false) process.exitCode = 1;
@@ -36,10 +39,21 @@ function runTests(patterns: readonly string[]): void {
 		const reason = skip === true ? '' : skip;
 		if (!EXPECTED_SKIPS.some((expected) => reason.startsWith(expected))) unexpected.push(`${file}: ${name} (${reason || 'no reason'})`);
 	});
+	tests.on('test:summary', ({ file, duration_ms: ms }) => {
+		if (file !== undefined) spent.push({ file, ms });
+	});
 	process.on('exit', () => {
+		printSlowest(spent);
 		if (!process.env['CI'] || unexpected.length === 0) return;
 		console.error(`Skipped without a reason that CI expects:\n  ${unexpected.join('\n  ')}`);
 		process.exitCode = 1;
 	});
 	tests.compose(spec).pipe(process.stdout);
+}
+
+/** Where the time goes: what is worth making quicker when the whole takes too long. */
+function printSlowest(spent: { file: string; ms: number }[]): void {
+	const slowest = spent.sort((a, b) => b.ms - a.ms).slice(0, SLOWEST_SHOWN);
+	const lines = slowest.map(({ file, ms }) => `${(ms / 1000).toFixed(1).padStart(6)} s  ${relative('.', file)}`);
+	console.log(`Slowest files:\n${lines.join('\n')}`);
 }
