@@ -331,6 +331,18 @@ test('blobs can be had even when the cache lost them', async () => {
 		if (!('link' in entry) && path !== 'index.json') assert.equal(sha256(again.blob(entry[0])), entry[0]);
 });
 
+test('what only a whole build makes, lost from the cache, makes the next build a whole one', async () => {
+	using app = testApp(APP);
+	await app.build();
+	rmSync(join(app.cacheDir, 'actions'), { recursive: true });
+	const again = await app.build();
+	const index = [...again.manifest].flatMap(([path, entry]) => (path === 'index.json' && !('link' in entry) ? [entry[0]] : []))[0]!;
+	assert.throws(() => again.blob(index), { code: 'changed_meanwhile' });
+	const whole = await app.build();
+	assert.equal(whole.artifact, again.artifact);
+	assert.equal(sha256(whole.blob(index)), index);
+});
+
 const RUN = `
 import { buildApp } from ${JSON.stringify(join(import.meta.dirname, 'build.ts'))};
 const [dir, cacheDir] = process.argv.slice(1);

@@ -1,7 +1,8 @@
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { sha256, type Digest } from '#digest/digest.ts';
 import { manifestOf, type Entry, type Manifest } from '#store/manifest.ts';
+import { STATE_FILE } from './state.ts';
 import { decodeNodes, diffTrees, encodeNodes, entriesOf, reachable, type Nodes } from '#store/tree.ts';
 import { readIfThere, writeWhole, type ActionCache } from './action-cache.ts';
 import { actionKey, compileModule, type CompileOptions } from './compile.ts';
@@ -22,7 +23,7 @@ export interface BuildResult {
 	whole: { base: null; set: Record<string, Entry>; delete: string[] };
 	/** Bytes of what the delta sets and its base did not have. */
 	newBlobs: Map<Digest, Buffer>;
-	/** Bytes of anything in the artifact. @throws BuildError when a file changed since the scan */
+	/** Bytes of anything in the artifact. @throws BuildError when a file changed since the scan, or the cache lost what only a whole build makes; the next build is one */
 	blob(digest: Digest): Buffer;
 	/** null: the app has no packages. `known`: the target accepted this very tree with the last artifact. */
 	vendor: (VendorTree & { known: boolean }) | null;
@@ -70,7 +71,7 @@ export function resultOf(outcome: Outcome, places: ResultPlaces): BuildResult {
 	const memo = new Memo();
 	const tree = () => memo.of('nodes', outcome.nodes);
 	const manifest = () => memo.of('manifest', () => manifestOf(entriesOf(outcome.root, tree())));
-	const blob = (digest: Digest) => findBlob(digest, manifest, outcome, places.actions);
+	const blob = (digest: Digest) => findBlob(digest, manifest, outcome, places.actions) ?? lost(digest, manifest(), places);
 	const delta = () => memo.of('delta', () => deltaOf(accepted, outcome.root, tree, manifest));
 	return {
 		artifact: outcome.root,
@@ -149,7 +150,7 @@ function newBlobs(delta: BuildResult['delta'], accepted: Accepted | null, blob: 
 	return found;
 }
 
-function findBlob(digest: Digest, manifest: () => Manifest, outcome: Outcome, actions: ActionCache): Buffer {
+function findBlob(digest: Digest, manifest: () => Manifest, outcome: Outcome, actions: ActionCache): Buffer | null {
 	const cached = actions.blob(digest);
 	if (cached) return cached;
 	const paths = [...manifest()].filter(([, entry]) => !('link' in entry) && entry[0] === digest).map(([path]) => path);
@@ -160,7 +161,13 @@ function findBlob(digest: Digest, manifest: () => Manifest, outcome: Outcome, ac
 		const bytes = area === 'files' ? readIfThere(outcome.disk(file)) : recompiled(file, area === 'maps', outcome);
 		if (bytes && sha256(bytes) === digest) return bytes;
 	}
-	const where = paths[0] ?? digest;
+	return null;
+}
+
+/** What the last build saw is not to be relied on any more. @throws BuildError */
+function lost(digest: Digest, manifest: Manifest, places: ResultPlaces): never {
+	rmSync(join(places.stateDir, STATE_FILE), { force: true });
+	const [where] = [...manifest].find(([, entry]) => !('link' in entry) && entry[0] === digest) ?? [digest];
 	throw new BuildError('changed_meanwhile', `${where} changed while it was being deployed`, { hint: 'Deploy again.' });
 }
 

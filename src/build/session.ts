@@ -8,7 +8,7 @@ import { compileModule, TOOLCHAIN, type CompileOptions } from './compile.ts';
 import { NO_FACTS, type Facts } from './facts.ts';
 import { loaderOf } from './link.ts';
 import { sourceKey } from './result.ts';
-import { encodeState, SIGNATURE_BYTES, type StateTable } from './state.ts';
+import { encodeState, SIGNATURE_BYTES, STATE_FILE, type StateTable } from './state.ts';
 
 /** One run of a build: its settings, its caches, and what it counted. */
 
@@ -46,7 +46,7 @@ export class Session {
 	}
 
 	get statePath(): string {
-		return join(this.stateDir, 'state');
+		return join(this.stateDir, STATE_FILE);
 	}
 
 	/** From the cache, or by oxc. `bytes` must have the digest `source`. */

@@ -11,6 +11,8 @@ import type { Facts } from './facts.ts';
 export const KIND = { folder: 0, module: 1, file: 2, both: 3, special: 4 } as const;
 export type Kind = (typeof KIND)[keyof typeof KIND];
 
+/** In the folder that the builds of one directory share. */
+export const STATE_FILE = 'state';
 export const STAT_WORDS = 4;
 const DIGEST_BYTES = 32;
 export const SIGNATURE_BYTES = 16;

@@ -1,3 +1,4 @@
+import { BuildError } from '#build/build-error.ts';
 import type { BuildResult } from '#build/result.ts';
 import { systemClock } from '#clock/clock.ts';
 import type { DeploymentState, DeployRequest } from '#wire/api.ts';
@@ -6,10 +7,11 @@ import type { Arguments } from './arguments.ts';
 import { asFailures, compile } from './compile.ts';
 import { conclude } from './conclude.ts';
 import { usage, type Exit } from './failure.ts';
+import type { Outcome } from './follow.ts';
 import { gitFacts } from './git.ts';
 import { projectDirectory, readProject, type Project } from './project.ts';
 import { Sending } from './send.ts';
-import { findServer } from './server.ts';
+import { findServer, type Server } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
 export const verb: Verb = {
@@ -26,24 +28,50 @@ export const verb: Verb = {
 		const git = gitFacts(directory);
 		const project = narrowed(await readProject(directory, environment), args);
 		const server = findServer(data);
-		const stages = new Stages();
-		const built = await compile(invocation, project, `${server.url.origin}/${project.config.app}`, stages);
-		if (project.config.test !== undefined || project.config.types) {
-			const { gate } = await import('./tests.ts');
-			await gate(invocation, project, built, stages);
-		}
-		stages.enter('Uploading');
-		const facts = await git;
-		const { sending, outcome } = await asFailures(project.config.app, environment, async () => {
-			const request = requestOf(invocation, project, built, facts, stages);
-			const sending = new Sending({ invocation, server, directory, built, request });
-			return { sending, outcome: await sending.send() };
-		});
+		const { sending, outcome, built } = await buildAndSend({ invocation, project, server, directory, git });
 		const { uploadedBytes, sentAtMs } = sending;
 		const uploadMs = outcome.firstByteMs === null ? 0 : outcome.firstByteMs - sentAtMs;
 		return conclude(out, outcome, { uploadedBytes, modules: built.modules, timings: { bootMs, ...built.timings, uploadMs } });
 	},
 };
+
+interface Way {
+	invocation: Invocation;
+	project: Project;
+	server: Server;
+	directory: string;
+	git: Promise<DeployRequest['git']>;
+}
+
+/**
+ * A file that changes on the way, or bytes that the build cache lost, show only when they are to be sent: then all of it
+ * happens once more, from nothing.
+ */
+async function buildAndSend(way: Way): Promise<{ sending: Sending; outcome: Outcome; built: BuildResult }> {
+	const { invocation, project } = way;
+	return asFailures(project.config.app, invocation.environment, async () => {
+		try {
+			return await once(way);
+		} catch (error) {
+			if (!(error instanceof BuildError) || error.code !== 'changed_meanwhile') throw error;
+			invocation.out.say(`! ${error.message}: building again`);
+			return await once(way);
+		}
+	});
+}
+
+async function once({ invocation, project, server, directory, git }: Way) {
+	const stages = new Stages();
+	const built = await compile(invocation, project, `${server.url.origin}/${project.config.app}`, stages);
+	if (project.config.test !== undefined || project.config.types) {
+		const { gate } = await import('./tests.ts');
+		await gate(invocation, project, built, stages);
+	}
+	stages.enter('Uploading');
+	const request = requestOf(invocation, project, built, await git, stages);
+	const sending = new Sending({ invocation, server, directory, built, request });
+	return { sending, outcome: await sending.send(), built };
+}
 
 /** The stages that this command goes through, for control's record of the deployment. */
 export class Stages {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import type { AppStatus, Deployment } from '#wire/api.ts';
@@ -227,6 +227,23 @@ test('build, plan and deploy: one request holds the whole, a base that control f
 	assert.equal((await stage.jibe('deploy', app)).exit, EXIT.done);
 	assert.equal(refusals, 2);
 	assert.ok(stage.asked.some(({ what }) => what === 'POST /api/v1/apps/notes/missing'));
+});
+
+test('a deploy whose build cache was deleted, all but what it last saw, builds again from nothing', async (t) => {
+	const stage = await openStage(t, { 'POST /api/v1/apps/notes/deployments': [{ result: deploymentOf(), already: false }] });
+	const app = appOf(t, stage);
+	assert.equal((await stage.jibe('deploy', app)).exit, EXIT.done);
+	rmSync(join(stage.data, 'cache', 'jibe', 'build', 'actions'), { recursive: true });
+	let refusals = 0;
+	stage.answers['POST /api/v1/apps/notes/missing'] = { missing: [] };
+	stage.answers['POST /api/v1/apps/notes/deployments'] = (_request, response) => {
+		if (refusals++ === 0)
+			response.writeHead(409).end(JSON.stringify({ error: { code: 'base_unknown', message: 'forgotten', hint: null } }));
+		else response.end(JSON.stringify({ result: deploymentOf(), already: false }));
+	};
+	const again = await stage.jibe('deploy', app);
+	assert.equal(again.exit, EXIT.done, again.err);
+	assert.match(again.err, /building again/);
 });
 
 test('a build that fails and tests that fail make no deployment', async (t) => {

@@ -1,5 +1,5 @@
 import type { Digest } from '#digest/digest.ts';
-import { BlobMissing, type BlobStore } from '#store/blob-store.ts';
+import { BlobCorrupt, BlobMissing, type BlobStore } from '#store/blob-store.ts';
 import { applyDelta, blobsOf, manifestOf, readTree, treeOf, type Manifest } from '#store/manifest.ts';
 import type { State } from '#state/state.ts';
 import type { DeployRequest } from '#wire/api.ts';
@@ -44,8 +44,8 @@ export class Manifests {
 			const manifest = await readTree(root, (digest) => this.store.read(digest));
 			return this.remember(app, { root, manifest, digests: new Set([...treeOf(manifest).nodes.keys(), ...blobsOf(manifest)]) });
 		} catch (error) {
-			// Its nodes were collected since: as good as never seen.
-			if (error instanceof BlobMissing) return null;
+			// Its nodes were collected since, or damaged on disk: as good as never seen, and the whole is sent again.
+			if (error instanceof BlobMissing || error instanceof BlobCorrupt) return null;
 			throw error;
 		}
 	}

@@ -1,4 +1,4 @@
-import { BlobMissing, StoreFull } from '#store/blob-store.ts';
+import { BlobCorrupt, BlobMissing, StoreFull } from '#store/blob-store.ts';
 import { TreeError } from '#store/manifest.ts';
 import { StateError } from '#state/state.ts';
 import type { ErrorBody } from '#wire/api.ts';
@@ -30,6 +30,7 @@ export function asRefusal(error: unknown): Refusal | null {
 	if (error instanceof UploadError) return new Refusal(error.code, 400, error.message, 'send it again; nothing of it was kept');
 	if (error instanceof TreeError) return new Refusal(error.code, 422, error.message);
 	if (error instanceof BlobMissing) return new Refusal(error.code, 404, error.message);
+	if (error instanceof BlobCorrupt) return new Refusal(error.code, 404, error.message, 'deploy again: what is damaged here is sent anew');
 	if (error instanceof StoreFull) return new Refusal(error.code, 507, error.message, 'free some space on the disk of the data directory');
 	return null;
 }

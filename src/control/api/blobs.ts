@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { Digest } from '#digest/digest.ts';
-import { BlobMissing } from '#store/blob-store.ts';
+import { BlobCorrupt, BlobMissing } from '#store/blob-store.ts';
 import { readTree } from '#store/manifest.ts';
 import { MAX_BLOBS_ANSWER_BYTES, blobsRequest, treeAnswer } from '#wire/api.ts';
 import { digest } from '#wire/names.ts';
@@ -56,12 +56,12 @@ export function blobRoutes({ store }: House): Route[] {
 		}),
 	];
 
-	/** What is not here is left out: the depot sees what it got. */
+	/** What is not here, or damaged, is left out: the depot sees what it got. */
 	async function readOrNull(of: Digest): Promise<Buffer | null> {
 		try {
 			return await store.read(of);
 		} catch (error) {
-			if (error instanceof BlobMissing) return null;
+			if (error instanceof BlobMissing || error instanceof BlobCorrupt) return null;
 			throw error;
 		}
 	}
