@@ -1,5 +1,5 @@
-import { chmod, cp, mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { chmod, cp, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join, relative } from 'node:path';
 import { build, type BuildOptions, type Plugin } from 'esbuild';
 
 /**
@@ -100,13 +100,18 @@ async function exists(path: string): Promise<boolean> {
 	);
 }
 
-/** What runs from here is left alone when nothing changed. */
-async function sameFiles(a: string, b: string): Promise<boolean> {
-	if (!(await exists(b))) return false;
-	const [left, right] = await Promise.all([a, b].map(filesBelow));
-	if (left === undefined || right === undefined || left.join('\0') !== right.join('\0')) return false;
-	const same = left.map(async (path) => (await readFile(join(a, path))).equals(await readFile(join(b, path))));
-	return (await Promise.all(same)).every(Boolean);
+/**
+ * Each file takes its old one's place in one step, what is imported before what imports it, so that whatever starts
+ * meanwhile finds a whole program, the old or the new; what the new one has no more goes last.
+ */
+async function moveIntoPlace(): Promise<void> {
+	const files = await filesBelow(DRAFT);
+	const isPiece = (path: string) => path.startsWith('cli-');
+	for (const path of [...files.filter(isPiece), ...files.filter((path) => !isPiece(path))]) {
+		await mkdir(dirname(join(DIST, path)), { recursive: true });
+		await rename(join(DRAFT, path), join(DIST, path));
+	}
+	for (const path of await filesBelow(DIST)) if (!files.includes(path)) await rm(join(DIST, path), { force: true });
 }
 
 async function filesBelow(directory: string): Promise<string[]> {
@@ -120,11 +125,6 @@ await Promise.all([programs(), instance(), command()]);
 for (const name of ['dashboard', 'sql']) {
 	if (await exists(join(ROOT, name))) await cp(join(ROOT, name), join(DRAFT, name), { recursive: true });
 }
-if (!(await sameFiles(DRAFT, DIST))) {
-	const old = `${DRAFT}.old`;
-	if (await exists(DIST)) await rename(DIST, old);
-	await rename(DRAFT, DIST);
-	await rm(old, { recursive: true, force: true });
-}
+await moveIntoPlace();
 await rm(DRAFT, { recursive: true, force: true });
 await chmod(join(ROOT, 'bin', 'jibe'), 0o755);

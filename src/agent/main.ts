@@ -1,5 +1,5 @@
 import { chmodSync, existsSync, mkdirSync, realpathSync, writeFileSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
@@ -12,6 +12,7 @@ import { dial, type Link } from '#wire/link.ts';
 import { regionName, serverName } from '#wire/names.ts';
 import { createAgent } from './agent.ts';
 import { createDepotClient } from './depot-client.ts';
+import { instanceProgram, keepProgram, type InstanceProgram } from './instance-program.ts';
 import type { Layout } from './layout.ts';
 import { uidOf } from './uids.ts';
 
@@ -81,8 +82,8 @@ export async function main(settings: unknown): Promise<void> {
 	process.stdout.write('ready\n');
 }
 
-/** The agent's directories, and what instances are run with: this Node, and the instance program beside this one. */
-export function openLayout(data: string, name: string, program = instanceProgram()): Layout {
+/** The agent's directories, and what instances are run with: this Node, and a copy of the instance program. */
+export function openLayout(data: string, name: string, from: InstanceProgram = instanceProgram()): Layout {
 	const home = join(data, name);
 	const run = join(runDirectory(data), name);
 	mkdirSync(home, { recursive: true, mode: 0o700 });
@@ -94,13 +95,5 @@ export function openLayout(data: string, name: string, program = instanceProgram
 	const node = realpathSync(process.execPath);
 	const mountPoint = join(run, 'm', 'node');
 	if (mounts && !existsSync(mountPoint)) writeFileSync(mountPoint, '');
-	return { home, run, mounts, node, program };
-}
-
-/** In the package its bundle stands beside this one; in the repository it is run from its source. */
-function instanceProgram(): { root: string; file: string } {
-	const here = import.meta.dirname;
-	if (!import.meta.filename.endsWith('.ts')) return { root: here, file: 'instance.js' };
-	const root = dirname(dirname(here));
-	return { root, file: join('src', 'agent', 'instance.ts') };
+	return { home, run, mounts, node, program: keepProgram(home, from) };
 }

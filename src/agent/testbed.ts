@@ -1,4 +1,4 @@
-import { mkdtempSync, realpathSync, rmSync, mkdirSync, chmodSync, writeFileSync, existsSync } from 'node:fs';
+import { mkdtempSync, realpathSync, rmSync, mkdirSync, chmodSync, existsSync } from 'node:fs';
 import { createServer, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { basename, join, posix } from 'node:path';
@@ -53,6 +53,7 @@ export async function openTestbed(options: { regions?: string[]; budgetMiB?: num
 	const program = { root: join(data, 'program'), file: 'instance.js' };
 	await bundleInstance(join(program.root, program.file));
 	const layout = openLayout(data, 'agent', program);
+	rmSync(program.root, { recursive: true }); // as when Jibe is built again or removed: instances are started from a copy
 	const blobs = new Map<Digest, Buffer>();
 	const trees = new Map<Digest, Manifest>();
 	const depotSocket = join(runDirectory(data), 'depot.sock');
@@ -234,7 +235,6 @@ async function bundleInstance(outfile: string): Promise<void> {
 	mkdirSync(join(outfile, '..'), { recursive: true });
 	const entryPoints = [join(import.meta.dirname, 'instance.ts')];
 	await build({ entryPoints, outfile, bundle: true, platform: 'node', format: 'esm', target: 'node24', logLevel: 'error' });
-	writeFileSync(join(outfile, '..', 'package.json'), '{"type":"module"}');
 }
 
 export interface Answer {
