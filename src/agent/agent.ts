@@ -106,6 +106,7 @@ class LiveAgent implements Agent {
 	/** The newest release of each app that has begun to rest. */
 	private readonly rested = new Map<string, number>();
 	private dirty = new Set<string>();
+	private remembering: NodeJS.Immediate | null = null;
 
 	constructor(options: AgentOptions) {
 		const { clock, log, layout, data, uid, cgroups, depot } = options;
@@ -145,6 +146,7 @@ class LiveAgent implements Agent {
 			firstToRest: (spec) => this.firstToRest(spec),
 			gone: (seat) => this.gone(seat),
 			settled: (seat) => isSettled(this.groups.get(keyOf(seat))),
+			later: (task) => this.quiet.later(task),
 		};
 	}
 
@@ -187,6 +189,10 @@ class LiveAgent implements Agent {
 
 	close(): void {
 		for (const timer of this.timers) timer.cancel();
+		if (this.remembering) {
+			clearImmediate(this.remembering);
+			this.rememberNow();
+		}
 		this.pool.close();
 		this.quiet.close();
 		this.logs.close();
@@ -396,7 +402,15 @@ class LiveAgent implements Agent {
 		for (const key of this.releases.keys()) if (!used.has(key)) this.releases.delete(key);
 	}
 
+	/** Once for all that happens in a turn: a wave says the same of many regions. */
 	private remember(): void {
+		this.remembering ??= setImmediate(() => {
+			this.remembering = null;
+			this.rememberNow();
+		});
+	}
+
+	private rememberNow(): void {
 		const groups = [...this.groups.values()];
 		this.records.remember({
 			wants: groups.map(({ want }) => want),

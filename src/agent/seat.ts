@@ -24,6 +24,8 @@ export interface SeatParts extends StartParts {
 	gone(seat: Seat): void;
 	/** No edge sends requests to what the pointer does not name any more. */
 	settled(seat: Seat): boolean;
+	/** Runs it when nothing is being deployed, one such task at a time. */
+	later(task: () => Promise<void>): void;
 }
 
 const RESTART_FIRST_MS = 100;
@@ -59,6 +61,8 @@ export class Seat {
 	private checking: Timer | null = null;
 	private drainLimit: Timer | null = null;
 	private unhealthySince: number | null = null;
+	/** `queued` for a lull to be sent to rest in. */
+	private rest: 'awake' | 'queued' = 'awake';
 	private closed = false;
 	private readonly parts: SeatParts;
 
@@ -227,18 +231,33 @@ export class Seat {
 		}, { idle: true }); // prettier-ignore
 	}
 
-	/** From serving or prepared to warm: once no edge sends requests here, finish what is in flight, then freeze. */
-	private async coolDown(process: InstanceProcess): Promise<void> {
+	/** From serving or prepared to warm: once no edge sends requests here, finish what is in flight, then rest. */
+	private coolDown(process: InstanceProcess): void {
 		if (this.state === 'draining' || !this.parts.settled(this)) return;
 		if (this.state === 'serving') return this.drain(process);
-		process.tell({ type: 'state', state: 'warm', keepCompiled: this.parts.firstToRest(this.spec) });
-		if (this.spec.warm === 'frozen') {
-			await process.hear(['rested'], REST_LIMIT_MS).catch(() => {});
-			if (this.goal !== 'warm' || this.process !== process) return void (this.again = true);
-			this.checking?.cancel();
-			process.freeze();
+		if (this.rest === 'queued') return;
+		this.rest = 'queued';
+		this.parts.later(() => this.sendToRest(process));
+	}
+
+	/** Collecting its garbage costs more than a whole rollback: done when nobody waits for the processors. */
+	private async sendToRest(process: InstanceProcess): Promise<void> {
+		this.rest = 'awake';
+		if (this.goal !== 'warm' || this.process !== process || this.moving || this.state !== 'prepared') return this.wake();
+		this.moving = true;
+		try {
+			process.tell({ type: 'state', state: 'warm', keepCompiled: this.parts.firstToRest(this.spec) });
+			if (this.spec.warm === 'frozen') {
+				await process.hear(['rested'], REST_LIMIT_MS).catch(() => {});
+				if (this.goal !== 'warm' || this.process !== process) return;
+				this.checking?.cancel();
+				process.freeze();
+			}
+			this.enter('warm');
+		} finally {
+			this.moving = false;
+			if (this.again || this.goal !== 'warm') this.wake();
 		}
-		this.enter('warm');
 	}
 
 	private drain(process: InstanceProcess): void {
