@@ -1,6 +1,17 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+	chmodSync,
+	chownSync,
+	existsSync,
+	mkdirSync,
+	mkdtempSync,
+	readFileSync,
+	realpathSync,
+	rmSync,
+	statSync,
+	writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -25,6 +36,10 @@ after(() => {
 
 const UID = 2_000_000_017;
 const noRoot = isRoot() ? false : 'needs root';
+/** Where a process of another uid finds Node: the repository may lie below /tmp, which is hidden from it, or a private directory. */
+const node = join(run, 'node');
+writeFileSync(node, '');
+const nodeBind = { from: realpathSync(process.execPath), to: node, readonly: true };
 const env = { PATH: process.env['PATH'] ?? '' };
 
 async function until(what: string, condition: () => boolean): Promise<void> {
@@ -131,17 +146,14 @@ test('as root: uid, no privileges, only its binds, a /tmp of its own, nothing el
 		}));`;
 	const { identity } = await spawnDetached({
 		argv0: 'jibe instance',
-		command: process.execPath,
+		command: node,
 		args: ['-e', script],
 		env: { SECRET: "it's $HOME\n`x`", BASH_ENV: join(own, 'evil'), LD_PRELOAD: '', ENV: join(own, 'evil'), PATH: '/nowhere' },
 		cwd: join(run, 'a'),
 		stdout: join(data, 'isolated.log'),
 		stderr: join(data, 'isolated.log'),
 		uid: UID,
-		binds: [
-			{ from: shared, to: join(run, 'a'), readonly: true },
-			{ from: own, to: join(run, 'b'), readonly: false },
-		],
+		binds: [nodeBind, { from: shared, to: join(run, 'a'), readonly: true }, { from: own, to: join(run, 'b'), readonly: false }],
 		privateTmp: { sizeMiB: 2 },
 	});
 	await until('its end', () => !isAlive(identity));
@@ -173,12 +185,13 @@ test('a cgroup limits memory and processes, freezes, and kills children that lef
 	const log = join(data, 'ticks.log');
 	const { identity } = await spawnDetached({
 		argv0: 'jibe instance',
-		command: process.execPath,
+		command: node,
 		args: ['-e', `require('child_process').spawn('sleep', ['60'], { detached: true }); setInterval(() => console.log('tick'), 10)`],
 		env,
 		cwd: '/',
 		stdout: log,
 		uid: UID,
+		binds: [nodeBind],
 		cgroup,
 	});
 	await until('ticks', () => file('ticks.log').length > 20 && cgroupPids(cgroup).length === 2);
@@ -202,11 +215,12 @@ test('more memory than allowed ends the process, and the group knows why', { ski
 	const cgroup = createCgroup(`${groups}/b`, { memoryMiB: 80, pids: 40 });
 	const { identity } = await spawnDetached({
 		argv0: 'jibe instance',
-		command: process.execPath,
+		command: node,
 		args: ['-e', 'const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1))'],
 		env,
 		cwd: '/',
 		uid: UID,
+		binds: [nodeBind],
 		cgroup,
 	});
 	await until('its end', () => !isAlive(identity));
