@@ -33,17 +33,18 @@ async function stopped(name: string, bad: string, reason: RegExp, config: Record
 	return result.stderr;
 }
 
-test('an app that throws on import shows its own words and the place in its source', async () => {
-	const said = await stopped(
-		'throws',
-		`type A = { a: string };\nconst a: A = { a: 'no database here' };\nthrow new Error(a.a);\nexport default { fetch: () => new Response('never') };\n`,
-		/start|app_throws/,
-	);
-	assert.match(said, /no database here/);
-	assert.match(said, /server\.ts:3/);
-});
+// Side by side: one of them takes the 30 s that an app has to start, and the others wait for less than that.
+describe('each bad app is stopped or swung back', { concurrency: true }, () => {
+	test('an app that throws on import shows its own words and the place in its source', async () => {
+		const said = await stopped(
+			'throws',
+			`type A = { a: string };\nconst a: A = { a: 'no database here' };\nthrow new Error(a.a);\nexport default { fetch: () => new Response('never') };\n`,
+			/start|app_throws/,
+		);
+		assert.match(said, /no database here/);
+		assert.match(said, /server\.ts:3/);
+	});
 
-describe('apps that never become healthy', { concurrency: true }, () => {
 	test('an app that answers 500 is unhealthy', async () => {
 		const said = await stopped('fivehundred', `export default { fetch: () => new Response('broken', { status: 500 }) };\n`, /unhealthy/);
 		assert.match(said, /500/);
@@ -56,78 +57,78 @@ describe('apps that never become healthy', { concurrency: true }, () => {
 	});
 
 	test('an app that loops for ever on import is ended', async () => {
-		await stopped('loops', `for (;;);\nexport default { fetch: () => new Response('never') };\n`, /start|unhealthy|timeout/);
+		await stopped('loops', `for (;;);\nexport default { fetch: () => new Response('never') };\n`, /start/, { cpu: 0.25 });
 	});
-});
 
-test('an app that listens instead of exporting is told of the process runtime', async () => {
-	const said = await stopped(
-		'listens',
-		`import { createServer } from 'node:http';\ncreateServer((_, response) => response.end('hi')).listen(0);\nconst app: object = {};\nexport default app;\n`,
-		/app_listens|no_fetch/,
-	);
-	assert.match(said, /process/);
-});
+	test('an app that listens instead of exporting is told of the process runtime', async () => {
+		const said = await stopped(
+			'listens',
+			`import { createServer } from 'node:http';\ncreateServer((_, response) => response.end('hi')).listen(0);\nconst app: object = JSON.parse('{}');\nexport default app;\n`,
+			/app_listens/,
+		);
+		assert.match(said, /process/);
+	});
 
-test('an app that exits on import is reported with its exit', async () => {
-	await stopped('exits', `process.exit(7);\nexport default { fetch: () => new Response('never') };\n`, /start|exited/);
-});
+	test('an app that exits on import is reported with its exit', async () => {
+		await stopped('exits', `process.exit(7);\nexport default { fetch: () => new Response('never') };\n`, /start|exited/);
+	});
 
-test('an app that leaks until it is killed is restarted, and others do not notice', async () => {
-	using neighbour = tinyApp('neighbour', good('undisturbed'));
-	await jibe.expect(0, ['deploy', '--json'], { cwd: neighbour.dir });
-	using app = tinyApp('leaks', leak(), { memory: 128, strategy: { type: 'walk', watch: '1s' } });
-	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
-	await using traffic = startTraffic(jibe, 'neighbour.localhost', '/', [0, 1]);
-	const first = await pidIn('fra', app);
-	await jibe.request(0, 'leaks.localhost', '/leak').catch(() => null);
-	await eventually(async () => {
-		const now = await pidIn('fra', app);
-		return now !== null && now !== first && (await jibe.request(0, 'leaks.localhost', '/')).status === 200 ? true : null;
-	}, 'a new process of the app that leaked');
-	await traffic.stop();
-	assert.deepEqual(traffic.failures, []);
-});
+	test('an app that leaks until it is killed is restarted, and others do not notice', async () => {
+		using neighbour = tinyApp('neighbour', good('undisturbed'));
+		await jibe.expect(0, ['deploy', '--json'], { cwd: neighbour.dir });
+		using app = tinyApp('leaks', leak(), { memory: 128, strategy: { type: 'walk', watch: '1s' } });
+		await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+		await using traffic = startTraffic(jibe, 'neighbour.localhost', '/', [0, 1]);
+		const first = await pidIn('fra', app);
+		await jibe.request(0, 'leaks.localhost', '/leak').catch(() => null);
+		await eventually(async () => {
+			const now = await pidIn('fra', app);
+			return now !== null && now !== first && (await jibe.request(0, 'leaks.localhost', '/')).status === 200 ? true : null;
+		}, 'a new process of the app that leaked');
+		await traffic.stop();
+		assert.deepEqual(traffic.failures, []);
+	});
 
-test('an app that kills itself again and again in its watch is swung back', async () => {
-	using app = tinyApp('dies', good('first'));
-	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
-	app.write(
-		'server.ts',
-		`process.on('jibe:state', () => {});\nsetTimeout(() => process.exit(1), 1500);\nexport default { fetch: () => new Response('second') };\n`,
-	);
-	const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
-	assert.equal(result.json?.['state'], 'Deployed');
-	await eventually(
-		async () => ((await jibe.request(0, 'dies.localhost', '/')).body === 'first' ? true : null),
-		'swing back of the app that dies',
-		60_000,
-	);
-	const history = JSON.parse((await jibe.api('/api/v1/deployments?app=dies')).body) as {
-		deployments: { kind: string; by: string; cause: string | null }[];
-	};
-	assert.equal(history.deployments[0]?.kind, 'rollback');
-	assert.equal(history.deployments[0]?.cause, result.json['deployment']);
-});
+	test('an app that kills itself again and again in its watch is swung back', async () => {
+		using app = tinyApp('dies', good('first'));
+		await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+		app.write(
+			'server.ts',
+			`process.on('jibe:state', () => {});\nsetTimeout(() => process.exit(1), 1500);\nexport default { fetch: () => new Response('second') };\n`,
+		);
+		const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+		assert.equal(result.json?.['state'], 'Deployed');
+		await eventually(
+			async () => ((await jibe.request(0, 'dies.localhost', '/')).body === 'first' ? true : null),
+			'swing back of the app that dies',
+			60_000,
+		);
+		const history = JSON.parse((await jibe.api('/api/v1/deployments?app=dies')).body) as {
+			deployments: { kind: string; by: string; cause: string | null }[];
+		};
+		assert.equal(history.deployments[0]?.kind, 'rollback');
+		assert.equal(history.deployments[0]?.cause, result.json['deployment']);
+	});
 
-test('an app that passes its probes and then fails is swung back everywhere by the watch', async () => {
-	using app = tinyApp('later', good('first'), { health: { path: '/healthz' } });
-	app.write('server.ts', lateFailure('first', false));
-	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
-	app.write('server.ts', lateFailure('second', true));
-	const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
-	await using traffic = startTraffic(jibe, 'later.localhost', '/', [0, 1]);
-	await eventually(
-		async () => {
-			const bodies = await Promise.all([0, 1].map(async (region) => (await jibe.request(region, 'later.localhost', '/')).body));
-			return bodies.every((body) => body === 'first') ? true : null;
-		},
-		'swing back after errors',
-		30_000,
-	);
-	await traffic.stop();
-	const shown = await jibe.expect(0, ['history', 'later', '--json']);
-	assert.match(shown.stdout, new RegExp(String(result.json?.['deployment'])));
+	test('an app that passes its probes and then fails is swung back everywhere by the watch', async () => {
+		using app = tinyApp('later', good('first'), { health: { path: '/healthz' } });
+		app.write('server.ts', lateFailure('first', false));
+		await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+		app.write('server.ts', lateFailure('second', true));
+		const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+		await using traffic = startTraffic(jibe, 'later.localhost', '/', [0, 1]);
+		await eventually(
+			async () => {
+				const bodies = await Promise.all([0, 1].map(async (region) => (await jibe.request(region, 'later.localhost', '/')).body));
+				return bodies.every((body) => body === 'first') ? true : null;
+			},
+			'swing back after errors',
+			30_000,
+		);
+		await traffic.stop();
+		const shown = await jibe.expect(0, ['history', 'later', '--json']);
+		assert.match(shown.stdout, new RegExp(String(result.json?.['deployment'])));
+	});
 });
 
 function leak(): string {

@@ -52,7 +52,7 @@ test('one installation: a second up, taken ports, tokens, hosts, and what ps sho
 		using app = tinyApp('denied', `export default { fetch: () => new Response('x') };\n`);
 		const denied = await jibe.cli(['deploy', '--json'], { cwd: app.dir, env: { JIBE_SERVER: jibe.url, JIBE_TOKEN: viewer } });
 		assert.equal(denied.code, 5, denied.stderr);
-		await jibe.expect(0, ['token', 'revoke', String(made.json?.['id'])]);
+		await jibe.expect(0, ['token', 'revoke', (made.json as { token: { id: string } } | null)?.token.id ?? '']);
 		assert.equal((await send(`${jibe.url}/api/v1/apps`, { headers: { authorization: `Bearer ${viewer}` } })).status, 401);
 	});
 
@@ -68,6 +68,6 @@ test('one installation: a second up, taken ports, tokens, hosts, and what ps sho
 		assert.equal(page.status, 404);
 		assert.match(page.body, /nobody/);
 		const json = await jibe.request(0, 'nobody.localhost', '/', { headers: { accept: 'application/json' } });
-		assert.equal((json.json?.['error'] as { code: string }).code, 'unknown_app');
+		assert.equal((json.json as { error: { code: string } } | null)?.error.code, 'unknown_app');
 	});
 });

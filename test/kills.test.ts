@@ -117,7 +117,7 @@ test('the supervisor killed leaves everything running, and a new one adopts it',
 		jibe
 			.programs(role)
 			.map(({ pid }) => pid)
-			.sort();
+			.sort((a, b) => a - b);
 	const before = { control: programs('control'), agent: programs('agent'), edge: programs('edge') };
 	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
 	kill(up!.pid, 'SIGKILL');

@@ -32,7 +32,8 @@ async function isLost(region: string): Promise<true | null> {
 }
 
 function stateOf(result: CliResult, region: string): string | undefined {
-	return (result.json?.['regions'] as { name: string; state: string }[]).find(({ name }) => name === region)?.state;
+	const { regions } = result.json as unknown as { regions: { name: string; state: string }[] };
+	return regions.find(({ name }) => name === region)?.state;
 }
 
 test('a region lost before its turn is skipped, and catches up when it is back', async () => {
