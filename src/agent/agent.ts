@@ -15,8 +15,8 @@ import {
 } from '#wire/region.ts';
 import type { DepotClient } from './depot-client.ts';
 import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
-import { filesDirectory, viewOf, type Layout, type Place } from './layout.ts';
-import { collect, diskUseMiB, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
+import { cacheDirectory, filesDirectory, viewOf, type Layout, type Place } from './layout.ts';
+import { collect, emptyDirectory, judgeDisk, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
 import { createLibrary, type Library } from './library.ts';
 import { createLogs, type Logs } from './logs.ts';
 import { createPool, type Pool } from './pool.ts';
@@ -352,19 +352,23 @@ class LiveAgent implements Agent {
 	/** An app that fills its data directory is stopped, and stays so until somebody makes room. */
 	private async measureData(): Promise<void> {
 		this.measuring = true;
-		const limit = this.options.dataMiB ?? MAX_DATA_MIB;
-		for (const [key, group] of this.groups) {
-			const { region, app, environment } = group.want;
-			const used = await diskUseMiB(join(filesDirectory(this.options.layout, { app, environment }), region));
-			if (used <= limit) {
-				this.full.delete(key);
-				continue;
-			}
-			const detail = `it keeps ${used} MiB in its data directory in ${region}; the limit is ${limit} MiB. Delete files there and it starts again.`;
-			this.full.set(key, detail);
-			await Promise.all(group.seats.map((seat) => seat.stopFor('disk', detail)));
+		try {
+			for (const [key, group] of this.groups) await this.measureGroup(key, group);
+		} catch (error) {
+			this.options.log.warn('measure.failed', { error });
+		} finally {
+			this.measuring = false;
 		}
-		this.measuring = false;
+	}
+
+	private async measureGroup(key: string, { want, seats }: Group): Promise<void> {
+		const { layout, dataMiB = MAX_DATA_MIB } = this.options;
+		const { data, cache } = await judgeDisk(layout, want, dataMiB);
+		if (data === null) this.full.delete(key);
+		else this.full.set(key, data);
+		const detail = data ?? cache;
+		if (detail !== null) await Promise.all(seats.map((seat) => seat.stopFor('disk', detail)));
+		if (cache !== null) await emptyDirectory(cacheDirectory(layout, want));
 	}
 
 	private async collect(): Promise<void> {

@@ -1,19 +1,19 @@
 import { existsSync, readdirSync, rmSync, type Dirent } from 'node:fs';
-import { readdir, stat } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Digest } from '#digest/digest.ts';
 import { blobsOf } from '#store/manifest.ts';
 import type { BlobStore } from '#store/blob-store.ts';
 import type { ReleaseSpec } from '#wire/region.ts';
-import { vendorDirectory, type Layout } from './layout.ts';
+import { cacheDirectory, filesDirectory, vendorDirectory, type Layout } from './layout.ts';
 import type { Library } from './library.ts';
 
 /** What keeps a server's disk from filling up. */
 
 /** What one app may keep below JIBE_DATA_DIR in one region. */
 export const MAX_DATA_MIB = 10 * 1024;
-/** A directory with more files than this is not walked to its end. */
-const MAX_WALKED_FILES = 200_000;
+/** How many files: each costs an inode, and time to look at. */
+const MAX_DATA_FILES = 200_000;
 const MIB = 1024 * 1024;
 
 export interface StoredBlobs extends BlobStore {
@@ -46,20 +46,54 @@ export async function collect(of: {
 		if (!kept.has(name) && !name.endsWith('.draft')) rmSync(join(directory, name), { recursive: true });
 }
 
-/** MiB below a directory, as its blocks on disk count. */
-export async function diskUseMiB(directory: string): Promise<number> {
+/** What is wrong with an app's use of the disk in one region, in words for its team: of its data, and of its compile cache. */
+export async function judgeDisk(
+	layout: Layout,
+	want: { app: string; environment: string; region: string },
+	limitMiB: number,
+): Promise<{ data: string | null; cache: string | null }> {
+	const [data, cache] = [
+		await diskUse(join(filesDirectory(layout, want), want.region)),
+		// V8 keeps little there: what is large was put there by the app itself, which may write to it.
+		await diskUse(cacheDirectory(layout, want)),
+	];
+	const excess = ({ mib, files }: DiskUse): string | null => {
+		if (mib > limitMiB) return `${mib} MiB in WHERE; the limit is ${limitMiB} MiB`;
+		return files > MAX_DATA_FILES ? `more than ${MAX_DATA_FILES} files in WHERE, which is the limit` : null;
+	};
+	const inData = excess(data)?.replace('WHERE', `its data directory in ${want.region}`);
+	const inCache = excess(cache)?.replace('WHERE', 'its compile cache');
+	return {
+		data: inData === undefined ? null : `it keeps ${inData}. Delete files there and it starts again.`,
+		cache: inCache === undefined ? null : `it keeps ${inCache}. That was emptied, and it starts again.`,
+	};
+}
+
+/** The directory itself stays: it is bound into processes, and is its app's. */
+export async function emptyDirectory(directory: string): Promise<void> {
+	for (const entry of await list(directory)) await rm(join(directory, entry.name), { recursive: true, force: true });
+}
+
+interface DiskUse {
+	/** As blocks on disk count. */
+	mib: number;
+	/** Directories too; looked at no further than to one above the limit. */
+	files: number;
+}
+
+async function diskUse(directory: string): Promise<DiskUse> {
 	let bytes = 0;
 	let files = 0;
 	const waiting = [directory];
-	for (let next = waiting.pop(); next !== undefined && files < MAX_WALKED_FILES; next = waiting.pop()) {
+	for (let next = waiting.pop(); next !== undefined && files <= MAX_DATA_FILES; next = waiting.pop()) {
 		for (const entry of await list(next)) {
 			const path = join(next, entry.name);
-			files++;
+			if (++files > MAX_DATA_FILES) break;
 			if (entry.isDirectory()) waiting.push(path);
 			else if (entry.isFile()) bytes += ((await stat(path).catch(() => null))?.blocks ?? 0) * BLOCK_BYTES;
 		}
 	}
-	return Math.ceil(bytes / MIB);
+	return { mib: Math.ceil(bytes / MIB), files };
 }
 
 const BLOCK_BYTES = 512;

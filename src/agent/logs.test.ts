@@ -47,6 +47,20 @@ test('an app that fills its data directory is stopped and told why', async (t) =
 	assert.match(stopped?.detail ?? '', /4 MiB in its data directory in fra; the limit is 2 MiB/);
 });
 
+test('an app that fills its compile cache is stopped, and starts with an empty one', async (t) => {
+	const bed = await openTestbed({ dataMiB: 2 });
+	t.after(() => bed.close());
+	const fills = `import { readdirSync, writeFileSync } from 'node:fs'; import { getCompileCacheDir } from 'node:module'; import { join } from 'node:path';
+		const big = join(getCompileCacheDir(), '..', 'big');
+		export default { fetch(request) { if (request.url.endsWith('/fill')) writeFileSync(big, Buffer.alloc(4 << 20, 1)); return Response.json(readdirSync(join(big, '..'))); } };`;
+	const spec = bed.release(bed.put({ 'src/server.ts': fills }), { health });
+	bed.want(spec, [{ release: spec.release, instances: 1, as: 'serving' }]);
+	const [instance] = await bed.until(spec, 'serving', ([i]) => i?.state === 'serving');
+	assert.match((await ask(instance, '/fill')).body, /big/);
+	const [again] = await bed.until(spec, 'a new process', ([i]) => i?.state === 'serving' && i.pid !== instance?.pid);
+	assert.doesNotMatch((await ask(again, '/')).body, /big/);
+});
+
 async function lines(bed: Testbed, id: string, enough: (all: LogLines['lines']) => boolean, ends: boolean): Promise<LogLines['lines']> {
 	for (let i = 0; i < 1_000; i++) {
 		const mine = bed.logs.filter((message) => message.id === id);

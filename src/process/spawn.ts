@@ -98,6 +98,9 @@ function commandChain(of: DetachedProcess): Chain {
 		: { command: 'bash', args: shell.slice(1), argv0: of.argv0, cwd: '/', env };
 }
 
+/** Places where systems let everybody write, /tmp and /dev/shm aside. */
+const WORLD_WRITABLE = ['/var/tmp', '/run/lock', '/var/crash', '/dev/mqueue'];
+
 function mounts(of: DetachedProcess): string[] {
 	const lines = (of.binds ?? []).map(
 		({ from, to, readonly }) => `mount -o bind${readonly ? ',ro' : ''},nosuid,nodev ${quote(from)} ${quote(to)}`,
@@ -107,6 +110,8 @@ function mounts(of: DetachedProcess): string[] {
 		lines.push(`mount -t tmpfs -o size=${of.privateTmp.sizeMiB}m,mode=1777,nosuid,nodev tmpfs /tmp`);
 		lines.push('if mountpoint -q /dev/shm; then mount -o bind /tmp /dev/shm; fi');
 		lines.push('mount -o remount,bind,ro / || true');
+		// Those that are on mounts of their own are not: the small /tmp stands in for them.
+		lines.push(`for place in ${WORLD_WRITABLE.join(' ')}; do if [ -w "$place" ]; then mount -o bind /tmp "$place"; fi; done`);
 	}
 	return lines;
 }
