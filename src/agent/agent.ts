@@ -26,6 +26,7 @@ import { createShelf, type ReleaseFiles, type Shelf } from './release-files.ts';
 import { createRoom, type Room } from './room.ts';
 import { Seat, type SeatParts } from './seat.ts';
 import { StartFailed, type StartOrder } from './start.ts';
+import { createTeller, type Teller } from './teller.ts';
 import { templateOf } from './template.ts';
 
 /**
@@ -105,7 +106,7 @@ class LiveAgent implements Agent {
 	private readonly promised = new Map<string, number>();
 	/** The newest release of each app that has begun to rest. */
 	private readonly rested = new Map<string, number>();
-	private dirty = new Set<string>();
+	private readonly teller: Teller;
 	private remembering: NodeJS.Immediate | null = null;
 
 	constructor(options: AgentOptions) {
@@ -117,6 +118,7 @@ class LiveAgent implements Agent {
 		this.around = { layout, data, records: this.records, clock, log, uid, cgroups };
 		this.pool = createPool({ around: this.around, clock, log });
 		this.quiet = createQuiet(clock, this.pool);
+		this.teller = createTeller(clock, (keys) => this.say(keys));
 		this.logs = createLogs({ directory: join(layout.home, 'logs'), clock, send: (message) => options.send(message) });
 		this.room = createRoom({
 			server: options.server,
@@ -142,7 +144,7 @@ class LiveAgent implements Agent {
 			reserve: (spec) => this.reserve(spec),
 			take: (order, files) => this.take(order, files),
 			environment: (order) => this.environment(order),
-			changed: (seat) => this.tell(keyOf(seat)),
+			changed: (seat, pressing) => this.teller.tell(keyOf(seat), pressing),
 			firstToRest: (spec) => this.firstToRest(spec),
 			gone: (seat) => this.gone(seat),
 			settled: (seat) => isSettled(this.groups.get(keyOf(seat))),
@@ -193,6 +195,7 @@ class LiveAgent implements Agent {
 			clearImmediate(this.remembering);
 			this.rememberNow();
 		}
+		this.teller.now();
 		this.pool.close();
 		this.quiet.close();
 		this.logs.close();
@@ -266,7 +269,7 @@ class LiveAgent implements Agent {
 		const group = this.groups.get(keyOf(seat));
 		if (!group) return;
 		group.seats = group.seats.filter((other) => other !== seat);
-		this.tell(keyOf(seat));
+		this.teller.tell(keyOf(seat), false);
 		this.reconcile(group);
 		this.forgetReleases();
 		this.remember();
@@ -380,17 +383,6 @@ class LiveAgent implements Agent {
 	}
 
 	// What others are told, and what is remembered
-
-	private tell(key: string): void {
-		if (this.dirty.size === 0) {
-			queueMicrotask(() => {
-				const keys = this.dirty;
-				this.dirty = new Set();
-				this.say(keys);
-			});
-		}
-		this.dirty.add(key);
-	}
 
 	private say(keys: Iterable<string>): void {
 		const groups = [...keys].map((key) => {

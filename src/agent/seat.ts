@@ -17,8 +17,8 @@ export type Goal = RunAs | 'gone';
 export interface SeatParts extends StartParts {
 	log: Log;
 	records: Records;
-	/** Something that others are told has changed. */
-	changed(seat: Seat): void;
+	/** Something that others are told has changed. `pressing`: an edge or a rollout may wait to hear of it. */
+	changed(seat: Seat, pressing: boolean): void;
 	/** True once for each release: one instance's compiled code is as good as another's. */
 	firstToRest(spec: ReleaseSpec): boolean;
 	gone(seat: Seat): void;
@@ -169,7 +169,7 @@ export class Seat {
 
 	private async sitDown(): Promise<void> {
 		this.state = 'starting';
-		this.changed();
+		this.changed(false);
 		try {
 			const started = await start({ region: this.region, spec: this.spec }, this.parts);
 			if (this.closed) return;
@@ -189,6 +189,7 @@ export class Seat {
 		this.check = started.check;
 		this.sit(started.process, started.files);
 		this.enter('prepared');
+		this.changed(true);
 		this.scheduleCheck(CHECK_PERIOD_MS);
 		this.again = true;
 	}
@@ -305,7 +306,7 @@ export class Seat {
 			record.bound.state = state;
 			this.parts.records.save(record);
 		}
-		this.changed();
+		this.changed(state === 'serving');
 	}
 
 	private empty(): void {
@@ -338,8 +339,8 @@ export class Seat {
 		this.scheduleCheck(CHECK_PERIOD_MS);
 	}
 
-	private changed(): void {
-		this.parts.changed(this);
+	private changed(pressing = true): void {
+		this.parts.changed(this, pressing);
 	}
 }
 
