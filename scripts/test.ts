@@ -15,7 +15,14 @@ const CONCURRENCY = 2;
 const FILE_TIMEOUT_MS = 180_000;
 const SLOWEST_SHOWN = 12;
 /** The beginnings of reasons for which a test may be skipped in CI: what that machine need not have. */
-const EXPECTED_SKIPS = ['needs HAProxy', 'needs nginx', 'needs macOS', 'needs a user other than root', 'needs a terminal'];
+const EXPECTED_SKIPS = [
+	'needs HAProxy',
+	'needs nginx',
+	'needs macOS',
+	'needs a user other than root',
+	'needs a terminal',
+	'needs the npm registry',
+];
 
 buildWhenStale();
 runTests(process.argv.slice(2));
