@@ -45,7 +45,7 @@ test('the package works installed alone, with an old Node first on PATH', async 
 		const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
 		assert.equal(result.json?.['state'], 'Deployed');
 		for (const region of [0, 1]) assert.equal((await jibe.request(region, 'alone.localhost', '/')).body, 'by itself');
-		for (const { pid, role } of jibe.pids()) if (role !== 'postgres') onlyFrom(alone, pid);
+		for (const { pid, role } of jibe.pids()) if (role !== 'postgres') nothingOfRepository(pid);
 	} finally {
 		await jibe.stop();
 	}
@@ -61,10 +61,10 @@ function pathWithOldNode(): string {
 }
 
 /** Nothing of the repository is in use: neither as a file that runs nor as one that was loaded. */
-function onlyFrom(alone: string, pid: number): void {
+function nothingOfRepository(pid: number): void {
 	if (process.platform !== 'linux') return;
-	const maps = readFileSync(`/proc/${pid}/maps`, 'utf8') + readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-	assert.ok(!maps.includes(join(ROOT, 'node_modules')) && !maps.includes(join(ROOT, 'dist')), `${pid} uses files of ${ROOT}\n${maps}`);
+	const used = readFileSync(`/proc/${pid}/maps`, 'utf8') + readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+	assert.ok(!used.includes(join(ROOT, 'node_modules')) && !used.includes(join(ROOT, 'dist')), `${pid} uses files of ${ROOT}\n${used}`);
 }
 
 function npm(cwd: string, ...words: string[]): Promise<string> {
