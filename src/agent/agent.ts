@@ -119,7 +119,7 @@ class LiveAgent implements Agent {
 		this.pool = createPool({ around: this.around, clock, log });
 		this.quiet = createQuiet(clock, this.pool);
 		this.teller = createTeller(clock, (keys) => this.say(keys));
-		this.logs = createLogs({ directory: join(layout.home, 'logs'), clock, send: (message) => options.send(message) });
+		this.logs = createLogs({ directory: join(layout.home, 'logs'), clock, log: options.log, send: (message) => options.send(message) });
 		this.room = createRoom({
 			server: options.server,
 			...(options.budgetMiB === undefined ? {} : { budgetMiB: options.budgetMiB }),
@@ -301,7 +301,7 @@ class LiveAgent implements Agent {
 		const { record } = taken.process;
 		const startedAt = this.options.clock.now();
 		record.bound = { region, release: spec.release, slot: files.slot, cold: taken.cold, state: 'starting', startedAt };
-		this.records.save(record);
+		this.records.update(record);
 		this.logs.bind(record.id, { region, app: spec.app, environment: spec.environment, release: spec.release });
 		return taken;
 	}
@@ -347,6 +347,7 @@ class LiveAgent implements Agent {
 
 	private tidy(): void {
 		const processes = [...this.pool.idle(), ...this.seats().flatMap(({ instance }) => instance ?? [])];
+		this.records.retry();
 		this.logs.tidy(new Set(processes.map(({ record }) => record.id)));
 		for (const seat of this.seats()) if (seat.instance) this.room.measureOnce(seat.spec.app, seat.instance);
 		if (!this.measuring) void this.measureData();

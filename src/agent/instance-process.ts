@@ -137,7 +137,13 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 		pool: template.key,
 		bound: null,
 	};
-	records.save(record);
+	try {
+		records.save(record);
+	} catch (error) {
+		// One that nobody knows of would run for ever.
+		cleanUp(around, record);
+		throw error;
+	}
 	writePidFile(data, `instance-${id}`, identity, cgroup ?? undefined);
 	// The socket of one that dies closes before its parent hears how it ended.
 	let code: string | null = null;

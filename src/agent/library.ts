@@ -66,8 +66,13 @@ export function createLibrary(of: { directory: string; store: BlobStore; depot: 
 	function saveManifest(root: Digest, manifest: Manifest): void {
 		keepManifest(root, manifest);
 		const draft = `${file(root)}.${process.pid}`;
-		writeFileSync(draft, encodeManifest(manifest));
-		renameSync(draft, file(root));
+		try {
+			writeFileSync(draft, encodeManifest(manifest));
+			renameSync(draft, file(root));
+		} catch (error) {
+			rmSync(draft, { force: true });
+			log.warn('library.not_kept', { root, error });
+		}
 	}
 
 	async function fetchBlob(digest: Digest): Promise<Buffer> {

@@ -2,6 +2,7 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync }
 import { join } from 'node:path';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { DownMessage, LogLines } from '#wire/region.ts';
+import type { Log } from '#log/log.ts';
 import { readLines, trimLog, type LogLine } from './log-file.ts';
 
 /** Output of instances, those that have ended too: asked for by region and app, once or as it comes. */
@@ -33,8 +34,8 @@ const DAY_MS = 86_400_000;
 
 type Line = LogLines['lines'][number];
 
-export function createLogs(of: { directory: string; clock: Clock; send: (message: LogLines) => boolean }): Logs {
-	const { directory, clock } = of;
+export function createLogs(of: { directory: string; clock: Clock; log: Log; send: (message: LogLines) => boolean }): Logs {
+	const { directory, clock, log } = of;
 	mkdirSync(directory, { recursive: true, mode: 0o700 });
 	const followers = new Map<string, Timer>();
 
@@ -70,8 +71,14 @@ export function createLogs(of: { directory: string; clock: Clock; send: (message
 	}
 
 	return {
-		bind: (id, { region, app, environment, release }) =>
-			writeFileSync(join(directory, `${id}.json`), JSON.stringify({ region, app, environment, release })),
+		bind(id, { region, app, environment, release }) {
+			try {
+				writeFileSync(join(directory, `${id}.json`), JSON.stringify({ region, app, environment, release }));
+			} catch (error) {
+				// A full disk: nobody will find its output, but the app runs.
+				log.warn('logs.not_bound', { id, app, region, error });
+			}
+		},
 		wanted(ask) {
 			const offsets = new Map<string, number>();
 			let lines: Line[] = [];

@@ -39,22 +39,44 @@ export interface Memory {
 
 export interface Records {
 	instances(): InstanceRecord[];
+	/** @throws when the disk is full */
 	save(record: InstanceRecord): void;
+	/** What changed of one that was saved. On a full disk it waits for `retry`. */
+	update(record: InstanceRecord): void;
 	forget(id: string): void;
 	memory(): Memory;
+	/** On a full disk it waits for `retry`. */
 	remember(memory: Memory): void;
+	/** Writes what a full disk kept from being written. */
+	retry(): void;
 }
 
 export function openRecords(home: string, log: Log): Records {
 	const directory = join(home, 'instances');
 	mkdirSync(directory, { recursive: true, mode: 0o700 });
 	const memoryFile = join(home, 'wants.json');
+	const unwritten = new Map<string, object>();
+	const tryToWrite = (file: string, value: object) => {
+		try {
+			write(file, value);
+			unwritten.delete(file);
+		} catch (error) {
+			if (!unwritten.has(file)) log.error('records.unwritten', { file, error });
+			unwritten.set(file, value);
+		}
+	};
+	const fileOf = (id: string) => join(directory, `${id}.json`);
 	return {
 		instances: () => readdirSync(directory).filter((name) => name.endsWith('.json')).flatMap((name) => read<InstanceRecord>(join(directory, name), log) ?? []), // prettier-ignore
-		save: (record) => write(join(directory, `${record.id}.json`), record),
-		forget: (id) => rmSync(join(directory, `${id}.json`), { force: true }),
+		save: (record) => write(fileOf(record.id), record),
+		update: (record) => tryToWrite(fileOf(record.id), record),
+		forget(id) {
+			unwritten.delete(fileOf(id));
+			rmSync(fileOf(id), { force: true });
+		},
 		memory: () => read<Memory>(memoryFile, log) ?? { wants: [], releases: [], settled: [] },
-		remember: (memory) => write(memoryFile, memory),
+		remember: (memory) => tryToWrite(memoryFile, memory),
+		retry: () => [...unwritten].forEach(([file, value]) => tryToWrite(file, value)),
 	};
 }
 

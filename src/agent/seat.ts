@@ -304,7 +304,7 @@ export class Seat {
 		const record = this.process?.record;
 		if (record?.bound) {
 			record.bound.state = state;
-			this.parts.records.save(record);
+			this.parts.records.update(record);
 		}
 		this.changed(state === 'serving');
 	}

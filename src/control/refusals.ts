@@ -31,7 +31,13 @@ export function asRefusal(error: unknown): Refusal | null {
 	if (error instanceof TreeError) return new Refusal(error.code, 422, error.message);
 	if (error instanceof BlobMissing) return new Refusal(error.code, 404, error.message);
 	if (error instanceof BlobCorrupt) return new Refusal(error.code, 404, error.message, 'deploy again: what is damaged here is sent anew');
-	if (error instanceof StoreFull) return new Refusal(error.code, 507, error.message, 'free some space on the disk of the data directory');
+	if (error instanceof StoreFull)
+		return new Refusal(
+			error.code,
+			507,
+			error.message,
+			'free some space on the disk of the data directory, then try again; what serves goes on serving',
+		);
 	return null;
 }
 

@@ -1,4 +1,8 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { createLog, type Level } from './log.ts';
 
@@ -40,3 +44,33 @@ test('an error is written whole, with its causes', () => {
 	assert.equal(error.cause.message, 'connection refused');
 	assert.equal(error.cause.code, 'ECONNREFUSED');
 });
+
+test(
+	'a log that can not be written ends nobody, and tells later how much is missing',
+	{ skip: !existsSync('/dev/full') && 'needs /dev/full' },
+	async () => {
+		const file = join(tmpdir(), `jibe-log-${process.pid}`);
+		const code = `
+		import { closeSync, openSync } from 'node:fs';
+		import { createLog } from ${JSON.stringify(join(import.meta.dirname, 'log.ts'))};
+		const log = createLog({});
+		closeSync(2); openSync('/dev/full', 'w');
+		log.info('a'); log.info('b');
+		await new Promise((resolve) => setTimeout(resolve, 10));
+		closeSync(2); openSync(${JSON.stringify(file)}, 'w');
+		log.info('c');
+	`;
+		const { status } = spawnSync(process.execPath, ['--input-type=module', '-e', code], { stdio: 'ignore' });
+		const lines = readFileSync(file, 'utf8')
+			.trim()
+			.split('\n')
+			.map((line) => JSON.parse(line) as Record<string, unknown>);
+		rmSync(file);
+		assert.equal(status, 0);
+		assert.deepEqual(
+			lines.map(({ event }) => event),
+			['log.lost', 'c'],
+		);
+		assert.equal(lines[0]?.['lines'], 2);
+	},
+);

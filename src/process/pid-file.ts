@@ -12,14 +12,29 @@ export interface PidFile extends Identity {
 	cgroup?: Cgroup;
 }
 
-/** Records a process (the calling one unless given). Atomic: a reader sees the old or the new one. */
-export function writePidFile(data: string, name: string, identity: Identity = ownIdentity(), cgroup?: Cgroup): void {
+/**
+ * Records a process (the calling one unless given). Atomic: a reader sees the old or the new one. False when the disk is
+ * full: what runs is to go on running, and `ps` shows it too.
+ */
+export function writePidFile(data: string, name: string, identity: Identity = ownIdentity(), cgroup?: Cgroup): boolean {
 	const directory = join(data, 'pids');
-	mkdirSync(directory, { recursive: true, mode: 0o700 });
 	const file = join(directory, `${name}.json`);
 	const draft = `${file}.${process.pid}`;
-	writeFileSync(draft, JSON.stringify({ pid: identity.pid, start: identity.start, cgroup }), { mode: 0o600 });
-	renameSync(draft, file);
+	try {
+		mkdirSync(directory, { recursive: true, mode: 0o700 });
+		writeFileSync(draft, JSON.stringify({ pid: identity.pid, start: identity.start, cgroup }), { mode: 0o600 });
+		renameSync(draft, file);
+		return true;
+	} catch (error) {
+		rmSync(draft, { force: true });
+		if (isFull(error)) return false;
+		throw error;
+	}
+}
+
+function isFull(error: unknown): boolean {
+	const { code } = error as NodeJS.ErrnoException;
+	return code === 'ENOSPC' || code === 'EDQUOT';
 }
 
 /** All of them, those of dead processes too. */

@@ -407,7 +407,7 @@ async function syncFolder(path: string): Promise<void> {
 }
 
 function storeFull(path: string, bytes: number, cause: unknown): StoreFull {
-	return new StoreFull(`no room for ${bytes} bytes at ${path}: the disk is full (nothing of it was kept); free some space and try again`, {
+	return new StoreFull(`no room for ${bytes} bytes at ${path}: the disk is full (nothing of it was kept)`, {
 		cause,
 	});
 }

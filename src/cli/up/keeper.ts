@@ -92,7 +92,7 @@ export class Keeper {
 			stderr: this.#logFile,
 		});
 		// At once, so that it is found when this process is killed before the program writes the file itself.
-		writePidFile(this.#data, name, identity);
+		if (!writePidFile(this.#data, name, identity)) this.#log.warn('pid_file.not_written', { pid: identity.pid, why: 'the disk is full' });
 		this.identity = identity;
 		this.startedAt = systemClock.monotonic();
 		this.#log.info('started', { pid: identity.pid });
@@ -115,11 +115,16 @@ export class Keeper {
 		this.failures++;
 		this.#log.warn('ended', { pid: identity.pid, how, againInMs: delayMs });
 		this.#events.ended(this.program, how, delayMs);
+		this.#startLater(delayMs);
+	}
+
+	#startLater(delayMs: number): void {
 		this.#timer = systemClock.after(delayMs, () => {
 			if (this.#stopping) return;
 			this.#start().catch((error: unknown) => {
-				this.#log.error('start', { error });
-				this.#ended(identity, 'could not be started');
+				const againInMs = Math.min(BACKOFF_FIRST_MS * 2 ** this.failures++, BACKOFF_LONGEST_MS);
+				this.#log.error('start_failed', { error, againInMs });
+				this.#startLater(againInMs);
 			});
 		});
 	}
