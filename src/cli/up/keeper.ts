@@ -7,7 +7,7 @@ import { isAlive, type Identity } from '#process/identity.ts';
 import { readPidFile, writePidFile } from '#process/pid-file.ts';
 import { spawnDetached } from '#process/spawn.ts';
 import { programTitle } from '#process/title.ts';
-import { programEnvironment, scriptOf, type Program } from './programs.ts';
+import { nodeOptions, programEnvironment, scriptOf, type Program } from './programs.ts';
 
 /** Keeps one program alive: adopts the one that runs, starts the one that is missing, starts again what died. */
 
@@ -86,7 +86,7 @@ export class Keeper {
 		const { identity, child } = await spawnDetached({
 			argv0: programTitle(role),
 			command: process.execPath,
-			args: [...scriptOf(role), ...(label === null ? [] : [label]), this.#data],
+			args: [...nodeOptions(role), ...scriptOf(role), ...(label === null ? [] : [label]), this.#data],
 			env: programEnvironment(this.#data, role, settings),
 			cwd: this.#data,
 			stderr: this.#logFile,
