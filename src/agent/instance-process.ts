@@ -150,22 +150,32 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 	child.once('exit', (status, signal) => (code = signal ?? `code ${status}`));
 	const life = watchLife(around, record, () => code);
 	child.once('exit', life.look);
-	if (!hurried()) setNiceness(identity, IDLE_NICENESS);
-	const control = join(sockets, 'control');
-	const until = around.clock.monotonic() + START_LIMIT_MS;
-	while (!existsSync(control)) {
-		if (life.over()) throw new ProcessEnded(await life.ended);
-		if (around.clock.monotonic() > until) {
-			killTree(identity, cgroup ?? undefined);
-			throw new StartTimeout(
-				`an idle process did not warm up within ${START_LIMIT_MS / 1000} s; its last output:\n${lastLines(logFile(layout, id), LAST_LINES)}`,
-			);
-		}
-		await pause(BIRTH_POLL_MS, around.clock);
-	}
+	await warmUp(around, record, life, hurried);
 	const process = await attach(around, record, life);
 	await process.hear(['idle'], START_LIMIT_MS);
 	return process;
+}
+
+/** Resolves once it listens to agents: that is the last thing it does before it is idle. */
+async function warmUp(around: ProcessSurroundings, record: InstanceRecord, life: LifeWatch, hurried: () => boolean): Promise<void> {
+	const { clock, layout } = around;
+	let patient = !hurried();
+	if (patient) setNiceness(record.identity, IDLE_NICENESS);
+	const control = join(socketDirectory(layout, record.id), 'control');
+	const until = clock.monotonic() + START_LIMIT_MS;
+	while (!existsSync(control)) {
+		if (life.over()) throw new ProcessEnded(await life.ended);
+		if (patient && hurried()) {
+			patient = false;
+			setNiceness(record.identity, 0);
+		}
+		if (clock.monotonic() > until) {
+			killTree(record.identity, record.cgroup ?? undefined);
+			const said = lastLines(logFile(layout, record.id), LAST_LINES);
+			throw new StartTimeout(`an idle process did not warm up within ${START_LIMIT_MS / 1000} s; its last output:\n${said}`);
+		}
+		await pause(BIRTH_POLL_MS, clock);
+	}
 }
 
 function heapOptions(memoryMiB: number): string[] {

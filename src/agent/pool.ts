@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import { bear, type InstanceProcess, type ProcessSurroundings, type Template } from './instance-process.ts';
@@ -37,12 +38,18 @@ interface Idle {
 }
 
 const QUIET_MS = 150;
+/**
+ * How many processes of one app warm up at once. 24 together would all be ready at the end only, and on a busy machine
+ * none of them within its 30 s; those that wait their turn have not begun to use theirs up.
+ */
+const BIRTHS_AT_ONCE = 2 * availableParallelism();
 const FILL_RETRY_MS = 5_000;
 
 export function createPool(of: { around: ProcessSurroundings; clock: Clock; log: Log }): Pool {
 	const { around, clock, log } = of;
 	const wanted = new Map<string, Wanted>();
 	const idles = new Set<Idle>();
+	const births = new Map<string, { going: number; waiting: (() => void)[] }>();
 	let holds = 0;
 	let timer: Timer | null = null;
 	let filling = false;
@@ -51,7 +58,7 @@ export function createPool(of: { around: ProcessSurroundings; clock: Clock; log:
 	function begin(template: Template, hurried: boolean): Idle {
 		const { key, app, environment } = template;
 		const haste = { hurried };
-		const idle: Idle = { key, app, environment, process: null, haste, born: bear(around, template, () => haste.hurried) };
+		const idle: Idle = { key, app, environment, process: null, haste, born: bearInTurn(template, () => haste.hurried) };
 		idles.add(idle);
 		idle.born.then(
 			(process) => {
@@ -61,6 +68,22 @@ export function createPool(of: { around: ProcessSurroundings; clock: Clock; log:
 			() => idles.delete(idle),
 		);
 		return idle;
+	}
+
+	async function bearInTurn(template: Template, hurried: () => boolean): Promise<InstanceProcess> {
+		const place = `${template.app}/${template.environment}`;
+		const line = births.get(place) ?? { going: 0, waiting: [] };
+		births.set(place, line);
+		if (line.going >= BIRTHS_AT_ONCE) await new Promise<void>((resolve) => line.waiting.push(resolve));
+		else line.going++;
+		try {
+			return await bear(around, template, hurried);
+		} finally {
+			// Who waits takes over the turn.
+			const next = line.waiting.shift();
+			if (next) next();
+			else if (--line.going === 0) births.delete(place);
+		}
 	}
 
 	function soon(delayMs = QUIET_MS): void {
