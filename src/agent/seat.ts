@@ -176,7 +176,7 @@ export class Seat {
 			this.arrive(started);
 		} catch (error) {
 			this.failedStarts++;
-			this.fail(codeOf(error), error instanceof Error ? error.message : String(error));
+			this.fail(codeOf(error), wordsFor(error));
 			this.scheduleRestart();
 		}
 	}
@@ -345,6 +345,15 @@ export class Seat {
 }
 
 const REST_LIMIT_MS = 2_000;
+
+/** A system's error does not say what was being done, and what to do. */
+function wordsFor(error: unknown): string {
+	const { code, message } = error as NodeJS.ErrnoException;
+	if (code === 'ENOSPC' || code === 'EDQUOT') {
+		return `the disk of this server is full, so the release's files could not be written (${message}). Free some space there, then deploy again.`;
+	}
+	return error instanceof Error ? message : String(error);
+}
 
 function codeOf(error: unknown): string {
 	const code = (error as { code?: unknown }).code;

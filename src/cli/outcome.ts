@@ -1,3 +1,4 @@
+import { dirname } from 'node:path';
 import type { Deployment, DeploymentState } from '#wire/api.ts';
 import type { Outcome } from './follow.ts';
 import { count, done, seconds, type Output } from './output.ts';
@@ -10,7 +11,7 @@ export function tellOutcome(out: Output, { deployment, already }: Outcome, total
 		return;
 	}
 	if (canary !== null && !['RolledBack', 'DeployFailed'].includes(state)) {
-		const ms = (value: number) => `${Math.round(value)}ms`;
+		const ms = (value: number) => (value < 0.5 ? '<1ms' : `${Math.round(value)}ms`);
 		out.say(done(`Canary passed in ${canary.region}`, `${canary.status} OK, p50 ${ms(canary.p50Ms)}, max ${ms(canary.maxMs)}`));
 	}
 	if (deployment.coldStarts > 0) out.say(`  ${count(deployment.coldStarts, 'instance')} started without a warm process at hand`);
@@ -42,13 +43,29 @@ export function failureOf({ id, app, state, reason, detail, regions }: Deploymen
 	const where =
 		failed.length === 0 ? '' : ` in ${failed.slice(0, 3).join(', ')}${failed.length > 3 ? ` and ${failed.length - 3} more` : ''}`;
 	const serves = state === 'DeployFailed' ? 'Nothing moved: what served before still serves.' : null;
-	const message = `${STORY[state] ?? state}${where}${reason === null ? '' : ` (${reason})`}${detail === null ? '' : `\n${detail}`}`;
+	const story = (state === 'DeployFailed' ? FAILED_BY[reason ?? ''] : undefined) ?? STORY[state] ?? state;
+	const message = `${story}${where}${reason === null ? '' : ` (${reason})`}${detail === null ? '' : `\n${detail}`}`;
 	const more = `jibe logs ${app} and jibe status ${app} tell more; this was ${id}`;
-	return { code: reason ?? state, message, hint: [serves, more].filter((line) => line !== null).join('\n') };
+	const hints = [serves, detail === null ? null : adviceOn(detail), more];
+	return { code: reason ?? state, message, hint: hints.filter((line) => line !== null).join('\n') };
 }
 
+/** What Node says of an addon that was built for another Node leads back to where one came from. */
+function adviceOn(detail: string): string | null {
+	if (!detail.includes('NODE_MODULE_VERSION')) return null;
+	return `Native addons must be built for the Node that Jibe runs apps on: PATH=${dirname(process.execPath)}:$PATH npm rebuild`;
+}
+
+const FAILED_BY: Partial<Record<string, string>> = {
+	unhealthy: 'The release did not become healthy',
+	fetch: 'The release could not be fetched',
+	platform: 'Jibe could not start the release',
+	room: 'There is no room for the release',
+	upload: 'The release could not be stored',
+};
+
 const STORY: Partial<Record<DeploymentState, string>> = {
-	DeployFailed: 'The release did not become healthy',
+	DeployFailed: 'The release did not start',
 	TestFailed: 'The tests failed',
 	BuildFailed: 'The build failed',
 	RolledBack: 'Swung back to the release before',
