@@ -463,13 +463,19 @@ begin
 	return jibe.held_json(d, v_written -> 'wants') || jsonb_build_object('spec', r.spec);
 end $$;
 
-create function jibe.take_deployment(p_id text, p_owner text) returns jsonb language plpgsql as $$
+-- Unasked a process takes only what is its own (p_from): two that each think they are the only one must not take it in turns.
+create function jibe.take_deployment(p_id text, p_owner text, p_from text) returns jsonb language plpgsql as $$
 declare
 	d jibe.deployment;
 begin
-	update jibe.deployment set fence = fence + 1, owner = p_owner, request = null where id = p_id returning * into d;
+	update jibe.deployment set fence = fence + 1, owner = p_owner, request = null
+	where id = p_id and (p_from is null or owner = p_from) returning * into d;
 	if not found then
-		perform jibe.refuse('unknown', format('there is no deployment %s', p_id));
+		select * into d from jibe.deployment where id = p_id;
+		if not found then
+			perform jibe.refuse('unknown', format('there is no deployment %s', p_id));
+		end if;
+		perform jibe.refuse('fenced', format('%s was taken over by %s', d.id, d.owner));
 	end if;
 	return jibe.held_json(d, '[]');
 end $$;

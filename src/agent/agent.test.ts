@@ -61,3 +61,13 @@ test('a release is started, checked, serves, is drained and frozen, and thawed a
 	bed.want([one], [serving(one.release)]);
 	await bed.until(one, 'two is gone', (all) => all.length === 1);
 });
+
+test('each want is answered with the version obeyed, even when nothing changes', async () => {
+	const one = bed.release(bed.put({ 'src/server.ts': SERVER, 'src/word.ts': `export const word = 'same';` }), { app: 'same' });
+	bed.want(one, [{ release: one.release, instances: 1, as: 'serving' }]);
+	await bed.until(one, 'serving', ([i]) => i?.state === 'serving');
+	const before = bed.obeys(one);
+	assert.ok(before !== null);
+	bed.want(one, [{ release: one.release, instances: 1, as: 'serving' }]);
+	await bed.until(one, 'the newer version', () => bed.obeys(one) === before + 1);
+});

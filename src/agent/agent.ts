@@ -214,6 +214,8 @@ class LiveAgent implements Agent {
 			group.want = want;
 			this.groups.set(wantKey(want), group);
 			this.reconcile(group);
+			// Even where nothing changes: others wait to hear that this version is obeyed.
+			this.tell(wantKey(want));
 		}
 		this.plan(fresh);
 		this.forgetReleases();
@@ -388,7 +390,9 @@ class LiveAgent implements Agent {
 	private say(keys: Iterable<string>): void {
 		const groups = [...keys].map((key) => {
 			const [region, app, environment] = key.split('/') as [string, string, string];
-			return { region, app, environment, instances: this.groups.get(key)?.seats.map((seat) => seat.view()) ?? [] };
+			const group = this.groups.get(key);
+			const obeys = group && { epoch: group.want.epoch, version: group.want.version };
+			return { region, app, environment, ...(obeys ? { obeys } : {}), instances: group?.seats.map((seat) => seat.view()) ?? [] };
 		});
 		if (groups.length > 0) this.options.send({ type: 'instances', server: this.options.server, groups });
 	}

@@ -36,6 +36,8 @@ export interface Testbed {
 	): void;
 	settle(): void;
 	instances(of: { app: string; region?: string }): Instance[];
+	/** The version that the agent said it obeys. */
+	obeys(of: { app: string; region?: string }): number | null;
 	/** Resolves once the instances of that app and region are as asked. */
 	until(of: { app: string; region?: string }, what: string, condition: (instances: Instance[]) => boolean): Promise<Instance[]>;
 	logs: LogLines[];
@@ -60,6 +62,7 @@ export async function openTestbed(options: { regions?: string[]; budgetMiB?: num
 	const depot = await serveDepot(depotSocket, blobs, trees);
 	const regions = options.regions ?? ['fra'];
 	const said = new Map<string, Instance[]>();
+	const obeyed = new Map<string, number>();
 	const logs: LogLines[] = [];
 	const cgroups = `jibe-${basename(runDirectory(data))}`;
 	let version = 0;
@@ -86,7 +89,10 @@ export async function openTestbed(options: { regions?: string[]; budgetMiB?: num
 	}
 
 	function hear(message: UpMessage): boolean {
-		if (message.type === 'instances') for (const group of message.groups) said.set(`${group.region}/${group.app}`, group.instances);
+		for (const { region, app, instances, obeys } of message.type === 'instances' ? message.groups : []) {
+			said.set(`${region}/${app}`, instances);
+			if (obeys) obeyed.set(`${region}/${app}`, obeys.version);
+		}
 		if (message.type === 'logLines') logs.push(message);
 		return true;
 	}
@@ -127,6 +133,7 @@ export async function openTestbed(options: { regions?: string[]; budgetMiB?: num
 		},
 		settle: () => bed.agent.receive({ type: 'settled', items: [...versions.values()] }),
 		instances: ({ app, region = regions[0] }) => said.get(`${region}/${app}`) ?? [],
+		obeys: ({ app, region = regions[0] }) => obeyed.get(`${region}/${app}`) ?? null,
 		async until(of, what, condition) {
 			for (let i = 0; i < PATIENCE_STEPS; i++) {
 				const now = bed.instances(of);

@@ -101,6 +101,22 @@ test('instances of a depot that is back stay until it has had time to say them a
 	assert.deepEqual(types(events, 'instances'), ['instances']);
 });
 
+test('what an agent said before a release was wanted again does not count', async () => {
+	const { hub, connect } = house();
+	const { handlers } = await connect();
+	const again = { release: 1, instances: 1, as: 'prepared' as const, since: { epoch: 1, version: 8 } };
+	hub.send([{ ...want(8), run: [again] }], [], null);
+	const say = (version: number) =>
+		handlers.onMessage(
+			{ type: 'instances', server: 'one', groups: [{ ...PLACE, obeys: { epoch: 1, version }, instances: [instance('i1')] }] },
+			'',
+		);
+	say(7);
+	assert.deepEqual(hub.instances(PLACE), []);
+	say(8);
+	assert.equal(hub.instances(PLACE).length, 1);
+});
+
 test('a depot speaks for its own regions only', async () => {
 	const { hub, connect } = house();
 	const { handlers } = await connect();

@@ -2,8 +2,8 @@ import type { Clock, Timer } from '#clock/clock.ts';
 import { randomId } from '#digest/digest.ts';
 import type { Log } from '#log/log.ts';
 import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
-import { WIRE_VERSION, compareVersions, wantKey } from '#wire/region.ts';
-import type { Gift, Instance, Known, Probed, ReleaseSpec, UpMessage, Want } from '#wire/region.ts';
+import { WIRE_VERSION, compareVersions, upToDate, wantKey } from '#wire/region.ts';
+import type { Gift, Instance, Known, Probed, ReleaseSpec, UpMessage, Version, Want } from '#wire/region.ts';
 import { Follows, type LogsQuery } from './follows.ts';
 import type { HubEvent, RegionHub, RegionView } from './ports.ts';
 
@@ -20,8 +20,13 @@ const START_GRACE_MS = 6_000;
 const UNSAID_GONE_AFTER_MS = 1_000;
 const PROBE_LIMIT_MS = 15_000;
 
-type Version = { epoch: number; version: number };
 type Place = { region: string; app: string; environment: string };
+
+interface Said {
+	instances: Instance[];
+	obeys: Version | undefined;
+	stale: boolean;
+}
 
 interface Region {
 	link: ServerLink | null;
@@ -51,7 +56,7 @@ export class Hub implements RegionHub {
 	private readonly wants = new Map<string, Want>();
 	private readonly releases = new Map<string, ReleaseSpec>();
 	/** Region/app/environment → server → what its agent last said. */
-	private readonly said = new Map<string, Map<string, { instances: Instance[]; stale: boolean }>>();
+	private readonly said = new Map<string, Map<string, Said>>();
 	/** Region/app/environment → edge → what it obeys. */
 	private readonly obeyed = new Map<string, Map<string, Version>>();
 	private readonly probes = new Map<string, { link: ServerLink; settle: (answer: Probed | Error) => void }>();
@@ -96,7 +101,8 @@ export class Hub implements RegionHub {
 	}
 
 	instances(of: Place): Instance[] {
-		return [...(this.said.get(wantKey(of))?.values() ?? [])].flatMap(({ instances }) => instances);
+		const runs = this.wants.get(wantKey(of))?.run ?? [];
+		return [...(this.said.get(wantKey(of))?.values() ?? [])].flatMap((said) => upToDate(said, runs));
 	}
 
 	/** The same, with the servers they run on. */
@@ -252,13 +258,13 @@ export class Hub implements RegionHub {
 	}
 
 	private instancesSaid(link: ServerLink, message: Extract<UpMessage, { type: 'instances' }>): void {
-		for (const { region, app, environment, instances } of message.groups) {
+		for (const { region, app, environment, obeys, instances } of message.groups) {
 			if (!link.hello.regions.includes(region)) continue;
 			const key = wantKey({ region, app, environment });
-			const servers = this.said.get(key) ?? new Map<string, { instances: Instance[]; stale: boolean }>();
+			const servers = this.said.get(key) ?? new Map<string, Said>();
 			this.said.set(key, servers);
 			if (instances.length === 0) servers.delete(message.server);
-			else servers.set(message.server, { instances, stale: false });
+			else servers.set(message.server, { instances, obeys, stale: false });
 			if (servers.size === 0) this.said.delete(key);
 			this.emit({ type: 'instances', region, app, environment });
 		}

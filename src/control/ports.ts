@@ -84,8 +84,8 @@ export interface Held {
 export interface DeploymentStore {
 	create(input: NewDeployment): Promise<Held & { spec: ReleaseSpec; wants: Want[] }>;
 	advance(step: Advance): Promise<{ version: number; wants: Want[]; deployment: Deployment }>;
-	/** Takes the deployment over: the former owner's next `advance` is refused. */
-	take(deployment: string, owner: string): Promise<Held>;
+	/** Takes the deployment over: the former owner's next `advance` is refused. Given `from`, only from that one: else `fenced`. */
+	take(deployment: string, owner: string, from?: string): Promise<Held>;
 	/** Everything not ended, or still watching. */
 	open(): Promise<Held[]>;
 	deployment(id: string): Promise<Deployment | null>;

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
-import { instance, releaseSpec, want } from '#wire/region.ts';
+import { instance, releaseSpec, version, want } from '#wire/region.ts';
 import type { Serving } from './serving.ts';
 
 /**
@@ -60,11 +60,13 @@ export class Disk {
 
 	async #write(serving: Serving): Promise<void> {
 		if (serving.wanted === null) return;
+		const reports = [...serving.reports()];
 		const known: Remembered = {
 			wanted: serving.wanted,
 			obeyed: serving.obeyed,
 			releases: [...serving.releases.values()].map(({ spec }) => spec),
-			reports: Object.fromEntries(serving.reports()),
+			reports: Object.fromEntries(reports.map(([server, { instances }]) => [server, instances])),
+			obeys: Object.fromEntries(reports.flatMap(([server, { obeys }]) => (obeys ? [[server, obeys]] : []))),
 		};
 		const file = join(this.#directory, `${serving.region}.${serving.app}.${serving.environment}.json`);
 		try {
@@ -83,6 +85,8 @@ const remembered = z.object({
 	releases: z.array(releaseSpec),
 	/** Server → what its agent said last. */
 	reports: z.record(z.string(), z.array(instance)),
+	/** Server → the version its agent obeyed when it said that. */
+	obeys: z.record(z.string(), version).optional(),
 });
 export type Remembered = z.infer<typeof remembered>;
 

@@ -103,7 +103,7 @@ export class Edge {
 		for (const group of groups) {
 			if (!this.#options.regions.includes(group.region)) continue;
 			const serving = this.#routes.open(group);
-			serving.report(server, group.instances.filter((instance) => reachable(instance, this.#options.log))); // prettier-ignore
+			serving.report(server, group.instances.filter((instance) => reachable(instance, this.#options.log)), group.obeys); // prettier-ignore
 			touched.add(serving);
 		}
 		this.#settle(touched);
@@ -162,7 +162,7 @@ export interface EdgeOptions {
 function recall(known: Remembered, routes: Routes): void {
 	const serving = routes.open(known.wanted);
 	serving.want(known.wanted, known.releases);
-	for (const [server, instances] of Object.entries(known.reports)) serving.report(server, instances);
+	for (const [server, instances] of Object.entries(known.reports)) serving.report(server, instances, known.obeys?.[server]);
 	if (known.obeyed !== null) {
 		const same = known.obeyed.epoch === known.wanted.epoch && known.obeyed.version === known.wanted.version;
 		serving.adopt(same ? known.wanted : known.obeyed);

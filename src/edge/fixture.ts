@@ -194,6 +194,12 @@ export function reportOf(...instances: Instance[]): DownMessage {
 	return { type: 'instances', server: 'local', groups: [{ region: 'fra', app: 'notes', environment: 'production', instances }] };
 }
 
+/** The same, by an agent that obeys this version. */
+export function reportObeying(version: number, ...instances: Instance[]): DownMessage {
+	const key = { region: 'fra', app: 'notes', environment: 'production' };
+	return { type: 'instances', server: 'local', groups: [{ ...key, obeys: { epoch: 1, version }, instances }] };
+}
+
 /** A stage on which `listener` serves as v1 of notes. */
 export async function serving(
 	t: TestContext,

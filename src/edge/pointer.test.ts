@@ -3,7 +3,20 @@ import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { pause, systemClock } from '#clock/clock.ts';
-import { ask, hastyClock, instanceAt, openStage, reportOf, serving, specOf, startInstance, temporary, wantOf, wantsOf } from './fixture.ts';
+import {
+	ask,
+	hastyClock,
+	instanceAt,
+	openStage,
+	reportObeying,
+	reportOf,
+	serving,
+	specOf,
+	startInstance,
+	temporary,
+	wantOf,
+	wantsOf,
+} from './fixture.ts';
 import type { Stage } from './fixture.ts';
 
 const versionOf = async (stage: Stage): Promise<string | undefined> =>
@@ -38,6 +51,19 @@ test('make before break: a pointer is obeyed once enough of its instances are he
 	assert.equal(lastApplied(stage), 2);
 	assert.equal((await ask(stage.port)).body, 'two');
 	assert.equal(await versionOf(stage), 'v2');
+});
+
+test('what an agent said before a release was wanted again does not count', async (t) => {
+	const stage = await serving(t, (_req, res) => res.end('one'));
+	const next = await startInstance(t, 2, (_req, res) => res.end('two'));
+	const said = (version: number) => reportObeying(version, stage.instance.as('serving'), next.as('prepared'));
+	stage.tell(said(2));
+	const again = { release: 2, instances: 1, as: 'serving' as const, since: { epoch: 1, version: 4 } };
+	stage.tell(wantsOf(wantOf(5, 2, { run: [again] }), specOf(2)));
+	assert.equal((await ask(stage.port)).body, 'one', 'it was dropped by version 3 and may be gone');
+	stage.tell(said(4));
+	assert.equal((await ask(stage.port)).body, 'two');
+	assert.equal(lastApplied(stage), 5);
 });
 
 test('with nobody left of what serves, one healthy instance of what is wanted is enough', async (t) => {

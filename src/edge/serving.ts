@@ -1,7 +1,7 @@
 import type { Clock, Timer } from '#clock/clock.ts';
 import { splitSeed, takesCandidate } from '#split/split.ts';
 import { parseKeySource, type KeySource } from '#split/user-key.ts';
-import { compareVersions, type Instance, type Known, type Pointer, type ReleaseSpec, type Want } from '#wire/region.ts';
+import { compareVersions, type Instance, type Known, type Pointer, type ReleaseSpec, type Version, type Want } from '#wire/region.ts';
 import { Trusted } from './trusted.ts';
 import { Upstream } from './upstream.ts';
 
@@ -17,7 +17,7 @@ export class Serving {
 	wanted: Want | null = null;
 	obeyed: Want | null = null;
 	readonly releases = new Map<number, Release>();
-	readonly #reported = new Map<string, Instance[]>();
+	readonly #reported = new Map<string, Reported>();
 	#upstreams = new Map<string, Upstream>();
 	#byRelease = new Map<number, Upstream[]>();
 	readonly #waiting = new Set<() => void>();
@@ -44,11 +44,11 @@ export class Serving {
 	}
 
 	/** Replaces what this server's agent said before. */
-	report(server: string, instances: readonly Instance[]): void {
-		this.#reported.set(server, [...instances]);
+	report(server: string, instances: readonly Instance[], obeys?: Version): void {
+		this.#reported.set(server, { instances: [...instances], obeys });
 		const next = new Map<string, Upstream>();
-		for (const [from, list] of this.#reported) {
-			for (const instance of list) {
+		for (const [from, said] of this.#reported) {
+			for (const instance of said.instances) {
 				if (instance.address === null) continue;
 				const id = `${from}/${instance.id}`;
 				const known = this.#upstreams.get(id);
@@ -56,6 +56,7 @@ export class Serving {
 				const upstream = same ? known : new Upstream(from, { ...instance, address: instance.address }, this.#clock, () => this.wake());
 				upstream.state = instance.state;
 				upstream.healthy = instance.healthy;
+				upstream.saidAt = said.obeys;
 				next.set(id, upstream);
 			}
 		}
@@ -65,7 +66,7 @@ export class Serving {
 		this.#markInUse();
 	}
 
-	reports(): Iterable<[string, Instance[]]> {
+	reports(): Iterable<[string, Reported]> {
 		return this.#reported;
 	}
 
@@ -177,16 +178,18 @@ export class Serving {
 	#enough(release: number, want: Want): boolean {
 		const now = this.obeyed?.pointer;
 		if (now?.primary === release || now?.candidate?.release === release) return true;
-		const instances = want.run.find((run) => run.release === release)?.instances ?? 1;
-		const healthy = this.#healthy(release);
+		const run = want.run.find((one) => one.release === release);
+		const instances = run?.instances ?? 1;
+		const healthy = this.#healthy(release, run?.since);
 		// Where what serves now has nobody left, one is better than none.
 		const nobodyLeft = now?.primary != null && this.#healthy(now.primary) === 0;
 		return healthy >= (nobodyLeft ? 1 : Math.max(1, Math.ceil(instances * ENOUGH_SHARE)));
 	}
 
-	#healthy(release: number): number {
+	/** `since`: what was said before that version does not count. */
+	#healthy(release: number, since?: Version): number {
 		const warmRuns = this.releases.get(release)?.spec.warm === 'running';
-		return this.#byRelease.get(release)?.filter((upstream) => upstream.healthy && upstream.routable(warmRuns)).length ?? 0;
+		return this.#byRelease.get(release)?.filter((one) => one.healthy && one.routable(warmRuns) && one.wasSaidSince(since)).length ?? 0;
 	}
 
 	#markInUse(): void {
@@ -200,6 +203,12 @@ export class Serving {
 /** Of the instances that a want asks for, this share must be healthy before it is obeyed. */
 const ENOUGH_SHARE = 0.8;
 const MAX_HELD_REQUESTS = 1_000;
+
+/** What the agent of one server last said, and the version it obeyed then. */
+export interface Reported {
+	instances: Instance[];
+	obeys: Version | undefined;
+}
 
 /** A release's spec, and what requests need of it in a form that is quick to use. */
 export interface Release {

@@ -1,5 +1,5 @@
 import type { Clock, Timer } from '#clock/clock.ts';
-import type { Instance } from '#wire/region.ts';
+import { compareVersions, type Instance, type Version } from '#wire/region.ts';
 import { Connection, type ConnectionOwner } from './connection.ts';
 
 /** An instance as the edge sees it: what its agent says of it, its connections, and how they fare. */
@@ -12,6 +12,8 @@ export class Upstream implements ConnectionOwner {
 	/** As its agent last reported it. */
 	state: Instance['state'];
 	healthy: boolean;
+	/** The version that its agent obeyed when it said so. */
+	saidAt: Version | undefined;
 	/** Named by the pointer: its connections are worth keeping. */
 	inUse = false;
 	/** Requests in flight. */
@@ -39,6 +41,11 @@ export class Upstream implements ConnectionOwner {
 	/** May be sent requests at all. A warm instance is frozen unless its release says that it keeps running. */
 	routable(warmRuns: boolean): boolean {
 		return !this.ejected && !this.#gone && (this.state === 'serving' || this.state === 'prepared' || (warmRuns && this.state === 'warm'));
+	}
+
+	/** What is known of it is not older than `since`. */
+	wasSaidSince(since: Version | undefined): boolean {
+		return since === undefined || this.saidAt === undefined || compareVersions(this.saidAt, since) >= 0;
 	}
 
 	/** A connection at rest, or a new one. */

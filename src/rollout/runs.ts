@@ -25,11 +25,12 @@ export function readiness(instances: readonly SeenInstance[], release: number, w
 	return { state: 'failed', reason: worst.reason ?? 'start', detail: worst.detail };
 }
 
+/** What could serve without a start. A drain is called off at once, and may take as long as the longest stream. */
+const STANDING: readonly SeenInstance['state'][] = ['warm', 'prepared', 'serving', 'draining'];
+
 /** Instances of the release stand by, frozen or running: it could serve without a start. */
 export function isWarm(instances: readonly SeenInstance[], release: number, wanted: number): boolean {
-	const standing = instances.filter(
-		(instance) => instance.release === release && instance.healthy && ['warm', 'prepared', 'serving'].includes(instance.state),
-	);
+	const standing = instances.filter((instance) => instance.release === release && instance.healthy && STANDING.includes(instance.state));
 	return standing.length >= enough(wanted);
 }
 

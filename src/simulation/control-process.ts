@@ -2,9 +2,9 @@ import type { Clock } from '#clock/clock.ts';
 import { createDriver } from '#control/driver/driver.ts';
 import type { DeploymentStore, Driver, HubEvent, RegionHub, RegionView } from '#control/ports.ts';
 import type { Log } from '#log/log.ts';
-import type { Instance, Probed, Want } from '#wire/region.ts';
+import { upToDate, type Instance, type Probed, type Want } from '#wire/region.ts';
 import { MemoryError, type MemoryDatabase } from './memory-database.ts';
-import { Link, type Region, type World } from './region.ts';
+import { Link, type Region, type Said, type World } from './region.ts';
 
 /** One control process: the real driver over a slow, at times failing database and over links to the regions. It can die between any two instructions. */
 
@@ -15,12 +15,16 @@ export const ENVIRONMENT = 'production';
 /** What a deliberately broken control does wrong. */
 export type Mistake = 'trusts-itself' | 'forgets-to-swing';
 
+const NOTHING_SAID: Said = { obeys: undefined, instances: [] };
+
 interface View {
 	link: Link;
 	connected: boolean;
 	agents: string[];
 	edges: Map<string, number>;
-	instances: Instance[];
+	said: Said;
+	/** What it was last told. */
+	want: Want | null;
 }
 
 export class ControlProcess {
@@ -42,7 +46,14 @@ export class ControlProcess {
 		this.#regions = of.regions;
 		this.#mistake = of.mistake;
 		for (const region of of.regions) {
-			this.#views.set(region.name, { link: new Link(of.world), connected: true, agents: [], edges: new Map(), instances: [] });
+			this.#views.set(region.name, {
+				link: new Link(of.world),
+				connected: true,
+				agents: [],
+				edges: new Map(),
+				said: NOTHING_SAID,
+				want: null,
+			});
 		}
 		this.driver = createDriver({
 			store: this.#store(),
@@ -87,8 +98,8 @@ export class ControlProcess {
 		const view = this.#views.get(region.name)!;
 		const agents = region.agentLink.up ? ['server'] : [];
 		const edges = new Map(region.edges.filter((edge) => edge.joined).map((edge) => [edge.name, edge.applied]));
-		const instances = region.instances();
-		view.link.send(() => this.#heard(region.name, { agents, edges, instances }));
+		const { said } = region;
+		view.link.send(() => this.#heard(region.name, { agents, edges, said }));
 	}
 
 	/** What users get from the region's edges, counted. */
@@ -114,14 +125,14 @@ export class ControlProcess {
 		this.reported(region);
 	}
 
-	#heard(region: string, said: { agents: string[]; edges: Map<string, number>; instances: Instance[] }): void {
+	#heard(region: string, heard: Pick<View, 'agents' | 'edges' | 'said'>): void {
 		if (!this.#alive) return;
 		const view = this.#views.get(region)!;
 		if (!view.connected) {
 			view.connected = true;
 			this.#emit({ type: 'back', region });
 		}
-		Object.assign(view, said);
+		Object.assign(view, heard);
 		this.#emit({ type: 'presence', region });
 		this.#emit({ type: 'instances', region, app: APP, environment: ENVIRONMENT });
 		this.#emit({ type: 'applied', items: [{ region, app: APP, environment: ENVIRONMENT, epoch: 1, version: 0 }] });
@@ -151,7 +162,7 @@ export class ControlProcess {
 				if (!this.#alive) return;
 				for (const want of wants) this.#send(want);
 			},
-			instances: ({ region }) => view(region).instances,
+			instances: ({ region }): Instance[] => upToDate(view(region).said, view(region).want?.run ?? []),
 			applied: ({ region }) => {
 				if (this.#mistake === 'trusts-itself') return { epoch: 1, version: 1_000_000 };
 				const versions = [...view(region).edges.values()];
@@ -168,7 +179,9 @@ export class ControlProcess {
 
 	#send(want: Want): void {
 		const region = this.#regions.find((one) => one.name === want.region)!;
-		this.#views.get(want.region)!.link.send(() => region.told(want));
+		const view = this.#views.get(want.region)!;
+		view.want = want;
+		view.link.send(() => region.told(want));
 	}
 
 	#probe({ region, releases, discard, count }: Parameters<RegionHub['probe']>[0]): Promise<Probed> {
@@ -203,7 +216,7 @@ export class ControlProcess {
 				const forgotten = this.#mistake === 'forgets-to-swing' && swinging;
 				return call(() => database.advance(forgotten ? { ...step, writes: [] } : step));
 			},
-			take: (id, owner) => call(() => database.take(id, owner)),
+			take: (id, owner, from) => call(() => database.take(id, owner, from)),
 			open: () => call(() => database.open()),
 			deployment: (id) => call(() => structuredClone(database.deployments.get(id)?.deployment ?? null)),
 			history: (of) => call(() => database.history(of)),

@@ -80,8 +80,9 @@ export class MemoryDatabase {
 		return structuredClone({ version: row.version, wants, deployment: row.deployment });
 	}
 
-	take(id: string, owner: string): Held {
+	take(id: string, owner: string, from?: string): Held {
 		const row = this.#row(id);
+		if (from !== undefined && row.owner !== from) throw new MemoryError('fenced', `${id} was taken over by ${row.owner}`);
 		row.fence++;
 		row.owner = owner;
 		return structuredClone(row);

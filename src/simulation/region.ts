@@ -1,4 +1,4 @@
-import { compareVersions, type Instance, type Want } from '#wire/region.ts';
+import { compareVersions, upToDate, type Instance, type Version, type Want } from '#wire/region.ts';
 import type { Random } from './random.ts';
 import type { VirtualClock } from './virtual-clock.ts';
 
@@ -17,7 +17,7 @@ export interface World {
 	report(region: Region): void;
 }
 
-export type Fault = 'eager-edge' | 'hasty-agent' | 'deaf-edge';
+export type Fault = 'eager-edge' | 'hasty-agent' | 'deaf-edge' | 'credulous-edge';
 
 export class Link {
 	readonly #world: World;
@@ -59,6 +59,12 @@ interface Seat {
 	proven: boolean;
 }
 
+/** What the agent said of its instances, and the version that it obeyed then. */
+export interface Said {
+	obeys: Version | undefined;
+	instances: Instance[];
+}
+
 export class Region {
 	readonly name: string;
 	readonly edges: Edge[];
@@ -68,6 +74,8 @@ export class Region {
 	want: Want | null = null;
 	/** What the agent holds; it outlives the agent's absence, as do the instances. */
 	#agentWant: Want | null = null;
+	/** What the depot last heard of the agent. */
+	said: Said = { obeys: undefined, instances: [] };
 	readonly seats = new Map<number, Seat>();
 	#settled = 0;
 	#ids = 0;
@@ -87,9 +95,9 @@ export class Region {
 		for (const edge of this.edges) edge.link.send(() => edge.told(want));
 	}
 
-	/** Everything that the agent has to say, as the depot and control see it. */
-	instances(): Instance[] {
-		return [...this.seats].map(([release, { id, state, healthy }]) => ({
+	/** Everything that the agent has to say now. */
+	#everything(): Said {
+		const instances = [...this.seats].map(([release, { id, state, healthy }]) => ({
 			id,
 			release,
 			state,
@@ -102,6 +110,7 @@ export class Region {
 			cold: false,
 			timings: null,
 		}));
+		return { obeys: this.#agentWant ?? undefined, instances };
 	}
 
 	/** Down for a while: the instances live on. */
@@ -166,9 +175,7 @@ export class Region {
 		for (const [release, seat] of this.seats) {
 			const run = want.run.find((one) => one.release === release);
 			if (run && run.as !== 'warm') continue;
-			// Frozen and named again by the want that comes right behind: thawed before anybody notices.
-			const named = run !== undefined && this.want !== null && this.want.version > version;
-			if (!named && this.edges.some((edge) => edge.joined && edge.serves === release)) {
+			if (this.edges.some((edge) => edge.joined && edge.serves === release)) {
 				this.#world.broken(`${this.name}: v${release} was ${run ? 'frozen' : 'stopped'} while an edge served it`);
 			}
 			if (!run) this.seats.delete(release);
@@ -179,9 +186,10 @@ export class Region {
 
 	/** To the edges, and through the depot to control. */
 	#tell(): void {
+		const said = this.#everything();
 		this.agentLink.send(() => {
-			const instances = this.instances();
-			for (const edge of this.edges) edge.link.send(() => edge.heard(instances));
+			this.said = said;
+			for (const edge of this.edges) edge.link.send(() => edge.heard(said));
 			this.#world.report(this);
 		});
 	}
@@ -200,7 +208,7 @@ export class Edge {
 	/** Counted by the depot: it has said what it obeys since it connected. */
 	joined = true;
 	#pending: Want | null = null;
-	#healthy = new Set<number>();
+	#said: Said = { obeys: undefined, instances: [] };
 
 	constructor(name: string, region: Region, world: World) {
 		this.name = name;
@@ -215,9 +223,8 @@ export class Edge {
 		this.#obey();
 	}
 
-	heard(instances: readonly Instance[]): void {
-		const usable = instances.filter((one) => one.healthy && (one.state === 'prepared' || one.state === 'serving'));
-		this.#healthy = new Set(usable.map((one) => one.release));
+	heard(said: Said): void {
+		this.#said = said;
 		this.#obey();
 	}
 
@@ -226,7 +233,7 @@ export class Edge {
 		this.link.cut();
 		this.joined = false;
 		this.#pending = null;
-		this.#healthy = new Set();
+		this.#said = { obeys: undefined, instances: [] };
 		this.#world.report(this.#region);
 		this.#region.checkSettled();
 		this.#world.clock.after(downMs, () => {
@@ -234,7 +241,7 @@ export class Edge {
 			this.link.send(() => {
 				const { want } = this.#region;
 				this.joined = true;
-				this.heard(this.#region.instances());
+				this.heard(this.#region.said);
 				if (want) this.told(want);
 				this.#world.report(this.#region);
 			});
@@ -245,7 +252,7 @@ export class Edge {
 		const want = this.#pending;
 		if (!want || want.version <= this.applied) return;
 		const named = [want.pointer.primary, want.pointer.candidate?.release ?? null].filter((release) => release !== null);
-		if (this.#world.fault !== 'eager-edge' && !named.every((release) => this.#healthy.has(release))) return;
+		if (this.#world.fault !== 'eager-edge' && !named.every((release) => this.#isHealthy(release, want))) return;
 		if (this.#world.fault === 'deaf-edge' && want.version % 3 === 0) return;
 		for (const release of named) {
 			if (this.#region.seats.get(release)?.proven !== true)
@@ -258,5 +265,12 @@ export class Edge {
 			this.#region.checkSettled();
 			this.#world.report(this.#region);
 		});
+	}
+
+	#isHealthy(release: number, want: Want): boolean {
+		// As a credulous edge would: by what was said before the release was wanted again.
+		const known = this.#world.fault === 'credulous-edge' ? this.#said.instances : upToDate(this.#said, want.run);
+		const mine = known.filter((one) => one.release === release && one.healthy);
+		return this.serves === release || mine.some((one) => one.state === 'prepared' || one.state === 'serving');
 	}
 }

@@ -59,8 +59,8 @@ export class DeploymentTable implements Deployments {
 		return { version: held.version, wants: held.wants, deployment: held.deployment };
 	}
 
-	async take(deployment: string, owner: string): Promise<Held> {
-		return this.db.call<Held>('jibe_take', 'select jibe.take_deployment($1, $2)', [deployment, owner]);
+	async take(deployment: string, owner: string, from?: string): Promise<Held> {
+		return this.db.call<Held>('jibe_take', 'select jibe.take_deployment($1, $2, $3)', [deployment, owner, from ?? null]);
 	}
 
 	open(): Promise<Held[]> {

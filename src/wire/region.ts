@@ -28,7 +28,16 @@ export type Pointer = z.infer<typeof pointer>;
 export const runAs = z.enum(['prepared', 'serving', 'warm']);
 export type RunAs = z.infer<typeof runAs>;
 
-export const run = z.object({ release: releaseNumber, instances: z.int().positive(), as: runAs });
+export const version = z.object({ epoch: z.int().nonnegative(), version: z.int().nonnegative() });
+export type Version = z.infer<typeof version>;
+
+export const run = z.object({
+	release: releaseNumber,
+	instances: z.int().positive(),
+	as: runAs,
+	/** The version that made it run for traffic, from nothing or from warm: what an agent said before it obeyed that says nothing of now. */
+	since: version.optional(),
+});
 export type Run = z.infer<typeof run>;
 
 /**
@@ -150,7 +159,14 @@ export const hello = z.object({
 export const instances = z.object({
 	type: z.literal('instances'),
 	server: serverName,
-	groups: z.array(z.object({ ...key, instances: z.array(instance) })),
+	groups: z.array(
+		z.object({
+			...key,
+			/** The want that these instances are moved towards. An agent of the version before does not say. */
+			obeys: version.optional(),
+			instances: z.array(instance),
+		}),
+	),
 });
 /** An edge obeys these versions: every request from now on goes where they say. After each connection it says all of them again. */
 export const applied = z.object({
@@ -261,6 +277,14 @@ export const downMessage = z.discriminatedUnion('type', [welcome, wants, settled
 export type DownMessage = z.infer<typeof downMessage>;
 export type Hello = z.infer<typeof hello>;
 export type Wants = z.infer<typeof wants>;
+
+/** What an agent said, without what it could not know yet: a release dropped and wanted again is not as healthy as it was before. */
+export function upToDate(said: { obeys?: Version | undefined; instances: readonly Instance[] }, runs: readonly Run[]): Instance[] {
+	const { obeys, instances: all } = said;
+	if (!obeys) return [...all];
+	const ahead = new Set(runs.filter(({ since }) => since && compareVersions(obeys, since) < 0).map(({ release }) => release));
+	return ahead.size === 0 ? [...all] : all.filter(({ release }) => !ahead.has(release));
+}
 
 /** Negative when `a` is older than `b`. */
 export function compareVersions(a: { epoch: number; version: number }, b: { epoch: number; version: number }): number {

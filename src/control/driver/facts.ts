@@ -1,6 +1,6 @@
-import type { Facts, RegionFacts, Rollout, Wanted } from '#rollout/rollout.ts';
+import type { Facts, RegionFacts, Rollout, RunEntry, Wanted } from '#rollout/rollout.ts';
 import { isWarm, NOTHING, readiness } from '#rollout/runs.ts';
-import { compareVersions, type Want } from '#wire/region.ts';
+import { compareVersions, type Run, type Want } from '#wire/region.ts';
 import type { PointerWrite, RegionHub } from '../ports.ts';
 import type { Presence } from './presence.ts';
 
@@ -61,6 +61,14 @@ export function pointerWrite(scene: Scene, region: string, wanted: Wanted): Poin
 		region,
 		expect: want ? { epoch: want.epoch, version: want.version } : null,
 		pointer: { primary: wanted.primary, candidate: wanted.candidate, hold: want?.pointer.hold ?? null },
-		run: wanted.run,
+		run: wanted.run.map((entry) => runOf(want, entry)),
 	};
+}
+
+/** Reports from before the release was to run say nothing of it; while it stands by nobody asks. */
+function runOf(want: Want | undefined, { release, instances, as }: RunEntry): Run {
+	const before = want?.run.find((run) => run.release === release);
+	const begins = as !== 'warm' && (!before || before.as === 'warm');
+	const since = begins ? { epoch: want?.epoch ?? 0, version: (want?.version ?? 0) + 1 } : before?.since;
+	return { release, instances, as, ...(since ? { since } : {}) };
 }

@@ -244,6 +244,7 @@ export class Lane implements Scene {
 	/** Reads everything anew at the next use. */
 	reload(): void {
 		this.#seize = true;
+		this.#ceded = false;
 		this.#loaded = false;
 	}
 
@@ -351,6 +352,8 @@ export class Lane implements Scene {
 
 	async #load(): Promise<void> {
 		if (this.#loaded) return;
+		// What is another process's is read, for who asks about it, and left alone.
+		const reading = this.#ceded && !this.#seize;
 		const { store, owner } = this.settings;
 		const { app, environment } = this;
 		const [wants, open, history] = await Promise.all([
@@ -363,14 +366,16 @@ export class Lane implements Scene {
 		this.wants.clear();
 		for (const want of wants) if (want.environment === environment) this.wants.set(want.region, want);
 		const held = open.filter(({ deployment }) => deployment.app === app && deployment.environment === environment);
-		if (!this.#seize && held.some((one) => one.owner !== owner)) throw new TakenOver(`${app} in ${environment} is another process's now`);
-		this.walks = await this.#takeAll(held.map((one) => one.deployment));
+		if (!reading && !this.#seize && held.some((one) => one.owner !== owner))
+			throw new TakenOver(`${app} in ${environment} is another process's now`);
+		this.walks = reading ? [] : await this.#takeAll(held.map((one) => one.deployment));
 		this.#seize = false;
 		this.#everLoaded = true;
 		this.#outdated = false;
 		await this.#fetchReleases(
 			wants.flatMap((want) => [...want.run.map((run) => run.release), ...(want.pointer.primary === null ? [] : [want.pointer.primary])]),
 		);
+		if (reading) return;
 		this.#loaded = true;
 		// Whoever wrote last may have gone before it told the regions.
 		this.send([...this.wants.values()], null);
@@ -389,15 +394,19 @@ export class Lane implements Scene {
 		const ids = new Set(open.map((one) => one.id));
 		const last = this.lastDeployed();
 		const walks: Walk[] = [];
-		if (last && !ids.has(last.id) && this.serving() === last.release) {
-			const before = this.walks.find((walk) => walk.deployment.id === last.id);
-			// Taken anew only when it may be: the fence of what one has says whether somebody else came since.
-			if (before && !this.#seize && !this.#outdated) walks.push(before);
-			else ids.add(last.id);
+		const before = this.walks.find((walk) => walk.deployment.id === last?.id);
+		const serves = last !== null && this.serving() === last.release;
+		if (last && !ids.has(last.id)) {
+			// Taken anew only when it must be: the fence of what one has says whether somebody else came since.
+			if (before && !this.#seize && !this.#outdated) walks.push(...(serves ? [before] : []));
+			// It may serve again once what walks now has swung back: who takes the lane takes it too.
+			else if (serves || this.#seize) ids.add(last.id);
 		}
+		const { store, owner } = this.settings;
 		for (const id of ids) {
-			const { deployment, fence, version, rollout } = await this.settings.store.take(id, this.settings.owner);
-			walks.push({ deployment, fence, version, rollout: rollout as Rollout });
+			const { deployment, fence, version, rollout } = await store.take(id, owner, this.#seize ? undefined : owner);
+			if (id !== last?.id || serves || open.some((one) => one.id === id))
+				walks.push({ deployment, fence, version, rollout: rollout as Rollout });
 		}
 		return walks.toSorted((a, b) => a.deployment.createdAt - b.deployment.createdAt);
 	}
