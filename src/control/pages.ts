@@ -56,6 +56,7 @@ function shell(head: string, body: string): string {
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Jibe</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="/style.css">
 ${head}
 </head>
