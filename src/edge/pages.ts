@@ -41,7 +41,7 @@ export const answers = {
 		status: 401,
 		code: 'access_needed',
 		message: `A single deployment (${deployment}) of production is shown to those with a signed link only.`,
-		hint: '"jibe open" makes one.',
+		hint: 'This version makes no such links: deploy to another environment to look at a release before it serves.',
 	}),
 	brokenAnswer: (app: string): Answer => ({
 		status: 502,
@@ -96,7 +96,8 @@ function json({ code, message, hint }: Answer): string {
 function page({ status, code, message, hint }: Answer): string {
 	return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>${status} ${code}</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:36rem;margin:15vh auto;padding:0 1rem;color:#222;background:#fff}code{color:#666}@media(prefers-color-scheme:dark){body{color:#ddd;background:#111}}</style></head>
+<link rel="icon" href="data:,">
+<style>:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:36rem;margin:18vh auto 0;padding:0 1.25rem;color:#1d2126;background:#fbfaf7}h1{font-size:1.25rem;line-height:1.35;overflow-wrap:anywhere}code{font-size:.875em;color:#5d636b}@media(prefers-color-scheme:dark){body{color:#e8e6e1;background:#16181b}code{color:#a0a6ae}}</style></head>
 <body><h1>${escapeHtml(message)}</h1>${hint === null ? '' : `<p>${escapeHtml(hint)}</p>`}<p><code>${status} ${code}</code></p></body></html>
 `;
 }
