@@ -203,6 +203,25 @@ test('server-sent events and WebSockets live through the drain of requests, then
 	bed.want(spec, []);
 });
 
+test('an app of Express answers as it does under its own listen', async () => {
+	const server = `
+		import { App } from 'connectish';
+		const app = App();
+		app.use((request, response) => (response.setHeader('x-way', 'node'), response.end(request.method + ' ' + request.url)));
+		export default app;`;
+	const vendor = bed.putVendor({
+		'connectish/package.json': '{"name":"connectish","type":"module","exports":"./index.js"}',
+		// Like Express's, it has a method for each verb of HTTP: BIND is one of them.
+		'connectish/index.js': `export function App() {
+			let answer;
+			const app = (request, response) => app.handle(request, response);
+			return Object.assign(app, { use: (it) => (answer = it), handle: (...of) => answer(...of), bind() { throw new Error('a route'); } });
+		}`,
+	});
+	const instance = await serve('express', { 'src/server.ts': server, 'package.json': '{"type":"module"}' }, {}, { vendor });
+	assert.equal((await ask(instance, '/views?a=1')).body, 'GET /views?a=1');
+});
+
 test('an app without upgrade answers 426', async () => {
 	const instance = await serve('plain', { 'src/server.ts': 'export default () => new Response("ok");' });
 	const frames = websocket(instance);

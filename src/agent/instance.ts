@@ -132,7 +132,7 @@ async function load(order: Load, life: Life, serving: Serving, modules: ModuleSo
 
 function noFetch(entry: string, exported: string[], listened: boolean): Report {
 	if (listened) {
-		const hint = 'Export default { fetch } instead, or set "runtime": "process" and "start" in jibe.json.';
+		const hint = 'Export default { fetch }, or an Express app, instead, and let Jibe listen.';
 		return { type: 'failed', reason: 'app_listens', detail: `${entry} listens on a port itself and exports no fetch. ${hint}` };
 	}
 	const has = exported.length === 0 ? 'exports nothing' : `exports ${exported.join(', ')}`;

@@ -12,7 +12,7 @@ export function checkEntry(file: string, format: string, facts: Facts, code: str
 		if (facts.listens && at >= 0) {
 			throw new BuildError('app_listens', 'the entry listens by itself instead of exporting what answers', {
 				...placeOf(file, source, at),
-				hint: 'Export it: `export default app` (an object with `fetch`). Or set "runtime": "process" and "start" in jibe.json.',
+				hint: 'Export it instead, and let Jibe listen: `export default app` (an object with `fetch`, or an Express app).',
 			});
 		}
 		throw noFetch(file, source, 'the entry has no default export', source.length);

@@ -38,7 +38,8 @@ export function createServing(env: object, clock: Clock = systemClock): Serving 
 		{ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0, maxHeaderSize: MAX_HEADER_BYTES },
 		(request, response) => {
 			flight.request(response);
-			void listener(request, response);
+			if (app.listener) app.listener(request, response);
+			else void listener(request, response);
 		},
 	);
 	server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
