@@ -42,6 +42,7 @@ export function buildWhole(session: Session, old: Old | null): Outcome {
 		...tsconfig.consulted,
 		...patches,
 		...(lock ? [lock.path, lock.installed] : []),
+		...(vendor?.native ?? []).map(([path]) => path),
 		...whole.packageFiles(),
 	];
 	return whole.finish(

@@ -132,6 +132,9 @@ test('packages with native code carry their platform', async () => {
 	assert.ok(!('link' in entry));
 	const { platform } = JSON.parse(vendor!.blob(entry[0]).toString()) as { platform: { os: string; cpu: string } };
 	assert.deepEqual([platform.os, platform.cpu], [process.platform, process.arch]);
+	// As `npm rebuild` leaves it: another addon, the same lockfile, nothing installed.
+	app.write({ 'node_modules/c/build/Release/c.node': 'ELF for another Node' });
+	assert.notEqual((await app.build()).vendor!.root, vendor!.root);
 });
 
 test('a package that reads declarations keeps them', async () => {

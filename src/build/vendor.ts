@@ -27,6 +27,8 @@ export interface VendorMap {
 	folders: [dir: string, at: string][];
 	workspaces: { name: string; dir: string }[];
 	install: string;
+	/** Addons on disk: `npm rebuild` changes them and leaves no other trace. */
+	native: [path: string, stat: string][];
 }
 
 interface Cached extends VendorMap {
@@ -38,7 +40,7 @@ interface Cached extends VendorMap {
 	about: string;
 }
 
-const FORMAT = 2;
+const FORMAT = 3;
 /** Of vendor.json. */
 const ABOUT_FORMAT = 1;
 const MAX_STORE_NAME = 100;
@@ -66,7 +68,7 @@ function glibc(): string {
 
 export function vendorMap(dir: string, cacheDir: string, lock: Lockfile, key: string): VendorMap {
 	const known = readCached(cacheDir, key);
-	if (known) return known;
+	if (known && known.native.every(([path, stat]) => stampOf(path) === stat)) return known;
 	const manifest = readPackageJson(dir) ?? {};
 	const made = makeVendor(key, closureOf(lock, manifest));
 	try {
@@ -77,6 +79,11 @@ export function vendorMap(dir: string, cacheDir: string, lock: Lockfile, key: st
 		remembered.set(cachePath(cacheDir, key), made);
 	}
 	return made;
+}
+
+function stampOf(path: string): string | null {
+	const stat = statSync(path, { throwIfNoEntry: false });
+	return stat ? `${stat.size} ${stat.mtimeMs} ${stat.ctimeMs} ${stat.ino}` : null;
 }
 
 /** What this process made but could not write. */
@@ -134,6 +141,7 @@ function makeVendor(key: string, closure: Closure): Cached {
 		folders: [],
 		workspaces: closure.workspaces.map(({ name, dir }) => ({ name, dir: realpathSync(dir) })),
 		install: closure.install,
+		native: [],
 		files: [],
 		links: [],
 		about: '',
@@ -152,6 +160,7 @@ function makeVendor(key: string, closure: Closure): Cached {
 		about[at] = `${locked.name}@${locked.version}`;
 	}
 	if (!closure.hoisted) cached.links.push(...storeLinks(packages));
+	cached.native = cached.files.flatMap(([, , , , disk]) => (disk.endsWith('.node') ? [[disk, stampOf(disk) ?? '']] : []));
 	cached.about = `${canonicalJson({ format: ABOUT_FORMAT, packages: about, platform: native ? platform() : null })}\n`;
 	cached.root = treeOf(treeFrom(cached).manifest).root;
 	return cached;

@@ -100,6 +100,8 @@ test('how it ended is the exit code, and the JSON says it too', async (t) => {
 	};
 	assert.equal((await ends({ state: 'DeployFailed', reason: 'unhealthy', detail: 'GET /healthz answered 503' })).exit, 1);
 	assert.equal((await ends({ state: 'DeployFailed', reason: 'platform' })).exit, 4);
+	const addon = await ends({ state: 'DeployFailed', reason: 'app_throws', detail: 'built using NODE_MODULE_VERSION 115' });
+	assert.match(addon.err, /PATH=\/.*:\$PATH npm rebuild/);
 	assert.equal((await ends({ state: 'RolledBack', reason: 'gate_failed' })).exit, 3);
 	assert.equal((await ends({ state: 'Cancelled' })).exit, 3);
 	assert.equal((await ends({ state: 'Superseded' })).exit, 3);
