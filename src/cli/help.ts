@@ -1,18 +1,71 @@
+import { COMMON } from './arguments.ts';
 import { EXIT, usage, type Exit } from './failure.ts';
-import { VERBS, type Invocation, type Verb } from './verbs.ts';
+import { table } from './output.ts';
+import { VERBS, type Entry, type Invocation, type Verb } from './verbs.ts';
 
 export const verb: Verb = {
 	syntax: { options: {}, positionals: ['VERB', '…'], optional: 0 },
-	run({ args, out }: Invocation): Promise<Exit> {
+	async run({ args, out }: Invocation): Promise<Exit> {
 		const wanted = args.positionals.join(' ');
 		const named = Object.entries(VERBS).filter(([name]) => wanted === '' || name === wanted || name.startsWith(`${wanted} `));
 		if (named.length === 0) throw usage(`unknown verb "${wanted}"`, 'jibe help lists the verbs');
-		out.result({ verbs: named.map(([name, { usage: line, summary }]) => ({ name, usage: line, summary })) }, [
+		const options = wanted === '' ? [] : (await Promise.all(named.map(([, entry]) => optionsOf(entry)))).flat();
+		const own = Object.fromEntries(options.map((name) => [name, OPTIONS[name] ?? '']));
+		out.result({ verbs: named.map(([name, { usage: line, summary }]) => ({ name, usage: line, summary })), options: own }, [
 			...(wanted === '' ? ['Edit, one command, live everywhere, safely; and back again faster than that.', ''] : []),
 			...named.flatMap(([, { usage: line, summary }]) => [`  jibe ${line}`, `      ${summary}`]),
 			'',
-			'  Every verb takes --env E (production by default), --data DIR, --json and --verbose.',
+			...(wanted === '' ? [] : optionLines([...new Set(options), ...Object.keys(COMMON)])),
+			...(wanted === '' ? ['  Every verb takes --env E (production by default), --data DIR, --json and --verbose.', EXITS] : []),
 		]);
-		return Promise.resolve(EXIT.done);
+		return EXIT.done;
 	},
+};
+
+const EXITS =
+	"  Exit codes: 0 done, 1 the app's own fault, 2 usage or refused, 3 did not end live, 4 Jibe's or the network's fault, 5 not allowed.";
+
+async function optionsOf({ load }: Entry): Promise<string[]> {
+	return Object.keys((await load()).verb.syntax.options);
+}
+
+function optionLines(names: readonly string[]): string[] {
+	const rows = names.map((name) => [`--${name}`, OPTIONS[name] ?? '']);
+	return table(['', ''], rows)
+		.slice(1)
+		.map((line) => `  ${line}`);
+}
+
+/** What each option means; the same word means the same for every verb. */
+export const OPTIONS: Readonly<Record<string, string>> = {
+	again: 'insist on a release that was rolled back before',
+	app: 'the app, where no jibe.json here names it',
+	apps: 'only these apps (role deployer)',
+	data: "the installation's directory (or JIBE_DATA)",
+	days: 'how long the token is valid',
+	detach: "don't wait for the end",
+	'edge-port': 'the port of the first region; the others count up from it',
+	env: 'the environment: production unless another is named',
+	environments: 'only these environments (role deployer)',
+	follow: 'go on with what is written from now on (-f)',
+	force: "deploy although a colleague's commit serves that is missing here; recorded",
+	from: 'not in this version',
+	help: 'this (-h)',
+	json: 'one JSON object, the last line of stdout',
+	limit: 'how many',
+	lines: 'at most this many of the newest, of each server',
+	now: 'swing back a rollout that is under way instead of waiting for it',
+	port: "of Jibe's API and page",
+	reason: 'why, for the record',
+	region: 'only this one',
+	regions: 'how many, or their names; for a deploy, those to deploy to',
+	role: 'viewer, deployer or admin',
+	since: 'a time such as 90s, 10m, 2h or 1d',
+	stage: 'only remember it for the next deploy',
+	strategy: "instead of jibe.json's: walk, canary, blue-green",
+	to: 'exactly this release',
+	verbose: 'the cause of an error, too (-v)',
+	version: 'the same',
+	verify: 'build again from nothing elsewhere, and compare',
+	yes: 'really',
 };

@@ -2,7 +2,7 @@ import { isoTime, pause, systemClock } from '#clock/clock.ts';
 import { durationMs } from './duration.ts';
 import { EXIT, usage, type Exit } from './failure.ts';
 import { needApp } from './project.ts';
-import { askLines, findServer, Interrupted } from './server.ts';
+import { ApiFailure, ask, askLines, findServer, Interrupted, type Server } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
 interface Line {
@@ -26,6 +26,7 @@ export const verb: Verb = {
 		const follow = args.flag('follow');
 		const lines = args.value('lines') ?? DEFAULT_LINES;
 		if (!/^[1-9]\d{0,5}$/.test(lines)) throw usage('--lines takes a number');
+		await refuseUnknown(server, app, environment);
 		let since = systemClock.now() - sinceMs(args.value('since') ?? DEFAULT_SINCE);
 		let shown = 0;
 		const show = (value: unknown): boolean => {
@@ -56,6 +57,15 @@ export const verb: Verb = {
 		return EXIT.done;
 	},
 };
+
+/** An app that never was has no lines either, and would be waited for in vain. Logs are there without a database: nothing else counts. */
+async function refuseUnknown(server: Server, app: string, environment: string): Promise<void> {
+	try {
+		await ask(server, { path: `/api/v1/apps/${encodeURIComponent(app)}/status?environment=${encodeURIComponent(environment)}` });
+	} catch (error) {
+		if (error instanceof ApiFailure && error.code === 'app_unknown') throw error;
+	}
+}
 
 function sinceMs(text: string): number {
 	const ms = durationMs(text);

@@ -83,7 +83,7 @@ async function assumeProject(directory: string, environment: string): Promise<{ 
 export async function appOf(word: string | undefined): Promise<string | null> {
 	if (word !== undefined) return word;
 	const text = readConfigText('.');
-	if (text === null) return null;
+	if (text === null) return assumedName();
 	try {
 		return nameIn(JSON.parse(text));
 	} catch {
@@ -92,10 +92,29 @@ export async function appOf(word: string | undefined): Promise<string | null> {
 	}
 }
 
+/** As `jibe deploy` would call what is here; null when there is no app here. */
+async function assumedName(): Promise<string | null> {
+	const { detectApp } = await import('./detect.ts');
+	try {
+		return detectApp(realpathSync('.')).app;
+	} catch (error) {
+		if (error instanceof Failure && error.code === 'no_app') return null;
+		throw error;
+	}
+}
+
 export async function needApp(word: string | undefined): Promise<string> {
 	const app = await appOf(word);
 	if (app === null) throw usage('which app?', 'name it, or run this where its jibe.json is; jibe app list shows all');
 	return app;
+}
+
+const DEPLOYMENT_ID = /^dpl_[0-9a-hjkmnp-tv-z]{8,26}$/;
+
+/** @throws Failure (usage) when the word can't be the id of a deployment */
+export function deploymentId(word: string): string {
+	if (DEPLOYMENT_ID.test(word)) return word;
+	throw usage(`"${word}" is not the id of a deployment`, 'it is dpl_ and letters and digits after it; jibe history lists them');
 }
 
 function nameIn(value: unknown): string | null {

@@ -2,7 +2,7 @@ import { systemClock } from '#clock/clock.ts';
 import { usage, type Exit } from './failure.ts';
 import { conclude } from './conclude.ts';
 import { follow } from './follow.ts';
-import { needApp } from './project.ts';
+import { deploymentId, needApp } from './project.ts';
 import { ask, findServer, type Server } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
@@ -16,7 +16,7 @@ export const verb: Verb = {
 		const bootMs = systemClock.monotonic();
 		const server = findServer(data);
 		const word = args.positionals[0];
-		const undo = word?.startsWith('dpl_') ? word : null;
+		const undo = word?.startsWith('dpl_') ? deploymentId(word) : null;
 		const app = undo === null ? await needApp(word) : await appOfDeployment(server, undo);
 		const json = { environment, to: releaseNumber(args.value('to')), undo, again: args.flag('again'), reason: args.value('reason') };
 		const path = `/api/v1/apps/${app}/rollbacks`;

@@ -14,10 +14,7 @@ export async function run(words: readonly string[], sinks?: Sinks): Promise<Exit
 		if (entry === undefined) throw usage(`unknown verb ${name}`);
 		const { verb } = await entry.load();
 		const args = parseArguments(rest, verb.syntax);
-		if (args.flag('help')) {
-			out.result({ usage: entry.usage, summary: entry.summary }, [`jibe ${entry.usage}`, entry.summary]);
-			return EXIT.done;
-		}
+		if (args.flag('help')) return await run(['help', ...name.split(' '), ...(out.json ? ['--json'] : [])], sinks);
 		const environment = args.value('env') ?? 'production';
 		return await verb.run({ args, out, environment, data: dataDirectory(args.value('data')), verbose });
 	} catch (error) {

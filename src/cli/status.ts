@@ -48,14 +48,15 @@ function lines(status: AppStatus): string[] {
 				]),
 		...(status.watching ? ['watching: harm still swings it back'] : []),
 		...(readOnly === null ? [] : [`! control only reads this app: ${readOnly} (jibe control recover)`]),
-		...rollback(rollbackTo),
+		...rollback(rollbackTo, serving),
 		'',
 		...table(['region', 'state', 'serves', 'instances', 'warm'], rows),
 	];
 }
 
-function rollback(to: AppStatus['rollbackTo']): string[] {
+function rollback(to: AppStatus['rollbackTo'], serving: number | null): string[] {
 	if (to === null) return ['rollback: there is nothing to go back to'];
+	if (to.release === serving) return [`rollback stops what is under way: v${to.release} goes on serving`];
 	return [`rollback goes to v${to.release}${to.warm ? '' : `, from disk: about ${seconds(to.estimateMs)}`}`];
 }
 

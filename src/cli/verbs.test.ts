@@ -5,6 +5,7 @@ import { test, type TestContext } from 'node:test';
 import type { AppStatus, Deployment } from '#wire/api.ts';
 import { EXIT } from './failure.ts';
 import { deploymentOf, openStage, temporary, type Stage } from './fixture.ts';
+import { OPTIONS } from './help.ts';
 import { GROUPS, LATER, VERBS } from './verbs.ts';
 
 const STATUS: AppStatus = {
@@ -43,7 +44,10 @@ test('every verb loads, and help knows each of them', async (t) => {
 	const { out } = await stage.jibe('help');
 	for (const { usage } of Object.values(VERBS)) assert.ok(out.includes(`jibe ${usage}`));
 	assert.match((await stage.jibe('help', 'token')).out, /token create NAME/);
-	assert.match((await stage.jibe('deploy', '--help')).out, /^jibe deploy \[DIR\]/);
+	assert.match((await stage.jibe('deploy', '--help')).out, /^ {2}jibe deploy \[DIR\][^]*--force {5}deploy although/);
+	for (const { load } of Object.values(VERBS)) {
+		for (const name of Object.keys((await load()).verb.syntax.options)) assert.ok(OPTIONS[name], `help tells what --${name} means`);
+	}
 	assert.equal((await stage.jibe('version', '--json')).json['node'], process.versions.node);
 });
 
@@ -80,6 +84,8 @@ test('cancel says what it did to the deployment', async (t) => {
 	const stage = await openStage(t, { 'POST /api/v1/deployments/dpl_7m4k92xy/cancel': cancelled('Cancelled') });
 	assert.match((await stage.jibe('cancel', 'dpl_7m4k92xy')).out, /Cancelled dpl_7m4k92xy +\(nothing had moved\)/);
 	assert.equal((await stage.jibe('cancel')).exit, EXIT.usage);
+	for (const verb of ['cancel', 'rollback'])
+		assert.match((await stage.jibe(verb, 'dpl_oops')).err, /"dpl_oops" is not the id of a deployment/);
 });
 
 test('lists of apps, regions and tokens; a token is made and revoked', async (t) => {
@@ -147,6 +153,11 @@ test('logs come line by line, as text and as JSON', async (t) => {
 	assert.equal(exit, EXIT.done);
 	assert.deepEqual((await stage.jibe('logs', 'notes', '--json')).out.split('\n').slice(0, 1).map((text) => JSON.parse(text) as unknown), [line]); // prettier-ignore
 	assert.equal((await stage.jibe('logs', 'notes', '--since', 'long')).exit, EXIT.usage);
+	stage.answers['GET /api/v1/apps/other/status'] = (_request, response) =>
+		response
+			.writeHead(404)
+			.end(JSON.stringify({ error: { code: 'app_unknown', message: 'nothing was ever deployed as other', hint: null } }));
+	assert.match((await stage.jibe('logs', 'other', '-f')).err, /nothing was ever deployed as other/);
 });
 
 test('open gives a link that signs in, or the address of an app', async (t) => {
@@ -265,6 +276,18 @@ test('tests that passed on an artifact do not run again', async (t) => {
 	const app = appOf(t, stage, { test: 'echo run >> runs.log', exclude: ['runs.log'] });
 	for (let n = 0; n < 2; n++) assert.equal((await stage.jibe('deploy', app)).exit, EXIT.done);
 	assert.equal(readFileSync(join(app, 'runs.log'), 'utf8'), 'run\n');
+});
+
+test('without a jibe.json the other verbs are about the app that deploy would find', async (t) => {
+	const stage = await openStage(t, { 'GET /api/v1/apps/notes/status': STATUS });
+	const before = process.cwd();
+	t.after(() => process.chdir(before));
+	const app = appOf(t, stage);
+	rmSync(join(app, 'jibe.json'));
+	process.chdir(app);
+	assert.match((await stage.jibe('status')).out, /^notes \(production\) serves v42/);
+	process.chdir(stage.data);
+	assert.match((await stage.jibe('logs')).err, /which app\?/);
 });
 
 function appOf(t: TestContext, stage: Stage, config: object = {}): string {
