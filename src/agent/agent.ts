@@ -214,8 +214,11 @@ class LiveAgent implements Agent {
 			group.want = want;
 			this.groups.set(wantKey(want), group);
 			this.reconcile(group);
-			// Even where nothing changes: others wait to hear that this version is obeyed.
-			this.tell(wantKey(want));
+			// Even where nothing changes: what is to run since this version counts once this version is obeyed.
+			this.teller.tell(
+				wantKey(want),
+				want.run.some(({ since }) => since?.version === want.version),
+			);
 		}
 		this.plan(fresh);
 		this.forgetReleases();
