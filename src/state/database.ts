@@ -183,11 +183,7 @@ function explain(error: unknown): unknown {
 		return new StateError(message as StateErrorCode, detail ?? message);
 	}
 	if (code === '53100') {
-		return new StateError(
-			'database_full',
-			'the disk that PostgreSQL writes to is full; nothing of this was kept: free some space and try again',
-			{ cause: error },
-		);
+		return new StateError('database_full', 'the disk that PostgreSQL writes to is full; nothing of this was kept', { cause: error });
 	}
 	return error;
 }

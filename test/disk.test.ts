@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { closeSync, openSync, readdirSync, rmSync, statfsSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, afterEach, before, test } from 'node:test';
+import { tinyApp, type App } from './fixtures/app.ts';
+import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { startTraffic } from './fixtures/traffic.ts';
+
+/** A disk that is full: a clear error, nothing half-visible, and all is well once there is room again. */
+
+const skip = process.platform === 'linux' && process.getuid?.() === 0 ? false : 'mounting a small disk needs root on Linux';
+const text = (words: string) => `export default { fetch: () => new Response(${JSON.stringify(words)}) };\n`;
+const HOST = 'app.localhost';
+const MIB = 1024 * 1024;
+
+let jibe: Jibe;
+let app: App;
+before(async () => {
+	if (skip) return;
+	jibe = await startJibe({ regions: 2, diskMiB: 300 });
+	app = tinyApp('app', text('one'));
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+});
+afterEach(() => skip || rmSync(join(jibe.data, 'ballast'), { force: true }));
+after(async () => {
+	if (skip) return;
+	app[Symbol.dispose]();
+	await jibe.stop();
+});
+
+/** Fills the disk to this many free bytes. */
+function fill(leave: number): void {
+	const file = openSync(join(jibe.data, 'ballast'), 'a');
+	const block = Buffer.alloc(64 * 1024, 1);
+	try {
+		for (;;) {
+			const { bavail, bsize } = statfsSync(jibe.data);
+			const room = bavail * bsize - leave;
+			if (room <= 0) return;
+			writeSync(file, block, 0, Math.min(block.length, room));
+		}
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+	} finally {
+		closeSync(file);
+	}
+}
+
+async function everywhere(words: string): Promise<void> {
+	await eventually(async () => {
+		const bodies = await Promise.all([0, 1].map(async (region) => (await jibe.request(region, HOST, '/')).body));
+		return bodies.every((body) => body === words) ? true : null;
+	}, `${words} everywhere`);
+}
+
+test('no room for a blob: the deploy says so, nothing of it is kept, and with room again it goes live', { skip }, async () => {
+	const before = await jibe.newest('app');
+	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
+	fill(4 * MIB);
+	app.write('server.ts', text('two'));
+	for (let i = 0; i < 3; i++) app.write(`files/${i}.bin`, randomBytes(3 * MIB).toString('latin1'));
+	const refused = await jibe.expect(4, ['deploy', '--json'], { cwd: app.dir });
+	assert.equal((refused.json?.['error'] as { code: string }).code, 'store_full');
+	assert.match(refused.stderr, /disk .*is full/);
+	assert.deepEqual(await jibe.newest('app'), before);
+	const drafts = readdirSync(join(jibe.data, 'blobs'), { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.tmp'));
+	assert.deepEqual(drafts, []);
+	rmSync(join(jibe.data, 'ballast'));
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	await everywhere('two');
+	await traffic.stop();
+	assert.deepEqual(traffic.failures, []);
+});
+
+test('no room at all: traffic goes on, a deploy fails with a reason, and with room again it goes live', { skip }, async () => {
+	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
+	fill(0);
+	app.write('server.ts', text('three'));
+	const refused = await jibe.expect(4, ['deploy', '--json'], { cwd: app.dir });
+	assert.match(refused.stderr, /disk .*is full/);
+	// The way back needs no room but what the record of it may take in the database: it works, or says why not.
+	fill(0);
+	const back = await jibe.cli(['rollback', '--json'], { cwd: app.dir });
+	if (back.code === 0) await everywhere('one');
+	else assert.equal((back.json?.['error'] as { code: string } | undefined)?.code, 'database_full', back.stderr);
+	rmSync(join(jibe.data, 'ballast'));
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	await everywhere('three');
+	await traffic.stop();
+	assert.deepEqual(traffic.failures, []);
+});
+
+test('room for the upload, but not for the release on the server: nothing moves, and the reason is told', { skip }, async () => {
+	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
+	app.write('server.ts', text('four'));
+	app.write('files/3.bin', randomBytes(6 * MIB).toString('latin1'));
+	fill(9 * MIB);
+	const refused = await jibe.expect(4, ['deploy', '--json'], { cwd: app.dir });
+	assert.equal(refused.json?.['state'], 'DeployFailed');
+	assert.match(refused.stderr, /disk of this server is full/);
+	assert.match(refused.stderr, /Nothing moved/);
+	rmSync(join(jibe.data, 'ballast'));
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	await everywhere('four');
+	await traffic.stop();
+	assert.deepEqual(traffic.failures, []);
+});
