@@ -159,7 +159,7 @@ export class Seat {
 		if (!process) return this.retry ? undefined : this.sitDown();
 		if (goal === this.state) return;
 		if (goal === 'warm') return this.coolDown(process);
-		if (this.state === 'warm') await this.wakeUp(process);
+		if (this.state === 'warm' && this.spec.warm === 'frozen') await this.wakeUp(process);
 		else if (this.state === 'serving' && goal === 'prepared') return this.drain(process);
 		if (this.process !== process) return;
 		this.drainLimit?.cancel();
@@ -274,6 +274,7 @@ export class Seat {
 		process.hear(['drained'], requestsMs + streamsMs + DRAIN_SLACK_MS).then(drained, drained);
 	}
 
+	/** One that runs while it is warm has gone on being checked. */
 	private async wakeUp(process: InstanceProcess): Promise<void> {
 		process.thaw();
 		const { clock } = this.parts;
