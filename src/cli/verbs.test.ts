@@ -170,7 +170,7 @@ test('open gives a link that signs in, or the address of an app', async (t) => {
 });
 
 test('doctor looks at directory, programs, control and regions', async (t) => {
-	const stage = await openStage(t, { 'GET /api/v1/regions': REGIONS });
+	const stage = await openStage(t, { 'GET /api/v1/regions': REGIONS, 'GET /readyz': { ready: true, regions: 1 } });
 	chmodSync(stage.data, 0o755);
 	mkdirSync(join(stage.data, 'pids'));
 	writeFileSync(join(stage.data, 'pids', 'agent.json'), JSON.stringify({ pid: 1, start: 'never' }));
@@ -183,6 +183,12 @@ test('doctor looks at directory, programs, control and regions', async (t) => {
 	const good = await stage.jibe('doctor', '--json');
 	assert.equal(good.exit, EXIT.done);
 	assert.equal(good.json['healthy'], true);
+	assert.match((await stage.jibe('doctor')).out, /! programs: none run on this directory\n {2}jibe up starts them/);
+	stage.answers['GET /readyz'] = (_request, response) =>
+		response
+			.writeHead(400)
+			.end(JSON.stringify({ error: { code: 'database_unavailable', message: 'the database does not answer', hint: 'a\nb' } }));
+	assert.match((await stage.jibe('doctor')).out, /✗ database: the database does not answer\n {2}a\n {2}b/);
 });
 
 test('down of what never ran says so', async (t) => {
