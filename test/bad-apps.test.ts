@@ -60,13 +60,13 @@ describe('each bad app is stopped or swung back', { concurrency: true }, () => {
 		await stopped('loops', `for (;;);\nexport default { fetch: () => new Response('never') };\n`, /start/, { cpu: 0.25 });
 	});
 
-	test('an app that listens instead of exporting is told of the process runtime', async () => {
+	test('an app that listens instead of exporting is told what to export', async () => {
 		const said = await stopped(
 			'listens',
 			`import { createServer } from 'node:http';\ncreateServer((_, response) => response.end('hi')).listen(0);\nconst app: object = JSON.parse('{}');\nexport default app;\n`,
 			/app_listens/,
 		);
-		assert.match(said, /process/);
+		assert.match(said, /Export default \{ fetch \}/);
 	});
 
 	test('an app that exits on import is reported with its exit', async () => {
@@ -92,12 +92,10 @@ describe('each bad app is stopped or swung back', { concurrency: true }, () => {
 	test('an app that kills itself again and again in its watch is swung back', async () => {
 		using app = tinyApp('dies', good('first'));
 		await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
-		app.write(
-			'server.ts',
-			`process.on('jibe:state', () => {});\nsetTimeout(() => process.exit(1), 1500);\nexport default { fetch: () => new Response('second') };\n`,
-		);
+		app.write('server.ts', doomed());
 		const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
 		assert.equal(result.json?.['state'], 'Deployed');
+		for (const region of [0, 1]) assert.equal((await jibe.request(region, 'dies.localhost', '/doom')).body, 'second');
 		await eventually(
 			async () => ((await jibe.request(0, 'dies.localhost', '/')).body === 'first' ? true : null),
 			'swing back of the app that dies',
@@ -137,6 +135,24 @@ export default {
 	fetch(request: Request) {
 		if (new URL(request.url).pathname === '/leak') for (;;) held.push(Buffer.alloc(8 * 1024 * 1024, 1));
 		return new Response('fine');
+	},
+};
+`;
+}
+
+/** Once it was asked to, it kills itself after each start, soon after it was healthy. */
+function doomed(): string {
+	return `import { existsSync, writeFileSync } from 'node:fs';
+const doom = process.env.JIBE_DATA_DIR + '/doom';
+const die = () => setTimeout(() => process.exit(1), 300);
+if (existsSync(doom)) die();
+export default {
+	fetch(request: Request) {
+		if (new URL(request.url).pathname === '/doom') {
+			writeFileSync(doom, '');
+			die();
+		}
+		return new Response('second');
 	},
 };
 `;

@@ -38,7 +38,7 @@ test('an entry that listens instead of exporting is told what to write', async (
 	const listens = `import { createServer } from 'node:http';\ncreateServer().listen(0, '127.0.0.1');`;
 	const { reason, detail } = await failure('listens', { 'src/server.ts': listens });
 	assert.equal(reason, 'app_listens');
-	assert.match(detail ?? '', /"runtime": "process"/);
+	assert.match(detail ?? '', /Export default \{ fetch \}/);
 });
 
 test('an entry without fetch is told what it exports', async () => {
