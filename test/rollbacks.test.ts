@@ -1,8 +1,19 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { get } from 'node:http';
 import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 
+/** Its process on /pid, and a stream that never ends on /stream. */
+const STREAMS = `
+	const endless = () => new ReadableStream({ start: (stream) => stream.enqueue('tick') });
+	export default {
+		fetch: (request) => {
+			const { pathname } = new URL(request.url);
+			return pathname === '/pid' ? Response.json(process.pid) : new Response(pathname === '/stream' ? endless() : 'ok');
+		},
+	};\n`;
 const text = (words: string) => `export default { fetch: () => new Response(${JSON.stringify(words)}) };\n`;
 
 let jibe: Jibe;
@@ -40,6 +51,34 @@ test('a rollback goes one back, again one further, and by number anywhere', asyn
 	assert.deepEqual(await served('steps'), ['one', 'one']);
 	const same = await jibe.expect(2, ['rollback', '--to', `v${one}`, '--json'], { cwd: app.dir });
 	assert.match(same.stderr, /already/);
+});
+
+test('straight after a deploy the way back is warm, though a stream of the old release is not over', async () => {
+	using app = tinyApp('streams', STREAMS);
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	const pid = async () => JSON.parse((await jibe.request(0, 'streams.localhost', '/pid')).body) as number;
+	const first = await pid();
+	const stream = get(`${jibe.edgeUrl(0)}/stream`, { headers: { host: 'streams.localhost' } });
+	await once(stream, 'response');
+	await deployed(app, 'two');
+	const back = await jibe.expect(0, ['rollback', '--json'], { cwd: app.dir });
+	const timings = back.json?.['timings'] as Record<string, number | null>;
+	assert.deepEqual([timings['canaryMs'], timings['prepareMs']], [null, 0], 'nothing had to be prepared, so nothing was gated');
+	const regions = back.json?.['regions'] as { name: string }[];
+	assert.deepEqual(
+		regions.map(({ name }) => name),
+		['fra', 'ams'],
+	);
+	assert.equal(await pid(), first, 'the same instance serves again');
+	stream.destroy();
+	const status = await jibe.expect(0, ['status', 'streams'], { cwd: app.dir });
+	assert.match(status.stdout, /rollback to v1, Deployed/);
+	assert.match(status.stdout, /nothing to go back to/);
+	// Once it has come to rest, status names what stands by and how to insist on it.
+	await eventually(async () => {
+		const { stdout } = await jibe.expect(0, ['status', 'streams']);
+		return /v2 stands by, but was rolled back: jibe rollback --to v2 --again/.test(stdout) ? true : null;
+	}, 'what stands by in status');
 });
 
 test('a release that was rolled back is only served again when asked insistently', async () => {

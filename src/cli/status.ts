@@ -44,11 +44,12 @@ function lines(status: AppStatus): string[] {
 		...(deployment === null
 			? []
 			: [
-					`last: ${deployment.id} ${deployment.kind} of v${deployment.release}, ${deployment.state}, ${ago(systemClock.now() - deployment.createdAt)}, by ${deployment.by}`,
+					`last: ${deployment.id} ${deployment.kind === 'rollback' ? 'rollback to' : 'deploy of'} v${deployment.release}, ${deployment.state}, ${ago(systemClock.now() - deployment.createdAt)}, by ${deployment.by}`,
 				]),
 		...(status.watching ? ['watching: harm still swings it back'] : []),
 		...(readOnly === null ? [] : [`! control only reads this app: ${readOnly} (jibe control recover)`]),
 		...rollback(rollbackTo, serving),
+		...otherWarm(status),
 		'',
 		...table(['region', 'state', 'serves', 'instances', 'warm'], rows),
 	];
@@ -58,6 +59,13 @@ function rollback(to: AppStatus['rollbackTo'], serving: number | null): string[]
 	if (to === null) return ['rollback: there is nothing to go back to'];
 	if (to.release === serving) return [`rollback stops what is under way: v${to.release} goes on serving`];
 	return [`rollback goes to v${to.release}${to.warm ? '' : `, from disk: about ${seconds(to.estimateMs)}`}`];
+}
+
+/** What stands by and is not gone back to was rolled back itself. */
+function otherWarm({ rollbackTo, serving, regions }: AppStatus): string[] {
+	const warm = regions.find((region) => region.warmRelease !== null)?.warmRelease ?? null;
+	if (warm === null || warm === serving || warm === rollbackTo?.release) return [];
+	return [`v${warm} stands by, but was rolled back: jibe rollback --to v${warm} --again`];
 }
 
 function release(number: number | null): string {

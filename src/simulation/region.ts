@@ -77,7 +77,7 @@ export class Region {
 	/** What the depot last heard of the agent. */
 	said: Said = { obeys: undefined, instances: [] };
 	readonly seats = new Map<number, Seat>();
-	#settled = 0;
+	#settled: { version: number; edges: Edge[] } | null = null;
 	#ids = 0;
 
 	constructor(name: string, world: World) {
@@ -123,18 +123,25 @@ export class Region {
 			const { want } = this;
 			if (want) this.agentLink.send(() => this.#agentTold(want));
 			this.#tell();
-			this.checkSettled(true);
+			// The depot remembers what it said, whoever is there now.
+			this.#tellSettled();
+			this.checkSettled();
 		});
 	}
 
 	/** Every connected edge obeys what is wanted: the agent may drain what that does not serve. */
-	checkSettled(again = false): void {
+	checkSettled(): void {
 		const { want } = this;
 		const connected = this.edges.filter((edge) => edge.joined);
-		if (!want || connected.length === 0 || (!again && this.#settled === want.version)) return;
+		if (!want || connected.length === 0 || this.#settled?.version === want.version) return;
 		if (connected.some((edge) => edge.applied < want.version)) return;
-		this.#settled = want.version;
-		this.agentLink.send(() => this.#drain(want.version));
+		this.#settled = { version: want.version, edges: connected };
+		this.#tellSettled();
+	}
+
+	#tellSettled(): void {
+		const settled = this.#settled;
+		if (settled) this.agentLink.send(() => this.#drain(settled.version, settled.edges));
 	}
 
 	#agentTold(want: Want): void {
@@ -146,7 +153,7 @@ export class Region {
 			else if (run.as !== 'warm' && seat.state === 'warm') this.#thaw(seat, run.as);
 			else if (run.as !== 'warm' && seat.healthy) seat.state = run.as;
 		}
-		if (this.#world.fault === 'hasty-agent') this.#drain(want.version);
+		if (this.#world.fault === 'hasty-agent') this.#drain(want.version, this.edges);
 		this.#tell();
 	}
 
@@ -169,13 +176,14 @@ export class Region {
 		});
 	}
 
-	#drain(version: number): void {
+	/** `edges`: those that were there to say that they obey it. One that was away falls back on others until it obeys. */
+	#drain(version: number, edges: readonly Edge[]): void {
 		const want = this.#agentWant;
 		if (!want || want.version !== version) return;
 		for (const [release, seat] of this.seats) {
 			const run = want.run.find((one) => one.release === release);
 			if (run && run.as !== 'warm') continue;
-			if (this.edges.some((edge) => edge.joined && edge.serves === release)) {
+			if (edges.some((edge) => edge.joined && edge.serves === release)) {
 				this.#world.broken(`${this.name}: v${release} was ${run ? 'frozen' : 'stopped'} while an edge served it`);
 			}
 			if (!run) this.seats.delete(release);

@@ -51,12 +51,12 @@ class House {
 	}
 
 	async deploy(content: string, more: Partial<DeployInput> = {}) {
-		return this.#answer(this.control.driver.deploy({ ...input(sha256(content)), ...more }));
+		return this.answer(this.control.driver.deploy({ ...input(sha256(content)), ...more }));
 	}
 
 	async rollback(more: Partial<RollbackInput> = {}) {
 		const ask = { app: APP, environment: ENVIRONMENT, to: null, undo: null, again: false, by: 'ada', why: null };
-		return this.#answer(this.control.driver.rollback({ ...ask, ...more }));
+		return this.answer(this.control.driver.rollback({ ...ask, ...more }));
 	}
 
 	/** Deploys and waits until it is live. */
@@ -76,7 +76,7 @@ class House {
 		return [...new Set(this.regions.flatMap((region) => region.edges.map((edge) => edge.serves)))];
 	}
 
-	async #answer<T>(asked: Promise<T>): Promise<T> {
+	async answer<T>(asked: Promise<T>): Promise<T> {
 		const answer = asked.then(
 			(value) => ({ value }),
 			(error: unknown) => ({ error }),
@@ -225,6 +225,19 @@ test('a rollback with nothing before it, and one when nothing serves, are refuse
 	await made.live('one');
 	await assert.rejects(made.rollback(), { code: 'no_previous', status: 409 });
 	await assert.rejects(made.rollback({ to: 7 }), { code: 'release_gone', status: 409 });
+});
+
+test('how long a rollback from disk takes is told from what had to start, not from one that stood by', async () => {
+	const made = await house('fra', 'iad');
+	for (const content of ['one', 'two', 'three']) await made.live(content);
+	const target = async () => made.answer(made.control.driver.rollbackTarget(APP, ENVIRONMENT));
+	assert.equal((await target())?.warm, true);
+	await made.rollback();
+	await made.clock.pass(20_000);
+	const last = made.database.history({ limit: 2 })[1]!.timings;
+	const next = await target();
+	assert.deepEqual([next?.release, next?.warm], [1, false]);
+	assert.equal(next?.estimateMs, last.prepareMs! + last.canaryMs! + last.rolloutMs!);
 });
 
 test('a release that is no longer warm is prepared and gated first', async () => {

@@ -48,9 +48,13 @@ export async function rollbackTarget(lane: Lane): Promise<{ release: number; war
 	const known = await lane.release(choice.release);
 	if (!known) return null;
 	const warm = isStandingBy(lane, known);
-	const spans = lane.deployed().find((one) => one.timings.rolloutMs !== null)?.timings;
-	const rolloutMs = spans?.rolloutMs ?? 0;
-	return { release: choice.release, warm, estimateMs: warm ? rolloutMs : rolloutMs + (spans?.prepareMs ?? 0) + (spans?.canaryMs ?? 0) };
+	return { release: choice.release, warm, estimateMs: estimateMs(lane.deployed(), warm) };
+}
+
+/** As long as the last took that had to do the same: one that stood by tells nothing of a start. */
+function estimateMs(past: readonly Deployment[], warm: boolean): number {
+	const spans = past.map((one) => one.timings).find(({ rolloutMs, prepareMs }) => rolloutMs !== null && (warm || (prepareMs ?? 0) > 0));
+	return (spans?.rolloutMs ?? 0) + (warm ? 0 : (spans?.prepareMs ?? 0) + (spans?.canaryMs ?? 0));
 }
 
 function choose(lane: Lane, ask: RollbackAsk): Choice {
