@@ -26,11 +26,14 @@ export function createDepotClient(of: { socketPath: string; credential: () => st
 	const agent = new Agent({ keepAlive: true, maxSockets: MAX_CONNECTIONS });
 	const get = (path: string): Promise<Buffer> =>
 		new Promise((resolve, reject) => {
-			const fail = (cause: unknown) => reject(new FetchError(`the depot gave no ${path}: ${String(cause)}`, { cause }));
+			const fail = (cause: unknown) => reject(new FetchError(`the depot gave no ${path}: ${wordsOf(cause)}`, { cause }));
 			const headers = { authorization: `Bearer ${of.credential()}`, 'accept-encoding': 'zstd' };
 			const asking = request({ socketPath: of.socketPath, path, agent, headers, timeout: FETCH_TIMEOUT_MS }, (response) => {
 				readBody(response).then(
-					(body) => (response.statusCode === 200 ? resolve(body) : fail(`status ${response.statusCode} ${body.toString().slice(0, 300)}`)),
+					(body) =>
+						response.statusCode === 200
+							? resolve(body)
+							: fail(refusalIn(body) ?? `status ${response.statusCode} ${body.toString().slice(0, 300)}`),
 					fail,
 				);
 			});
@@ -51,6 +54,20 @@ export function createDepotClient(of: { socketPath: string; credential: () => st
 		},
 		close: () => agent.destroy(),
 	};
+}
+
+function wordsOf(cause: unknown): string {
+	return cause instanceof Error ? cause.message : String(cause);
+}
+
+/** What the depot said in words. */
+function refusalIn(body: Buffer): string | null {
+	try {
+		const { error } = JSON.parse(body.toString()) as { error?: { message?: string } };
+		return error?.message ?? null;
+	} catch {
+		return null; // not from a depot
+	}
 }
 
 async function readBody(response: IncomingMessage): Promise<Buffer> {

@@ -195,6 +195,9 @@ function wordsFor(type: string, data: Record<string, unknown>): string | null {
 	return words[data['state'] as DeploymentState] ?? null;
 }
 
+/** Reasons of a failure that are not in the app. */
+const OURS: ReadonlySet<string> = new Set(['platform', 'upload', 'fetch', 'room']);
+
 /** Which exit code a deployment's state is. */
 export function exitFor({ deployment, detached }: Outcome): Exit {
 	if (detached) return EXIT.done;
@@ -205,7 +208,7 @@ export function exitFor({ deployment, detached }: Outcome): Exit {
 		case 'TestFailed':
 			return EXIT.app;
 		case 'DeployFailed':
-			return deployment.reason === 'platform' || deployment.reason === 'upload' || deployment.reason === 'room' ? EXIT.jibe : EXIT.app;
+			return OURS.has(deployment.reason ?? '') ? EXIT.jibe : EXIT.app;
 		default:
 			return EXIT.notLive;
 	}

@@ -46,7 +46,7 @@ export function failureOf({ id, app, state, reason, detail, regions }: Deploymen
 	const story = (state === 'DeployFailed' ? FAILED_BY[reason ?? ''] : undefined) ?? STORY[state] ?? state;
 	const message = `${story}${where}${reason === null ? '' : ` (${reason})`}${detail === null ? '' : `\n${detail}`}`;
 	const more = `jibe logs ${app} and jibe status ${app} tell more; this was ${id}`;
-	const hints = [serves, detail === null ? null : adviceOn(detail), more];
+	const hints = [serves, reason === 'fetch' ? SENT_ANEW : null, detail === null ? null : adviceOn(detail), more];
 	return { code: reason ?? state, message, hint: hints.filter((line) => line !== null).join('\n') };
 }
 
@@ -55,6 +55,8 @@ function adviceOn(detail: string): string | null {
 	if (!detail.includes('NODE_MODULE_VERSION')) return null;
 	return `Native addons must be built for the Node that Jibe runs apps on: PATH=${dirname(process.execPath)}:$PATH npm rebuild`;
 }
+
+const SENT_ANEW = 'Deploy again: what is missing or damaged is sent anew.';
 
 const FAILED_BY: Partial<Record<string, string>> = {
 	unhealthy: 'The release did not become healthy',

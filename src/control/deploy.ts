@@ -1,5 +1,6 @@
 import type { Digest } from '#digest/digest.ts';
 import { StateError } from '#state/state.ts';
+import { treeOf } from '#store/manifest.ts';
 import { deployRequest, type Deployment, type DeployRequest } from '#wire/api.ts';
 import { MAX_GIFT_BYTES, type Gift } from '#wire/region.ts';
 import { decodeUpload } from '#wire/upload.ts';
@@ -31,7 +32,7 @@ export async function deploy(
 	const trees = vendor ? [artifact, vendor] : [artifact];
 	const fresh = await takeBlobs(house, app, trees, blobs);
 	const digests = [...new Set(trees.flatMap((tree) => [...tree.digests]))];
-	await checkStored(house, app, digests);
+	await checkStored(house, app, trees, digests);
 	const release = { artifact: request.artifact, vendor: request.vendor, config, spec, blobs: digests };
 	return await checkDomains(house, app, config.domains, () =>
 		start(house, { ...inputOf(request, app, caller), release, gift: giftOf(request, fresh) }),
@@ -107,8 +108,13 @@ export async function takeBlobs(
 }
 
 /** A look into memory. A store that lost something (a damaged disk, a restored backup) gets it again before anything relies on it. */
-async function checkStored(house: House, app: string, digests: readonly Digest[]): Promise<void> {
-	if ((await house.store.has(digests)).size === digests.length) return;
+async function checkStored(house: House, app: string, trees: readonly KnownTree[], digests: readonly Digest[]): Promise<void> {
+	const stored = await house.store.has(digests);
+	if (stored.size === digests.length) return;
+	// Directory nodes are made of the manifest, which is at hand; files' blobs only their sender has.
+	const nodes = trees.flatMap(({ manifest }) => [...treeOf(manifest).nodes].filter(([digest]) => !stored.has(digest)));
+	await house.store.write(nodes.map(([, node]) => node));
+	if (stored.size + new Map(nodes).size === digests.length) return;
 	house.manifests.forget();
 	throw missingBlobs(await house.state.blobs.missing(app, digests, house.store));
 }

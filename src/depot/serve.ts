@@ -98,7 +98,8 @@ function rootsOf(placed: readonly ReleaseSpec[]): Set<Digest> {
 
 function asAnswer(error: unknown): { status: number; code: string; message: string } {
 	if (error instanceof Answer) return error;
-	if (error instanceof BlobMissing) return { status: 404, code: error.code, message: error.message };
+	if (error instanceof BlobMissing)
+		return { status: 404, code: error.code, message: `neither the depot nor control has an undamaged copy of ${error.digest}` };
 	if (error instanceof Error && 'code' in error && error.code === 'control_unavailable')
 		return { status: 503, code: error.code, message: error.message };
 	return { status: 500, code: 'internal', message: 'the depot could not answer; its log says why' };

@@ -96,6 +96,25 @@ test('a truncated pack loses only what was cut off', async () => {
 	await assert.rejects(store.read(digests[1]!), { code: 'blob_corrupt' });
 });
 
+test('damage that was met once, or shows at open, makes the store look at all that it says to have', async () => {
+	const dir = freshDir();
+	const [small, large] = [randomBytes(500), randomBytes(2 * MIB)];
+	const store = await openDiskStore(dir, { durable: true });
+	const [one, two] = await store.write([small, randomBytes(500)]);
+	const [big] = await store.write([large]);
+	const pack = await onlyPack(dir);
+	const bytes = await readFile(pack);
+	await writeFile(pack, Buffer.from(bytes).fill(0, bytes.length - 1000));
+	await truncate(join(dir, 'big', (await readdir(join(dir, 'big')))[0]!), MIB);
+	assert.equal((await store.has([one!, two!, big!])).size, 3, 'nobody looked yet');
+	await assert.rejects(store.read(two!), { code: 'blob_corrupt' });
+	assert.deepEqual([...(await store.has([one!, two!, big!]))], []);
+	await store.write([small]);
+	assert.deepEqual([...(await store.has([one!, two!, big!]))], [one]);
+	await truncate(pack, bytes.length - 1);
+	assert.deepEqual([...(await (await openDiskStore(dir, { durable: true })).has([one!, two!, big!]))], [one]);
+});
+
 test('a pack whose index was damaged, or that is none, is set aside', async () => {
 	for (const damage of [(bytes: Buffer) => bytes.subarray(0, 30), (bytes: Buffer) => bytes.fill(0xff, 40, 50), () => Buffer.from('junk')]) {
 		const dir = freshDir();

@@ -70,6 +70,9 @@ class Disk implements DiskStore {
 	private readonly known = new Set<Pack>();
 	/** Writes under way: a second writer of the same blob waits for the first instead of storing it twice. */
 	private readonly pending = new Map<Digest, Promise<void>>();
+	/** Something here was damaged: from then on what is said to be here was looked at, once. */
+	private suspect = false;
+	private readonly sound = new Set<Digest>();
 	private deletion: Promise<void> = Promise.resolve();
 	private readonly dir: string;
 	private readonly packs: string;
@@ -98,8 +101,11 @@ class Disk implements DiskStore {
 		await this.loadMarks();
 	}
 
-	has(digests: readonly Digest[]): Promise<Set<Digest>> {
-		return Promise.resolve(new Set(digests.filter((digest) => this.places.has(digest))));
+	async has(digests: readonly Digest[]): Promise<Set<Digest>> {
+		const stored = new Set(digests.filter((digest) => this.places.has(digest)));
+		if (!this.suspect) return stored;
+		for (const digest of stored) if (!(await this.isSound(digest))) stored.delete(digest);
+		return stored;
 	}
 
 	digests(): Iterable<Digest> {
@@ -117,7 +123,8 @@ class Disk implements DiskStore {
 			this.forget(digest, place);
 			throw new BlobMissing(digest, { cause });
 		}
-		// Forgotten, so that whoever has it can write it again.
+		// Forgotten, so that whoever has it can write it again. Damage rarely comes alone.
+		this.suspect = true;
 		this.forget(digest, place);
 		throw new BlobCorrupt(digest);
 	}
@@ -252,9 +259,25 @@ class Disk implements DiskStore {
 		}
 	}
 
+	private async isSound(digest: Digest): Promise<boolean> {
+		if (this.sound.has(digest)) return true;
+		try {
+			await this.read(digest);
+		} catch (error) {
+			if (error instanceof BlobCorrupt || error instanceof BlobMissing) return false;
+			throw error;
+		}
+		this.sound.add(digest);
+		return true;
+	}
+
 	private async loadPack(path: string): Promise<void> {
 		const entries = readIndex(path);
-		if (entries) return this.adopt({ path, live: new Map() }, entries);
+		if (entries) {
+			const { size } = await stat(path);
+			if (entries.some(({ offset, storedBytes }) => offset + storedBytes > size)) this.suspect = true;
+			return this.adopt({ path, live: new Map() }, entries);
+		}
 		await rename(path, `${path}.damaged`);
 		this.damaged.push(`${path}.damaged`);
 	}
