@@ -1,4 +1,4 @@
-import { mkdtempSync, realpathSync, rmSync, mkdirSync, chmodSync, existsSync } from 'node:fs';
+import { mkdtempSync, realpathSync, rmSync, mkdirSync, chmodSync } from 'node:fs';
 import { createServer, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { basename, join, posix } from 'node:path';
@@ -155,17 +155,12 @@ export async function openTestbed(options: { regions?: string[]; budgetMiB?: num
 				await pause(STEP_MS);
 			}
 			await new Promise((resolve) => depot.close(resolve).closeAllConnections());
-			for (let i = 0; i < 100 && !removed(cgroups); i++) await pause(STEP_MS);
+			for (let i = 0; i < 100 && !removeCgroupTree(cgroups); i++) await pause(STEP_MS);
 			rmSync(runDirectory(data), { recursive: true, force: true });
 			rmSync(data, { recursive: true, force: true });
 		},
 	};
 	return bed;
-}
-
-function removed(cgroups: string): boolean {
-	removeCgroupTree(cgroups);
-	return !['/sys/fs/cgroup', '/sys/fs/cgroup/unified', '/sys/fs/cgroup/freezer'].some((root) => existsSync(join(root, cgroups)));
 }
 
 const SPEC: Omit<ReleaseSpec, 'artifact' | 'release'> = {

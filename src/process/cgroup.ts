@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { isRoot } from './directory.ts';
 
 /**
@@ -29,6 +29,8 @@ const CPU_PERIOD_US = 100_000;
 const MIB = 1024 * 1024;
 const CONTROLLERS = ['memory', 'pids', 'cpu'] as const;
 type Controller = (typeof CONTROLLERS)[number];
+/** What version 1 has a tree for. */
+const ABILITIES = [...CONTROLLERS, 'freezer'] as const;
 
 /** What cgroups can do for this program; empty without root or where there are none. */
 export function cgroupAbilities(): { limits: Controller[]; freezer: boolean } {
@@ -114,16 +116,44 @@ export function removeCgroup(group: Cgroup): boolean {
 	return gone;
 }
 
-/** Removes `name` and its empty children: what is left of groups whose processes are gone. */
-export function removeCgroupTree(name: string): void {
-	for (const base of new Set(Object.values(findTree()))) {
+/**
+ * The group that a process was put into, wherever it was created: whoever ends an installation may be in another group
+ * than who started it. Null when it is in none that `createCgroup` makes.
+ */
+export function cgroupOf(pid: number): Cgroup | null {
+	const group: Cgroup = {};
+	for (const [names, path] of membershipsOf(String(pid))) {
+		if (!/\/jibe-[^/]+\/[^/]+$/.test(path)) continue;
+		for (const name of names === '' ? ['unified' as const] : ABILITIES.filter((one) => names.split(',').includes(one))) {
+			const directory = mountOf(name);
+			if (directory !== null && existsSync(join(directory, path))) group[name] = join(directory, path);
+		}
+	}
+	const { unified } = group;
+	// Version 2: what this group is limited by shows in its files.
+	if (unified) for (const name of CONTROLLERS) if (existsSync(join(unified, `${name}.max`))) group[name] ??= unified;
+	return unified || group.memory || group.freezer ? group : null;
+}
+
+/**
+ * Removes the group `name` and its empty children, here and where `others` (children of it) are; false while something
+ * of it is left. The kernel lets a group go a little after its last process.
+ */
+export function removeCgroupTree(name: string, others: readonly Cgroup[] = []): boolean {
+	const bases = new Set(Object.values(findTree()));
+	for (const directory of others.flatMap((group) => Object.values(group) as string[])) {
+		if (basename(dirname(directory)) === name) bases.add(dirname(dirname(directory)));
+	}
+	let gone = true;
+	for (const base of bases) {
 		const directory = join(base, name);
 		if (!existsSync(directory)) continue;
 		for (const child of readdirSync(directory, { withFileTypes: true })) {
 			if (child.isDirectory()) removeDirectory(join(directory, child.name));
 		}
-		removeDirectory(directory);
+		gone = removeDirectory(directory) && gone;
 	}
+	return gone;
 }
 
 let found: Partial<Record<keyof Cgroup, string>> | undefined;
@@ -132,24 +162,34 @@ let found: Partial<Record<keyof Cgroup, string>> | undefined;
 function findTree(): Partial<Record<keyof Cgroup, string>> {
 	if (found) return found;
 	if (process.platform !== 'linux' || !isRoot()) return (found = {});
-	const mounts = readFileSync('/proc/self/mounts', 'utf8')
-		.split('\n')
-		.map((line) => line.split(' '));
-	const own = new Map(
-		readFileSync('/proc/self/cgroup', 'utf8').split('\n').filter(Boolean).flatMap((line) => {
-			const [, names, path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-			return (names ?? '').split(',').map((name) => [name, path ?? '/'] as const);
-		}),
-	); // prettier-ignore
+	const own = new Map(membershipsOf('self').flatMap(([names, path]) => names.split(',').map((name) => [name, path] as const)));
 	const tree: Partial<Record<keyof Cgroup, string>> = {};
-	for (const name of [...CONTROLLERS, 'freezer'] as const) {
-		const mount = mounts.find(([, , type, options]) => type === 'cgroup' && options?.split(',').includes(name));
-		const base = mount?.[1] && join(mount[1], own.get(name) ?? '/');
+	for (const name of ABILITIES) {
+		const mount = mountOf(name);
+		const base = mount && join(mount, own.get(name) ?? '/');
 		if (base && existsSync(base)) tree[name] = base;
 	}
-	const two = mounts.find(([, , type]) => type === 'cgroup2')?.[1];
+	const two = mountOf('unified');
 	if (two) addUnified(tree, two, join(two, own.get('') ?? '/'));
 	return (found = tree);
+}
+
+/** Controllers (none in version 2) and the path below their mount, of each group that a process is in. */
+function membershipsOf(pid: string): [names: string, path: string][] {
+	const text = tryRead(`/proc/${pid}`, 'cgroup') ?? '';
+	return text.split('\n').flatMap((line) => {
+		const [, names, path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+		return names === undefined || path === undefined ? [] : [[names, path] as [string, string]];
+	});
+}
+
+function mountOf(name: keyof Cgroup): string | null {
+	for (const line of (tryRead('/proc/self', 'mounts') ?? '').split('\n')) {
+		const [, directory, type, options] = line.split(' ');
+		if (directory === undefined) continue;
+		if (name === 'unified' ? type === 'cgroup2' : type === 'cgroup' && options?.split(',').includes(name)) return directory;
+	}
+	return null;
 }
 
 function addUnified(tree: Partial<Record<keyof Cgroup, string>>, root: string, own: string): void {

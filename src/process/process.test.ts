@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { pause } from '#clock/clock.ts';
-import { cgroupOomKills, cgroupPids, createCgroup, removeCgroup, removeCgroupTree } from './cgroup.ts';
+import { cgroupOf, cgroupOomKills, cgroupPids, createCgroup, removeCgroup, removeCgroupTree } from './cgroup.ts';
 import { freeze, killTree, signalProcess, thaw } from './control.ts';
 import { isRoot, runDirectory } from './directory.ts';
 import { identify, isAlive, ownIdentity } from './identity.ts';
@@ -195,6 +195,8 @@ test('a cgroup limits memory and processes, freezes, and kills children that lef
 		cgroup,
 	});
 	await until('ticks', () => file('ticks.log').length > 20 && cgroupPids(cgroup).length === 2);
+	assert.deepEqual(cgroupOf(identity.pid), cgroup);
+	assert.equal(cgroupOf(process.pid), null);
 	freeze(identity, cgroup);
 	let before = -1;
 	await until('silence', () => {

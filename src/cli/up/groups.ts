@@ -1,15 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { createCgroup, removeCgroupTree, type Cgroup } from '#process/cgroup.ts';
+import { pause } from '#clock/clock.ts';
+import { removeCgroupTree, type Cgroup } from '#process/cgroup.ts';
 import { runDirectory } from '#process/directory.ts';
 
 /** The cgroups that agents put instances into, found again without the agents' records. */
-
-/** The group of a process, when it is one of an installation's. */
-export function groupOf(pid: number): Cgroup | null {
-	const name = /\/(jibe-[0-9a-z]+\/[^/\n]+)$/m.exec(readText(`/proc/${pid}/cgroup`))?.[1];
-	return name === undefined ? null : createCgroup(name, {});
-}
 
 export function isFrozen(pid: number, group: Cgroup | null): boolean {
 	const stat = readText(`/proc/${pid}/stat`);
@@ -18,9 +13,13 @@ export function isFrozen(pid: number, group: Cgroup | null): boolean {
 	return group?.freezer !== undefined && readText(join(group.freezer, 'freezer.state')).startsWith('FROZEN');
 }
 
+const REMOVALS = 50;
+const REMOVAL_DELAY_MS = 20;
+
 /** What is left of an installation's groups once their processes are gone. */
-export function removeGroups(data: string): void {
-	removeCgroupTree(`jibe-${basename(runDirectory(data))}`);
+export async function removeGroups(data: string, groups: readonly Cgroup[]): Promise<void> {
+	const name = `jibe-${basename(runDirectory(data))}`;
+	for (let tries = 0; tries < REMOVALS && !removeCgroupTree(name, groups); tries++) await pause(REMOVAL_DELAY_MS);
 }
 
 function readText(path: string): string {

@@ -1,12 +1,12 @@
 import { readdirSync, readFileSync, realpathSync, rmSync, statSync } from 'node:fs';
 
 import { stopPostgres } from '#state/embedded.ts';
-import { killCgroup } from '#process/cgroup.ts';
+import { cgroupOf, killCgroup, type Cgroup } from '#process/cgroup.ts';
 import { signalGroup, signalProcess } from '#process/control.ts';
 import { runDirectory } from '#process/directory.ts';
 import { identify, type Identity } from '#process/identity.ts';
 import { readPidFiles, removePidFile } from '#process/pid-file.ts';
-import { groupOf, isFrozen, removeGroups } from './groups.ts';
+import { isFrozen, removeGroups } from './groups.ts';
 import { endProcess, hasEnded } from './keeper.ts';
 import { removeEndpoint } from './installation.ts';
 
@@ -21,11 +21,12 @@ export async function stopInstallation(data: string, tell: (line: string) => voi
 	await Promise.all(['edge', 'agent', 'depot'].flatMap(of).map((one) => endProcess(one)));
 	// Again, because an agent may have started one until it ended.
 	const instances = findProcesses(data).filter((one) => one.role === 'instance');
+	const groups = instances.flatMap(({ pid }) => cgroupOf(pid) ?? []);
 	await Promise.all(instances.map(endInstance));
 	await Promise.all(['control', 'builder'].flatMap(of).map((one) => endProcess(one)));
 	if (await stopPostgres(data)) tell('PostgreSQL stopped');
 	const count = new Set([...found, ...instances].map((one) => one.pid)).size;
-	clean(data);
+	await clean(data, groups);
 	return count;
 }
 
@@ -46,7 +47,7 @@ async function letGo(supervisor: Identity): Promise<void> {
 
 /** Its whole process group: an app may have children. One that is frozen can't hear SIGTERM and has nothing in flight. */
 async function endInstance(instance: Identity): Promise<void> {
-	const group = groupOf(instance.pid);
+	const group = cgroupOf(instance.pid);
 	const listens = !isFrozen(instance.pid, group);
 	if (listens && signalGroup(instance, 'SIGTERM')) await hasEnded(instance, INSTANCE_WITHIN_MS);
 	signalGroup(instance, 'SIGKILL');
@@ -97,11 +98,12 @@ function readWords(pid: number): string[] {
 	}
 }
 
-function clean(data: string): void {
+async function clean(data: string, groups: readonly Cgroup[]): Promise<void> {
 	if (statSync(data, { throwIfNoEntry: false }) === undefined) return;
-	for (const { name, alive } of readPidFiles(data)) if (!alive) removePidFile(data, name);
+	const ended = readPidFiles(data).filter(({ alive }) => !alive);
+	for (const { name } of ended) removePidFile(data, name);
 	removeEndpoint(data);
 	const directory = runDirectory(data);
-	removeGroups(data);
+	await removeGroups(data, [...groups, ...ended.flatMap(({ cgroup }) => cgroup ?? [])]);
 	rmSync(directory, { recursive: true, force: true });
 }
