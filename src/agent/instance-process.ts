@@ -1,4 +1,4 @@
-import { chmodSync, chownSync, existsSync, lstatSync, mkdirSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, lstatSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { pause, type Clock } from '#clock/clock.ts';
@@ -24,8 +24,13 @@ export interface InstanceProcess {
 	/** Of its HTTP socket. */
 	readonly address: string;
 	tell(order: Order): void;
-	/** The next report of one of these types. @throws ProcessEnded, or StartTimeout when there is a limit */
-	hear<T extends Report['type']>(types: readonly T[], limitMs?: number): Promise<Extract<Report, { type: T }>>;
+	/** The next report of one of these types, for which `is` holds. @throws ProcessEnded, or StartTimeout when there is a limit */
+	hear<T extends Report['type']>(
+		types: readonly T[],
+		limitMs?: number,
+		is?: (report: Extract<Report, { type: T }>) => boolean,
+	): Promise<Extract<Report, { type: T }>>;
+	/** Nobody can connect to it from now on, and it stands still. */
 	freeze(): void;
 	thaw(): void;
 	hurry(): void;
@@ -187,6 +192,7 @@ export async function adopt(around: ProcessSurroundings, record: InstanceRecord)
 	const life = watchLife(around, record, () => '');
 	if (life.over()) return null;
 	try {
+		openDoor(socketDirectory(around.layout, record.id));
 		if (record.bound?.state === 'warm') thaw(record.identity, record.cgroup ?? undefined);
 		const process = await attach(around, record, life);
 		await process.hear(['idle', 'loaded', 'drained', 'rested'], ADOPT_LIMIT_MS);
@@ -272,6 +278,27 @@ function sealSockets(directory: string, uid: number | null): void {
 	}
 }
 
+/**
+ * A process that stands still answers nobody, but the kernel would still take connections for it, and whoever made one
+ * would wait for ever: an edge that has not heard yet. With the socket's name gone an edge is told at once that there
+ * is nobody, before it has sent anything, and asks another. A bound socket can be renamed and stays what it is.
+ */
+function shutDoor(directory: string): void {
+	move(join(directory, 'http'), join(directory, 'http.shut'));
+}
+
+function openDoor(directory: string): void {
+	move(join(directory, 'http.shut'), join(directory, 'http'));
+}
+
+function move(from: string, to: string): void {
+	try {
+		renameSync(from, to);
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error; // it is there already, or its process has ended
+	}
+}
+
 /** A socket's file is there a moment before its program listens. */
 async function reach(clock: Clock, path: string): Promise<Socket> {
 	const until = clock.monotonic() + REACH_LIMIT_MS;
@@ -295,7 +322,7 @@ function connectTo(path: string): Promise<Socket> {
 }
 
 interface Waiter {
-	types: readonly string[];
+	takes(report: Report): boolean;
 	resolve(report: Report): void;
 	reject(error: Error): void;
 }
@@ -304,12 +331,13 @@ function control(around: ProcessSurroundings, record: InstanceRecord, life: Life
 	const waiters = new Set<Waiter>();
 	let unheard: Report | null = null;
 	const { identity } = record;
+	const sockets = socketDirectory(around.layout, record.id);
 	const cgroup = record.cgroup ?? undefined;
 	receiveLines(socket, (message) => {
 		const report = readReport(message);
 		if (!report) return around.log.warn('instance.odd_report', { id: record.id });
 		unheard = report;
-		for (const waiter of waiters) if (waiter.types.includes(report.type)) waiter.resolve(report);
+		for (const waiter of waiters) if (waiter.takes(report)) waiter.resolve(report);
 	});
 	socket.on('error', () => {}); // `close` follows
 	socket.on('close', life.look);
@@ -319,7 +347,7 @@ function control(around: ProcessSurroundings, record: InstanceRecord, life: Life
 	});
 	const self: InstanceProcess = {
 		record,
-		address: `unix:${join(socketDirectory(around.layout, record.id), 'http')}`,
+		address: `unix:${join(sockets, 'http')}`,
 		ended: life.ended,
 		get over() {
 			return life.over();
@@ -328,7 +356,11 @@ function control(around: ProcessSurroundings, record: InstanceRecord, life: Life
 			unheard = null;
 			sendLine(socket, order);
 		},
-		hear<T extends Report['type']>(types: readonly T[], limitMs?: number) {
+		hear<T extends Report['type']>(
+			types: readonly T[],
+			limitMs?: number,
+			is: (report: Extract<Report, { type: T }>) => boolean = () => true,
+		) {
 			return new Promise<Extract<Report, { type: T }>>((resolve, reject) => {
 				const limit =
 					limitMs === undefined
@@ -340,17 +372,23 @@ function control(around: ProcessSurroundings, record: InstanceRecord, life: Life
 					work();
 				};
 				const waiter: Waiter = {
-					types,
+					takes: (report) => (types as readonly string[]).includes(report.type) && is(report as Extract<Report, { type: T }>),
 					resolve: (report) => settle(() => resolve(report as Extract<Report, { type: T }>)),
 					reject: (error) => settle(() => reject(error)),
 				};
 				waiters.add(waiter);
-				if (unheard && (types as readonly string[]).includes(unheard.type)) waiter.resolve(unheard);
+				if (unheard && waiter.takes(unheard)) waiter.resolve(unheard);
 				else if (life.over()) void life.ended.then((ending) => waiter.reject(new ProcessEnded(ending)));
 			});
 		},
-		freeze: () => freeze(identity, cgroup),
-		thaw: () => thaw(identity, cgroup),
+		freeze() {
+			shutDoor(sockets);
+			freeze(identity, cgroup);
+		},
+		thaw() {
+			openDoor(sockets);
+			thaw(identity, cgroup);
+		},
 		hurry: () => setNiceness(identity, 0),
 		async stop(graceMs = STOP_GRACE_MS) {
 			if (life.over()) return;

@@ -85,7 +85,7 @@ function createLife(serving: Serving, modules: ModuleSource): { attend: (socket:
 			case 'drain': {
 				await enter(life, 'draining');
 				const cut = await serving.drain(order);
-				return cut === null ? undefined : say({ type: 'drained', cut });
+				return cut === null ? undefined : say({ type: 'drained', id: order.id, cut });
 			}
 		}
 	};

@@ -10,7 +10,7 @@ const report = z.discriminatedUnion('type', [
 		reason: z.enum(['app_throws', 'app_listens', 'no_fetch', 'start']),
 		detail: z.string().transform((text) => text.slice(0, 4096)),
 	}),
-	z.object({ type: z.literal('drained'), cut: z.number() }),
+	z.object({ type: z.literal('drained'), id: z.string(), cut: z.number() }),
 	z.object({ type: z.literal('rested') }),
 ]);
 

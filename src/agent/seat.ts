@@ -59,7 +59,10 @@ export class Seat {
 	private again = false;
 	private retry: Timer | null = null;
 	private checking: Timer | null = null;
-	private drainLimit: Timer | null = null;
+	/** Of the drain begun last: what one says that was called off counts no more. */
+	private drainId: string | null = null;
+	/** Its last drain has ended, and nothing was sent to it since. */
+	private drained = false;
 	private unhealthySince: number | null = null;
 	/** `queued` for a lull to be sent to rest in. */
 	private rest: 'awake' | 'queued' = 'awake';
@@ -136,7 +139,7 @@ export class Seat {
 	/** The agent ends; the instance does not. */
 	close(): void {
 		this.closed = true;
-		for (const timer of [this.retry, this.checking, this.drainLimit]) timer?.cancel();
+		for (const timer of [this.retry, this.checking]) timer?.cancel();
 	}
 
 	private async move(): Promise<void> {
@@ -162,7 +165,7 @@ export class Seat {
 		if (this.state === 'warm' && this.spec.warm === 'frozen') await this.wakeUp(process);
 		else if (this.state === 'serving' && goal === 'prepared') return this.drain(process);
 		if (this.process !== process) return;
-		this.drainLimit?.cancel();
+		this.drained = false;
 		process.tell({ type: 'state', state: goal });
 		this.enter(goal);
 	}
@@ -196,6 +199,7 @@ export class Seat {
 
 	private sit(process: InstanceProcess, files: { release(): void }): void {
 		this.process = process;
+		this.drained = false;
 		this.files = files;
 		this.id = process.record.id;
 		void process.ended.then((ending) => this.process === process && this.ended(ending));
@@ -235,7 +239,8 @@ export class Seat {
 	/** From serving or prepared to warm: once no edge sends requests here, finish what is in flight, then rest. */
 	private coolDown(process: InstanceProcess): void {
 		if (this.state === 'draining' || !this.parts.settled(this)) return;
-		if (this.state === 'serving') return this.drain(process);
+		// One that the pointer named has requests though it was never told to serve: its agent may have been away.
+		if (this.state === 'serving' || this.needsDrain) return this.drain(process);
 		if (this.rest === 'queued') return;
 		this.rest = 'queued';
 		this.parts.later(() => this.sendToRest(process));
@@ -244,7 +249,9 @@ export class Seat {
 	/** Collecting its garbage costs more than a whole rollback: done when nobody waits for the processors. */
 	private async sendToRest(process: InstanceProcess): Promise<void> {
 		this.rest = 'awake';
-		if (this.goal !== 'warm' || this.process !== process || this.moving || this.state !== 'prepared') return this.wake();
+		if (this.goal !== 'warm' || this.process !== process || this.moving || this.state !== 'prepared' || this.needsDrain) {
+			return this.wake();
+		}
 		this.moving = true;
 		try {
 			process.tell({ type: 'state', state: 'warm', keepCompiled: this.parts.firstToRest(this.spec) });
@@ -264,14 +271,22 @@ export class Seat {
 	private drain(process: InstanceProcess): void {
 		if (this.state === 'draining' || !this.parts.settled(this)) return;
 		const { requestsMs, streamsMs } = this.spec.drain;
-		process.tell({ type: 'drain', requestsMs, streamsMs });
+		const id = randomId(8);
+		this.drainId = id;
+		process.tell({ type: 'drain', id, requestsMs, streamsMs });
 		this.enter('draining');
-		const drained = () => {
-			if (this.process !== process || this.state !== 'draining') return;
+		const over = () => {
+			if (this.closed || this.process !== process || this.state !== 'draining' || this.drainId !== id) return;
+			this.drained = true;
 			this.enter('prepared');
 			this.wake();
 		};
-		process.hear(['drained'], requestsMs + streamsMs + DRAIN_SLACK_MS).then(drained, drained);
+		process.hear(['drained'], requestsMs + streamsMs + DRAIN_SLACK_MS, (report) => report.id === id).then(over, over);
+	}
+
+	/** Requests may be in it. */
+	private get needsDrain(): boolean {
+		return this.state === 'prepared' && this.named && !this.drained;
 	}
 
 	/** One that runs while it is warm has gone on being checked. */
@@ -289,8 +304,8 @@ export class Seat {
 		if (process && this.named && !this.parts.settled(this)) return;
 		this.retry?.cancel();
 		if (process) {
-			if (this.state === 'serving') return this.drain(process);
 			if (this.state === 'draining') return;
+			if (this.state === 'serving' || this.needsDrain) return this.drain(process);
 			this.process = null;
 			this.closed = true;
 			await process.stop();

@@ -55,10 +55,17 @@ export class Connection implements ResponseSink {
 		this.#owner.onClosed(this);
 	}
 
+	/** The instance will not answer: its exchange is told at once, as if it had closed the connection. */
+	giveUp(error: Error): void {
+		this.#fail(error);
+		this.socket.destroy();
+	}
+
 	/** After a 101 the socket is the caller's. */
 	takeSocket(): Socket {
 		this.#upgraded = true;
 		this.#exchange = null;
+		this.#owner.onClosed(this);
 		this.socket.removeAllListeners('data');
 		this.socket.removeAllListeners('end');
 		this.socket.removeAllListeners('drain');

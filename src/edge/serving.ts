@@ -47,6 +47,7 @@ export class Serving {
 	report(server: string, instances: readonly Instance[], obeys?: Version): void {
 		this.#reported.set(server, { instances: [...instances], obeys });
 		const next = new Map<string, Upstream>();
+		const frozen: Upstream[] = [];
 		for (const [from, said] of this.#reported) {
 			for (const instance of said.instances) {
 				if (instance.address === null) continue;
@@ -54,6 +55,8 @@ export class Serving {
 				const known = this.#upstreams.get(id);
 				const same = known?.address === instance.address && known.release === instance.release;
 				const upstream = same ? known : new Upstream(from, { ...instance, address: instance.address }, this.#clock, () => this.wake());
+				if (upstream.state === 'warm' && instance.state !== 'warm') upstream.moves();
+				if (this.#isFrozen(instance) && upstream.state !== 'warm') frozen.push(upstream);
 				upstream.state = instance.state;
 				upstream.healthy = instance.healthy;
 				upstream.saidAt = said.obeys;
@@ -64,6 +67,7 @@ export class Serving {
 		this.#upstreams = next;
 		this.#byRelease = Map.groupBy(next.values(), (upstream) => upstream.release);
 		this.#markInUse();
+		for (const upstream of frozen) upstream.standsStill();
 	}
 
 	reports(): Iterable<[string, Reported]> {
@@ -184,6 +188,10 @@ export class Serving {
 		// Where what serves now has nobody left, one is better than none.
 		const nobodyLeft = now?.primary != null && this.#healthy(now.primary) === 0;
 		return healthy >= (nobodyLeft ? 1 : Math.max(1, Math.ceil(instances * ENOUGH_SHARE)));
+	}
+
+	#isFrozen({ state, release }: Instance): boolean {
+		return state === 'warm' && this.releases.get(release)?.spec.warm === 'frozen';
 	}
 
 	/** `since`: what was said before that version does not count. */

@@ -1,5 +1,6 @@
 import type { Clock, Timer } from '#clock/clock.ts';
 import { compareVersions, type Instance, type Version } from '#wire/region.ts';
+import { BadResponse } from './response-reader.ts';
 import { Connection, type ConnectionOwner } from './connection.ts';
 
 /** An instance as the edge sees it: what its agent says of it, its connections, and how they fare. */
@@ -21,6 +22,8 @@ export class Upstream implements ConnectionOwner {
 	/** Too many connections in a row failed: no requests until one succeeds again. */
 	ejected = false;
 	readonly #idle: Connection[] = [];
+	/** With an exchange on them. */
+	readonly #busy = new Set<Connection>();
 	readonly #clock: Clock;
 	readonly #onReturn: () => void;
 	#failuresInRow = 0;
@@ -52,10 +55,19 @@ export class Upstream implements ConnectionOwner {
 	take(): Connection {
 		const oldest = this.#clock.monotonic() - IDLE_CONNECTION_MS;
 		for (let connection = this.#idle.pop(); connection; connection = this.#idle.pop()) {
-			if (connection.idleSince > oldest) return connection;
+			if (connection.idleSince > oldest) return this.#use(connection);
 			connection.close();
 		}
-		return new Connection(this.address, this);
+		return this.#use(new Connection(this.address, this));
+	}
+
+	/**
+	 * Its agent says that it stands still. It was drained before, so nothing should be on its way to it; but whatever an
+	 * edge that was cut off, or had no processor time, has sent there meanwhile would wait until somebody thaws it.
+	 */
+	standsStill(): void {
+		this.closeIdle();
+		for (const connection of Array.from(this.#busy)) connection.giveUp(new BadResponse('frozen', 'the instance was put to rest'));
 	}
 
 	/** Called when the pointer starts or stops naming it: an instance about to be frozen must have no connection at rest. */
@@ -79,6 +91,13 @@ export class Upstream implements ConnectionOwner {
 		}
 	}
 
+	/** It was thawed: what was held against it while it stood still counts no more. */
+	moves(): void {
+		this.#recheck?.cancel();
+		this.#failuresInRow = 0;
+		this.ejected = false;
+	}
+
 	/** The agent no longer has it. What is in flight goes on. */
 	leave(): void {
 		this.#gone = true;
@@ -96,6 +115,7 @@ export class Upstream implements ConnectionOwner {
 	}
 
 	onIdle(connection: Connection): void {
+		this.#busy.delete(connection);
 		if (
 			!this.inUse ||
 			this.#gone ||
@@ -110,8 +130,14 @@ export class Upstream implements ConnectionOwner {
 	}
 
 	onClosed(connection: Connection): void {
+		this.#busy.delete(connection);
 		const at = this.#idle.indexOf(connection);
 		if (at !== -1) this.#idle.splice(at, 1);
+	}
+
+	#use(connection: Connection): Connection {
+		this.#busy.add(connection);
+		return connection;
 	}
 
 	#eject(): void {

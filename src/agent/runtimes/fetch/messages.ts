@@ -34,13 +34,14 @@ export type Order =
 	| Load
 	/** `keepCompiled`: one of the instances that rest writes what it compiled to the cache, for those that start later. */
 	| { type: 'state'; state: Exclude<InstancePhase, 'draining'>; keepCompiled?: boolean }
-	/** Finish what is in flight; answered by `drained`. A `state` after it calls it off. */
-	| { type: 'drain'; requestsMs: number; streamsMs: number };
+	/** Finish what is in flight; answered by a `drained` of this `id`. A `state` after it calls it off. */
+	| { type: 'drain'; id: string; requestsMs: number; streamsMs: number };
 
 export type Report =
 	| { type: 'idle' }
 	| { type: 'loaded'; importMs: number; upgrades: boolean }
 	| { type: 'failed'; reason: 'app_throws' | 'app_listens' | 'no_fetch' | 'start'; detail: string }
-	| { type: 'drained'; cut: number }
+	/** `id`: of the order. One that crossed its own calling-off must not be taken for the next. */
+	| { type: 'drained'; id: string; cut: number }
 	/** Told to be warm, and as small as it gets: it may be frozen. */
 	| { type: 'rested' };

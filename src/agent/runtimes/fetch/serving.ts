@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { getRequestListener } from '@hono/node-server';
 import { systemClock, type Clock } from '#clock/clock.ts';
@@ -18,7 +19,11 @@ export interface Serving {
 
 /** An edge keeps idle connections for less than this, so that it is never we who close one that it is about to use. */
 const KEEP_ALIVE_MS = 10 * 60_000;
-const UNREAD_MS = 50;
+/** How long a connection without a request on it holds up a drain: its edge may have been about to send one. */
+const AT_REST_MS = 1_000;
+/** Turns of the event loop without a new connection, after which none is waiting: each turn accepts one at least. */
+const QUIET_TURNS = 3;
+const MAX_TURNS = 10_000;
 /** The edge's limit is 16 KiB; it adds headers of its own. */
 const MAX_HEADER_BYTES = 32 * 1024;
 /** Close code 1012, "service restart": clients come back, to the new release. */
@@ -42,6 +47,7 @@ export function createServing(env: object, clock: Clock = systemClock): Serving 
 			else void listener(request, response);
 		},
 	);
+	server.on('connection', (socket: Socket) => flight.connection(socket));
 	server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
 		socket.on('error', () => socket.destroy()); // the client went away
 		if (!app.upgrade) return void socket.end(NO_UPGRADE);
@@ -57,11 +63,13 @@ export function createServing(env: object, clock: Clock = systemClock): Serving 
 }
 
 function createFlight(clock: Clock) {
+	const connections = new Set<Socket>();
 	const responses = new Set<ServerResponse>();
 	const sockets = new Set<Duplex>();
 	const work = new Set<Promise<unknown>>();
 	let changed: (() => void) | null = null;
 	let drains = 0;
+	let arrivals = 0;
 	const done = () => changed?.();
 
 	/** True when `empty` came true in time; null when the drain was called off. */
@@ -79,14 +87,37 @@ function createFlight(clock: Clock) {
 		return mine === drains ? true : null;
 	}
 
+	/** Who was waiting in the socket's queue has been accepted, however little time this process got. */
+	async function acceptAll(): Promise<void> {
+		let seen = arrivals;
+		for (let turn = 0, quiet = 0; turn < MAX_TURNS && quiet < QUIET_TURNS; turn++) {
+			await new Promise((resolve) => setImmediate(resolve));
+			quiet = arrivals === seen ? quiet + 1 : 0;
+			seen = arrivals;
+		}
+	}
+
+	function anyAtRest(): boolean {
+		const busy = new Set<unknown>(sockets);
+		for (const response of responses) busy.add(response.req.socket);
+		return connections.size > 0 && [...connections].some((socket) => !busy.has(socket));
+	}
+
 	return {
+		connection(socket: Socket): void {
+			arrivals++;
+			connections.add(socket);
+			socket.once('close', () => (connections.delete(socket), done()));
+		},
 		request(response: ServerResponse): void {
 			responses.add(response);
+			done();
 			noteType(response);
 			response.once('close', () => (responses.delete(response), done()));
 		},
 		stream(socket: Duplex): void {
 			sockets.add(socket);
+			done();
 			socket.once('close', () => (sockets.delete(socket), done()));
 		},
 		wait(promise: Promise<unknown>): void {
@@ -99,9 +130,11 @@ function createFlight(clock: Clock) {
 		},
 		async drain(limits: { requestsMs: number; streamsMs: number }): Promise<number | null> {
 			const mine = ++drains;
-			// What an edge sent just before it obeyed the new pointer may still lie unread in a socket.
-			await new Promise<void>((resolve) => clock.after(UNREAD_MS, resolve));
+			// What edges sent just before they obeyed the new pointer may still lie unread in a socket. They have closed
+			// their connections at rest: one that is open without a request is one whose request is about to be read.
+			await acceptAll();
 			if (mine !== drains) return null;
+			if ((await settle(mine, AT_REST_MS, () => !anyAtRest())) === null) return null;
 			const requests = () => [...responses].filter((response) => !isStream(response));
 			if ((await settle(mine, limits.requestsMs, () => work.size === 0 && requests().length === 0)) === null) return null;
 			// What has begun to answer goes on as a stream does; what has not by now is cut.
