@@ -34,7 +34,7 @@ function lines(status: AppStatus): string[] {
 		region.state + (region.reason === null ? '' : ` (${region.reason})`),
 		release(region.wanted.pointer.primary),
 		region.instances
-			.map((one) => `v${one.release} ${one.state}${one.healthy ? '' : ', unhealthy'}${one.reason === null ? '' : ` (${one.reason})`}`)
+			.map((one) => `v${one.release} ${one.state}${one.healthy ? '' : `, ${one.reason ?? 'unhealthy'}`}`)
 			.join('; '),
 		region.warmRelease === null ? '' : `v${region.warmRelease}`,
 	]);
