@@ -315,6 +315,14 @@ test('probes ask both releases in turns, directly, and count nowhere', async (t)
 		lost.samples.map((sample) => sample.status),
 		[0, 0],
 	);
+	// What is there to compare with may be down, or go down: the one that is judged is asked all the same.
+	await stage.instance.stop();
+	for (const [id, releases] of [['p4', [2, 1]], ['p5', [2, 7]]] as const) {
+		stage.tell({ ...probe, id, releases: [...releases] });
+		const alone = await stage.saw('probed', (message) => message.id === id);
+		assert.equal(alone.error, null);
+		assert.deepEqual([alone.samples.filter(({ release }) => release === 2).length, alone.samples.length], [3, id === 'p4' ? 4 : 3]);
+	} // prettier-ignore
 	stage.tell({ ...probe, id: 'p3', releases: [7] });
 	assert.match((await stage.saw('probed', (message) => message.id === 'p3')).error ?? '', /v7/);
 	assert.ok(!stage.sent.some((message) => message.type === 'stats'));

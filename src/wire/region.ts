@@ -254,7 +254,7 @@ export const probe = z.object({
 	type: z.literal('probe'),
 	id: z.string(),
 	...key,
-	/** Asked in turns, `discard + count` times each. */
+	/** Asked in turns, `discard + count` times each. The first is judged; the second, to compare with, is left out once it is found down. */
 	releases: z.array(releaseNumber).min(1).max(2),
 	discard: z.int().nonnegative().max(100),
 	count: z.int().positive().max(1000),

@@ -16,24 +16,27 @@ export function askProbes(lane: Lane, walk: Walk, { region, current }: Extract<E
 			count: PROBE_COUNT,
 		})
 		.then(
-			(probed) =>
-				probed.error === null ? judgeProbes(probed.samples, { release, current, strict: plan.strict }) : failedToAsk(lane, probed.error),
+			(probed) => {
+				if (probed.error !== null) return failedToAsk(lane, probed.error);
+				return told(judgeProbes(probed.samples, { release, current, strict: plan.strict }));
+			},
 			(error: unknown) => failedToAsk(lane, error),
 		)
 		.then((verdict) =>
 			lane.exclusive(async () => {
 				// Read anew since: whoever holds it now has asked again.
 				if (!lane.walks.includes(walk)) return;
-				await lane.tell(walk, { type: 'probed', region, ...told(verdict) });
+				await lane.tell(walk, { type: 'probed', region, ...verdict });
 				lane.look();
 			}),
 		)
 		.catch((error: unknown) => lane.log.warn('gate.answer_lost', { region, error }));
 }
 
-function failedToAsk(lane: Lane, error: unknown): ProbeVerdict {
+function failedToAsk(lane: Lane, error: unknown) {
 	lane.log.warn('gate.probe_failed', { error });
-	return probeError();
+	const verdict = told(probeError());
+	return { ...verdict, detail: `${verdict.detail}: ${error instanceof Error ? error.message : String(error)}` };
 }
 
 function told(verdict: ProbeVerdict) {
