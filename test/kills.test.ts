@@ -99,6 +99,24 @@ test('one edge of two frozen is replaced, and pointers still move', async () => 
 	await deployNext();
 });
 
+test('both edges frozen at once are replaced: requests wait or fail for a moment, then they and pointers go on', async () => {
+	const old = jibe.programs('edge');
+	assert.equal(old.length, 2);
+	for (const { pid } of old) kill(pid, 'SIGSTOP');
+	// What waits in a frozen edge ends with it; nobody waits longer than that.
+	const caught = await Promise.allSettled(Array.from({ length: 10 }, () => jibe.request(0, HOST, '/')));
+	const told = caught.filter((one) => one.status === 'rejected').map(({ reason }) => String(reason));
+	assert.deepEqual(
+		told.filter((reason) => !/ECONNRESET|ECONNREFUSED|socket hang up/.test(reason)),
+		[],
+	);
+	await replaced('edge', old);
+	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
+	await deployNext();
+	await traffic.stop();
+	assert.deepEqual(traffic.failures, []);
+});
+
 test('an instance killed is started again, and the app answers', async () => {
 	const status = JSON.parse((await jibe.api('/api/v1/apps/app/status?environment=production')).body) as {
 		regions: { instances: { state: string; pid: number }[] }[];

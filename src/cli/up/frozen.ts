@@ -22,7 +22,7 @@ export interface Watched {
 export type Target = { greeting: string } | { http: { port: number; path: string } } | { httpSocket: string };
 
 const LOOK_MS = 200;
-/** A program that wants to run but gets no processor, or computes, is given this much more time. */
+/** A program that wants to run but gets no processor or disk, or computes, is given this much more time. */
 const BUSY_FACTOR = 5;
 /** A program that has not answered yet may still be starting. */
 const START_MS = 10_000;
@@ -30,6 +30,8 @@ const START_MS = 10_000;
 export function watchFrozen(watched: readonly Watched[]): Timer {
 	const silent = new Map<Watched, MonotonicMs>();
 	const asking = new Set<Watched>();
+	/** Over their limit when last looked at. */
+	const suspects = new Set<Watched>();
 	/** The process that has answered once; before, it is given the time to start. */
 	const met = new Map<Watched, string>();
 	let lastLook = systemClock.monotonic();
@@ -42,6 +44,7 @@ export function watchFrozen(watched: readonly Watched[]): Timer {
 			const identity = one.identity();
 			if (identity === null) {
 				silent.delete(one);
+				suspects.delete(one);
 				continue;
 			}
 			if (!asking.has(one)) {
@@ -50,6 +53,7 @@ export function watchFrozen(watched: readonly Watched[]): Timer {
 					asking.delete(one);
 					if (!answered) return;
 					silent.delete(one);
+					suspects.delete(one);
 					met.set(one, identity.start);
 				}, noAnswer(one));
 			}
@@ -68,8 +72,10 @@ export function watchFrozen(watched: readonly Watched[]): Timer {
 			return;
 		}
 		const knownMs = met.get(one) === identity.start ? one.limitMs : Math.max(one.limitMs, START_MS);
-		const limitMs = kernelState(identity.pid) === 'R' ? knownMs * BUSY_FACTOR : knownMs;
+		const limitMs = /[RD]/.test(kernelState(identity.pid) ?? '') ? knownMs * BUSY_FACTOR : knownMs;
 		if (now - since <= limitMs) return;
+		// Its answer may have come while we had no processor time ourselves: we read before we judge.
+		if (!suspects.delete(one)) return void suspects.add(one);
 		silent.delete(one);
 		one.frozen(`no answer for ${Math.round(now - since)} ms`);
 	}
