@@ -69,7 +69,8 @@ export function placeOf(file: string, text: string, offset: number): Place {
 	const column = offset - before.lastIndexOf('\n');
 	const lines = text.split('\n');
 	const first = Math.max(1, line - FRAME_LINES);
-	const last = Math.min(lines.length, line + FRAME_LINES);
+	let last = Math.min(lines.length, line + FRAME_LINES);
+	while (last > line && lines[last - 1]?.trim() === '') last--;
 	const width = String(last).length;
 	const frame: string[] = [];
 	for (let number = first; number <= last; number++) {

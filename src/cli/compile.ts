@@ -3,6 +3,7 @@ import { buildApp, type BuildInput } from '#build/build.ts';
 import type { BuildResult } from '#build/result.ts';
 import { BuildError, isUsage } from '#build/build-error.ts';
 import type { AppConfig } from '#wire/config.ts';
+import { unsentFields } from './conclude.ts';
 import type { Stages } from './deploy.ts';
 import { EXIT, Failure } from './failure.ts';
 import { count, done, seconds } from './output.ts';
@@ -51,6 +52,6 @@ function buildFailed(error: BuildError, app: string, environment: string): Failu
 	const { code, file, line, column } = error;
 	return new Failure(code, exit, error.describe(), {
 		cause: error.cause,
-		fields: { deployment: null, kind: 'deploy', app, environment, state: 'BuildFailed', reason: code, file, line, column },
+		fields: { ...unsentFields({ app, environment }, { state: 'BuildFailed', reason: code }), file, line, column },
 	});
 }

@@ -37,6 +37,7 @@ function lastLines(deployment: Deployment, detached: boolean): string[] {
 function outcomeFields(deployment: Deployment, known: Known, totalMs: number): Record<string, unknown> {
 	const { id, kind, app, environment, release, artifact, commit, state, reason, regions, url } = deployment;
 	const { bootMs = 0, scanMs = 0, compileMs = 0, uploadMs = 0 } = known.timings ?? {};
+	const { prepareMs, canaryMs, rolloutMs } = deployment.timings;
 	return {
 		deployment: id,
 		kind,
@@ -51,7 +52,30 @@ function outcomeFields(deployment: Deployment, known: Known, totalMs: number): R
 		uploadedBytes: known.uploadedBytes ?? 0,
 		regions: regions.map((region) => ({ name: region.name, state: region.state, ms: region.ms })),
 		url,
-		timings: rounded({ bootMs, scanMs, compileMs, uploadMs, ...deployment.timings, totalMs }),
+		timings: rounded({ bootMs, scanMs, compileMs, uploadMs, prepareMs, canaryMs, rolloutMs, totalMs }),
+	};
+}
+
+/** The same object for a deploy that ended before anything was sent: no deployment came of it. */
+export function unsentFields(
+	{ app, environment }: { app: string; environment: string },
+	{ state, reason, ...known }: { state: 'BuildFailed' | 'TestFailed'; reason: string; artifact?: string; modules?: Known['modules'] },
+): Record<string, unknown> {
+	return {
+		deployment: null,
+		kind: 'deploy',
+		app,
+		environment,
+		release: null,
+		artifact: known.artifact ?? null,
+		commit: null,
+		state,
+		reason,
+		modules: known.modules ?? { compiled: 0, cached: 0 },
+		uploadedBytes: 0,
+		regions: [],
+		url: null,
+		timings: rounded({ totalMs: systemClock.monotonic() }),
 	};
 }
 

@@ -33,9 +33,7 @@ function lines(status: AppStatus): string[] {
 		region.region,
 		region.state + (region.reason === null ? '' : ` (${region.reason})`),
 		release(region.wanted.pointer.primary),
-		region.instances
-			.map((one) => `v${one.release} ${one.state}${one.healthy ? '' : `, ${one.reason ?? 'unhealthy'}`}`)
-			.join('; '),
+		region.instances.map((one) => `v${one.release} ${one.state}${one.healthy ? '' : `, ${one.reason ?? 'unhealthy'}`}`).join('; '),
 		region.warmRelease === null ? '' : `v${region.warmRelease}`,
 	]);
 	return [

@@ -4,6 +4,7 @@ import { delimiter, dirname, join } from 'node:path';
 import type { BuildResult } from '#build/result.ts';
 import { systemClock } from '#clock/clock.ts';
 import { sha256 } from '#digest/digest.ts';
+import { unsentFields } from './conclude.ts';
 import type { Stages } from './deploy.ts';
 import { EXIT, Failure } from './failure.ts';
 import { done, seconds } from './output.ts';
@@ -32,7 +33,7 @@ export async function gate({ out, environment }: Invocation, project: Project, b
 			const tail = output.trimEnd().split('\n').slice(-SHOWN_LINES).join('\n');
 			throw new Failure('tests', EXIT.app, `The tests failed: ${command} ended with ${code}\n${tail}`, {
 				hint: 'nothing was sent: what serves goes on serving',
-				fields: { deployment: null, kind: 'deploy', app: config.app, environment, state: 'TestFailed', reason: 'tests' },
+				fields: unsentFields({ app: config.app, environment }, { state: 'TestFailed', reason: 'tests', ...built }),
 			});
 		}
 		mkdirSync(join(cache, 'passed'), { recursive: true, mode: 0o700 });

@@ -274,6 +274,8 @@ test('a build that fails and tests that fail make no deployment', async (t) => {
 	const broken = await stage.jibe('deploy', app, '--json');
 	assert.equal(broken.exit, EXIT.app);
 	assert.deepEqual([broken.json['deployment'], broken.json['state'], broken.json['file']], [null, 'BuildFailed', 'src/server.ts']);
+	const shape = ['deployment', 'kind', 'app', 'environment', 'release', 'artifact', 'commit', 'state', 'reason', 'modules', 'uploadedBytes', 'regions', 'url', 'timings']; // prettier-ignore
+	for (const { json } of [tested, broken]) assert.deepEqual(Object.keys(json).slice(0, shape.length), shape);
 	assert.deepEqual(stage.asked, []);
 });
 
