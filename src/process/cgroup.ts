@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { isRoot } from './directory.ts';
 
@@ -167,7 +167,7 @@ function findTree(): Partial<Record<keyof Cgroup, string>> {
 	for (const name of ABILITIES) {
 		const mount = mountOf(name);
 		const base = mount && join(mount, own.get(name) ?? '/');
-		if (base && existsSync(base)) tree[name] = base;
+		if (base && isWritable(base)) tree[name] = base;
 	}
 	const two = mountOf('unified');
 	if (two) addUnified(tree, two, join(two, own.get('') ?? '/'));
@@ -193,7 +193,7 @@ function mountOf(name: keyof Cgroup): string | null {
 }
 
 function addUnified(tree: Partial<Record<keyof Cgroup, string>>, root: string, own: string): void {
-	if (!existsSync(own)) return;
+	if (!isWritable(own)) return;
 	const wanted = CONTROLLERS.filter((name) => tree[name] === undefined);
 	// A group that holds processes may not hand controllers down (but for the root), so ours may have to lie beside it.
 	const candidates = own === root ? [own] : [own, dirname(own)];
@@ -216,6 +216,16 @@ function makeGroup(base: string, directory: string): void {
 		handDown(parent, CONTROLLERS);
 	}
 	mkdirSync(directory, { recursive: true });
+}
+
+/** In a container the tree is often there, but mounted read-only. */
+function isWritable(directory: string): boolean {
+	try {
+		accessSync(directory, constants.W_OK);
+		return true;
+	} catch {
+		return false;
+	}
 }
 
 function removeDirectory(directory: string): boolean {

@@ -35,7 +35,7 @@ after(() => {
 });
 
 const UID = 2_000_000_017;
-const noRoot = isRoot() ? false : 'needs root';
+const noRoot = isolation().mounts ? false : 'needs root that may make mount namespaces';
 /** Where a process of another uid finds Node: the repository may lie below /tmp, which is hidden from it, or a private directory. */
 const node = join(run, 'node');
 writeFileSync(node, '');
@@ -178,7 +178,7 @@ test('as root: uid, no privileges, only its binds, a /tmp of its own, nothing el
 	});
 });
 
-const noCgroup = isolation().cgroup ? false : 'needs cgroups';
+const noCgroup = isolation().cgroup && isolation().mounts ? false : 'needs cgroups';
 
 test('a cgroup limits memory and processes, freezes, and kills children that left the process group', { skip: noCgroup }, async () => {
 	const cgroup = createCgroup(`${groups}/a`, { memoryMiB: 256, pids: 40, cpuMillis: 500 });

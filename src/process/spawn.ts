@@ -82,7 +82,7 @@ exec -a "$0" "$@"`;
 function commandChain(of: DetachedProcess): Chain {
 	const can = isolation();
 	const doors = of.cgroup ? cgroupDoors(of.cgroup) : [];
-	const changes = can.uid && (of.uid !== undefined || of.binds?.length || of.privateTmp || doors.length);
+	const changes = can.setuid && (of.uid !== undefined || of.binds?.length || of.privateTmp || doors.length);
 	if (!changes) return { command: of.command, args: [...of.args], argv0: of.argv0, cwd: of.cwd, env: { ...of.env } };
 	const env = { PATH: CHAIN_PATH, ...Object.fromEntries(Object.entries(of.env).map(([name, value]) => [ENV_PREFIX + name, value])) };
 	const script = [
@@ -119,7 +119,10 @@ function mounts(of: DetachedProcess): string[] {
 function privileges(of: DetachedProcess): string[] {
 	if (of.uid === undefined) return [];
 	const ids = [`--reuid=${of.uid}`, `--regid=${of.gid ?? of.uid}`, '--clear-groups'];
-	return ['setpriv', ...ids, '--no-new-privs', '--inh-caps=-all', '--bounding-set=-all'];
+	if (isolation().mounts) return ['setpriv', ...ids, '--no-new-privs', '--inh-caps=-all', '--bounding-set=-all'];
+	// Nothing can be bound to where this uid may read it: it has to get through directories that are not its own.
+	const caps = '-all,+dac_override';
+	return ['setpriv', ...ids, '--no-new-privs', `--inh-caps=${caps}`, `--ambient-caps=${caps}`, `--bounding-set=${caps}`];
 }
 
 /** One word of a shell, whatever is in it. */
