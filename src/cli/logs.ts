@@ -53,7 +53,7 @@ export const verb: Verb = {
 			if (!follow) break;
 			await pause(AGAIN_MS);
 		}
-		if (shown === 0 && !out.json) out.say(`No output of ${app} (${environment}) since then.`);
+		if (shown === 0 && !out.json) out.say(`${app} (${environment}) wrote nothing in the last ${args.value('since') ?? DEFAULT_SINCE}.`);
 		return EXIT.done;
 	},
 };

@@ -33,7 +33,7 @@ function lines(status: AppStatus): string[] {
 		region.region,
 		region.state + (region.reason === null ? '' : ` (${region.reason})`),
 		release(region.wanted.pointer.primary),
-		region.instances.map((one) => `v${one.release} ${one.state}${one.healthy ? '' : `, ${one.reason ?? 'unhealthy'}`}`).join('; '),
+		region.instances.map(instance).join('; '),
 		region.warmRelease === null ? '' : `v${region.warmRelease}`,
 	]);
 	return [
@@ -51,6 +51,14 @@ function lines(status: AppStatus): string[] {
 		'',
 		...table(['region', 'state', 'serves', 'instances', 'warm'], rows),
 	];
+}
+
+const CHECKED = ['prepared', 'serving'];
+
+/** One that starts, drains or rests is not checked: that it isn't healthy says nothing. */
+function instance({ release: number, state, healthy, reason }: AppStatus['regions'][number]['instances'][number]): string {
+	const why = CHECKED.includes(state) ? (reason ?? 'unhealthy') : reason;
+	return `v${number} ${state}${healthy || why === null ? '' : `, ${why}`}`;
 }
 
 function rollback(to: AppStatus['rollbackTo'], serving: number | null): string[] {

@@ -74,6 +74,11 @@ test('status and history say what serves, in words and as JSON', async (t) => {
 	assert.match(status.out, /watching: harm still swings it back\nrollback goes to v41, from disk: about 1\.5s/);
 	assert.match(status.out, /fra {5}live {3}v42 {5}v42 serving/);
 	assert.deepEqual((await stage.jibe('status', 'notes', '--json')).json, JSON.parse(JSON.stringify(STATUS)));
+	const [fra] = STATUS.regions;
+	const one = fra!.instances[0]!;
+	const instances = [{ ...one, state: 'starting', healthy: false }, { ...one, healthy: false, reason: 'unhealthy' }, { ...one, state: 'warm', reason: 'unhealthy' }]; // prettier-ignore
+	stage.answers['GET /api/v1/apps/notes/status'] = { ...STATUS, regions: [{ ...fra, instances }] };
+	assert.match((await stage.jibe('status', 'notes')).out, /v42 starting; v42 serving, unhealthy; v42 warm$/m);
 	const history = await stage.jibe('history', 'notes', '--limit', '5');
 	assert.equal(stage.asked.at(-1)?.what, 'GET /api/v1/deployments?environment=production&limit=5&app=notes');
 	assert.match(history.out, /dpl_7m4k92xy .* notes {2}deploy {2}v42 {6}RolledBack \(gate_failed\) {2}fedcba9876\+ {2}token:admin/);
