@@ -3,13 +3,14 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, openSync, readdirSync, rmSync, statfsSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
+import { isolation } from '#process/isolation.ts';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 import { startTraffic } from './fixtures/traffic.ts';
 
 /** A disk that is full: a clear error, nothing half-visible, and all is well once there is room again. */
 
-const skip = process.platform === 'linux' && process.getuid?.() === 0 ? false : 'mounting a small disk needs root on Linux';
+const skip = isolation().mounts ? false : 'mounting a small disk needs root on Linux';
 const text = (words: string) => `export default { fetch: () => new Response(${JSON.stringify(words)}) };\n`;
 const HOST = 'app.localhost';
 const MIB = 1024 * 1024;
