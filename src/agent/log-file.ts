@@ -50,7 +50,8 @@ function parseLine(line: string, before: number): LogLine {
 		const match = /^.(\d{1,15}) ([oe]) (.*)$/s.exec(line);
 		if (match) return { at: Number(match[1]), stream: match[2] === 'o' ? 'out' : 'err', text: match[3] ?? '' };
 	}
-	return { at: before, stream: 'err', text: line };
+	// What a logger's own thread writes past the stamps are objects; what Node says of a crash never begins as one.
+	return { at: before, stream: line.startsWith('{') ? 'out' : 'err', text: line };
 }
 
 function readFrom(file: string, from: (size: number) => number): { text: string; start: number } | null {

@@ -5,7 +5,8 @@ import type { LogLines } from '#wire/region.ts';
 import { ask, openTestbed, type Testbed } from './testbed.ts';
 
 const health = { path: '/', timeoutMs: 2_000, strict: false };
-const SERVER = `console.log('born'); console.error('trouble');
+const SERVER = `import { writeSync } from 'node:fs';
+	console.log('born'); console.error('trouble'); writeSync(1, '{"past":"the stamps"}\\nwords\\n');
 	export default { fetch(request) { console.log(new URL(request.url).pathname + '\\nsecond line'); return new Response('ok'); } };`;
 
 test('output is read with time and stream, since a moment, at most so many lines, and followed', async (t) => {
@@ -16,12 +17,14 @@ test('output is read with time and stream, since a moment, at most so many lines
 	const [instance] = await bed.until(spec, 'serving', ([i]) => i?.state === 'serving');
 	const key = { region: 'fra', app: 'notes', environment: 'production' };
 	bed.agent.receive({ type: 'logsWanted', id: 'a', ...key, since: 0, follow: false, maxLines: 100 });
-	const first = await lines(bed, 'a', (all) => all.length >= 4, true);
+	const first = await lines(bed, 'a', (all) => all.length >= 6, true);
 	assert.deepEqual(
 		first.map(({ stream, text, release, instance: id }) => [stream, text, release, id]),
 		[
 			['out', 'born', 1, instance?.id],
 			['err', 'trouble', 1, instance?.id],
+			['out', '{"past":"the stamps"}', 1, instance?.id],
+			['err', 'words', 1, instance?.id],
 			['out', '/', 1, instance?.id],
 			['out', 'second line', 1, instance?.id],
 		],
