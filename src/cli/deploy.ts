@@ -11,6 +11,7 @@ import type { Outcome } from './follow.ts';
 import { gitFacts } from './git.ts';
 import { projectDirectory, readProject, type Project } from './project.ts';
 import { Sending } from './send.ts';
+import type { Tests } from './tests.ts';
 import { findServer, type Server } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
@@ -63,14 +64,26 @@ async function buildAndSend(way: Way): Promise<{ sending: Sending; outcome: Outc
 async function once({ invocation, project, server, directory, git }: Way) {
 	const stages = new Stages();
 	const built = await compile(invocation, project, `${server.url.origin}/${project.config.app}`, stages);
-	if (project.config.test !== undefined || project.config.types) {
-		const { gate } = await import('./tests.ts');
-		await gate(invocation, project, built, stages);
+	const tests = await testsOf(invocation, project, built, stages);
+	try {
+		stages.enter('Uploading');
+		const request = { ...requestOf(invocation, project, built, await git, stages), ...(tests ? { testing: true } : {}) };
+		const sending = new Sending({ invocation, server, directory, built, request, tests });
+		return { sending, outcome: await sending.send(), built };
+	} finally {
+		tests?.stop();
 	}
-	stages.enter('Uploading');
-	const request = requestOf(invocation, project, built, await git, stages);
-	const sending = new Sending({ invocation, server, directory, built, request });
-	return { sending, outcome: await sending.send(), built };
+}
+
+/** Tests that run meanwhile; null where none have to run, or where they are over: before what is asked to be quick or to be left alone. */
+async function testsOf(invocation: Invocation, project: Project, built: BuildResult, stages: Stages): Promise<Tests | null> {
+	if (project.config.test === undefined && !project.config.types) return null;
+	const { Tests } = await import('./tests.ts');
+	const tests = Tests.start(invocation, project, built);
+	if (tests === null || !(invocation.args.flag('now') || invocation.args.flag('detach'))) return tests;
+	stages.enter('Testing');
+	await tests.passed();
+	return null;
 }
 
 /** The stages that this command goes through, for control's record of the deployment. */

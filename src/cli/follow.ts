@@ -14,6 +14,10 @@ export interface Follow {
 	environment: string;
 	/** Return once it exists. */
 	detach: boolean;
+	/** Called once, when the deployment's id is known. */
+	named?: (id: string) => void;
+	/** What goes on needs this command: a person who presses Ctrl-C cancels it. */
+	needed?: () => boolean;
 }
 
 export interface Outcome {
@@ -73,11 +77,14 @@ class Seen {
 				if (outcome !== null) return outcome;
 			} catch (error) {
 				if (!(error instanceof Interrupted) || this.#gone.signal.aborted || systemClock.monotonic() > deadline) throw error;
-				if (error.deployment !== null) this.#id = error.deployment;
+				if (error.deployment !== null) this.#name(error.deployment);
 				else await pause(AGAIN_MS);
 			}
-			this.#id ??= await this.#findOwn();
-			if (this.#id !== null) return this.#ended(this.#id, deadline);
+			const id = this.#id ?? (await this.#findOwn());
+			if (id !== null) {
+				this.#name(id);
+				return this.#ended(id, deadline);
+			}
 			// The request never became a deployment, so it may be made again.
 		}
 	}
@@ -109,10 +116,16 @@ class Seen {
 			return this.#outcome(result, !FINAL.has(result.state));
 		}
 		const { event } = line;
-		this.#id ??= event.deployment;
+		if (event.deployment !== null) this.#name(event.deployment);
 		const words = wordsFor(event.type, event.data);
 		if (words !== null) this.#of.out.now(words);
 		return null;
+	}
+
+	#name(id: string): void {
+		if (this.#id !== null) return;
+		this.#id = id;
+		this.#of.named?.(id);
 	}
 
 	/** Of this app, made since we asked: the answer was lost, the deployment was not. */
@@ -125,7 +138,7 @@ class Seen {
 	}
 
 	listenToSignals(): () => void {
-		const leave = () => void this.#leaveIt();
+		const leave = () => (this.#of.needed?.() ? this.#cancel() : void this.#leaveIt());
 		const cancel = () => this.#cancel();
 		const inCi = Boolean(process.env['CI']);
 		process.on('SIGINT', leave);
@@ -187,6 +200,7 @@ function statusOf(code: string): number {
 function wordsFor(type: string, data: Record<string, unknown>): string | null {
 	if (type !== 'deployment.state') return null;
 	const words: Partial<Record<DeploymentState, string>> = {
+		Testing: 'Testing, and preparing in every region…',
 		Deploying: 'Preparing in every region…',
 		CanaryCheck: 'Checking the first region…',
 		RollingOut: 'Moving the other regions…',

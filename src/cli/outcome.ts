@@ -42,7 +42,7 @@ export function failureOf({ id, app, state, reason, detail, regions }: Deploymen
 	const failed = regions.filter((region) => region.state === 'failed').map((region) => region.name);
 	const where =
 		failed.length === 0 ? '' : ` in ${failed.slice(0, 3).join(', ')}${failed.length > 3 ? ` and ${failed.length - 3} more` : ''}`;
-	const serves = state === 'DeployFailed' ? 'Nothing moved: what served before still serves.' : null;
+	const serves = state === 'DeployFailed' || state === 'TestFailed' ? 'Nothing moved: what served before still serves.' : null;
 	const story = (state === 'DeployFailed' ? FAILED_BY[reason ?? ''] : undefined) ?? STORY[state] ?? state;
 	const message = `${story}${where}${reason === null ? '' : ` (${reason})`}${detail === null ? '' : `\n${detail}`}`;
 	const more = `jibe logs ${app} and jibe status ${app} tell more; this was ${id}`;

@@ -2,6 +2,7 @@ import type { BuildResult } from '#build/result.ts';
 import type { Digest } from '#digest/digest.ts';
 import { systemClock } from '#clock/clock.ts';
 import type { DeployRequest } from '#wire/api.ts';
+import type { Tests } from './tests.ts';
 import { encodeUpload, INLINE_LIMIT_BYTES, MAX_UPLOAD_BYTES, UPLOAD_TYPE } from '#wire/upload.ts';
 import { EXIT, Failure } from './failure.ts';
 import { follow, type Outcome } from './follow.ts';
@@ -9,6 +10,16 @@ import { isAncestor, missingCommits } from './git.ts';
 import { count } from './output.ts';
 import { ApiFailure, ask, type Server } from './server.ts';
 import type { Invocation } from './verbs.ts';
+
+interface Sent {
+	invocation: Invocation;
+	server: Server;
+	directory: string;
+	built: BuildResult;
+	request: DeployRequest;
+	/** They run meanwhile, and control waits for what they say. */
+	tests: Tests | null;
+}
 
 /**
  * Gets an artifact to control: as one request with the difference to what control is known to have. Where control
@@ -19,18 +30,18 @@ export class Sending {
 	uploadedBytes = 0;
 	/** When the request that became the deployment was sent, on the monotonic clock. */
 	sentAtMs = 0;
-	readonly #of: { invocation: Invocation; server: Server; directory: string; built: BuildResult };
+	readonly #of: Omit<Sent, 'request'>;
 	#request: DeployRequest;
 	#blobs: Map<Digest, Buffer>;
 
-	constructor(of: { invocation: Invocation; server: Server; directory: string; built: BuildResult; request: DeployRequest }) {
+	constructor(of: Sent) {
 		this.#of = of;
 		this.#request = of.request;
 		this.#blobs = of.built.newBlobs;
 	}
 
 	async send(): Promise<Outcome> {
-		const { built, invocation, server } = this.#of;
+		const { built, invocation, server, tests } = this.#of;
 		const { vendor } = built;
 		if (vendor !== null && !vendor.known) this.#sendVendor();
 		if (sizeOf(this.#blobs.values()) > INLINE_LIMIT_BYTES || this.#request.vendorManifest !== null) await this.#sendMissing();
@@ -40,14 +51,16 @@ export class Sending {
 			this.sentAtMs = systemClock.monotonic();
 			const { app } = this.#request.config;
 			try {
-				const outcome = await follow({
+				const following = follow({
 					server,
 					out: invocation.out,
 					request: { method: 'POST', path: `/api/v1/apps/${app}/deployments`, body: { bytes, type: UPLOAD_TYPE } },
 					app,
 					environment: this.#request.environment,
 					detach: invocation.args.flag('detach'),
+					...(tests ? { named: (id) => tests.tell(server, id), needed: () => tests.running } : {}),
 				});
+				const outcome = await (tests ? Promise.race([following, tests.untold]) : following);
 				built.markAccepted();
 				return outcome;
 			} catch (error) {

@@ -1,61 +1,165 @@
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import type { BuildResult } from '#build/result.ts';
-import { systemClock } from '#clock/clock.ts';
+import { pause, systemClock } from '#clock/clock.ts';
 import { sha256 } from '#digest/digest.ts';
 import { unsentFields } from './conclude.ts';
-import type { Stages } from './deploy.ts';
 import { EXIT, Failure } from './failure.ts';
 import { done, seconds } from './output.ts';
 import type { Project } from './project.ts';
+import { ApiFailure, ask, Interrupted, type Server } from './server.ts';
 import type { Invocation } from './verbs.ts';
 
 const TYPES_COMMAND = 'tsc --noEmit';
 const KEPT_OUTPUT_CHARS = 16 * 1024;
 const SHOWN_LINES = 30;
+const MAX_SUMMARY_CHARS = 8_000;
+const AGAIN_MS = 100;
+/** As long as control waits. */
 const LIMIT_MS = 30 * 60_000;
 
-/** Runs the app's tests and type check, unless they passed before on this very artifact. @throws Failure (TestFailed); nothing was sent */
-export async function gate({ out, environment }: Invocation, project: Project, built: BuildResult, stages: Stages): Promise<void> {
-	const { directory, cache, config } = project;
-	const commands = [...(config.types ? [TYPES_COMMAND] : []), ...(config.test === undefined ? [] : [config.test])];
-	const markOf = (command: string) =>
-		join(cache, 'passed', sha256(`${built.artifact}\0${built.vendor?.root ?? ''}\0${command}`).slice(7, 39));
-	const pending = commands.filter((command) => !existsSync(markOf(command)));
-	if (pending.length === 0) return;
-	stages.enter('Testing');
-	for (const command of pending) {
-		out.now(`Testing: ${command}…`);
-		const startedAt = systemClock.monotonic();
-		const { code, output } = await run(command, directory);
-		if (code !== 0) {
-			const tail = output.trimEnd().split('\n').slice(-SHOWN_LINES).join('\n');
-			throw new Failure('tests', EXIT.app, `The tests failed: ${command} ended with ${code}\n${tail}`, {
-				hint: 'nothing was sent: what serves goes on serving',
-				fields: unsentFields({ app: config.app, environment }, { state: 'TestFailed', reason: 'tests', ...built }),
-			});
+/**
+ * The app's tests and type check, beside the upload and the start of the release in every region. What passed before on
+ * this very artifact with these packages is not run again. No pointer moves before control has heard that they passed.
+ */
+export class Tests {
+	running = true;
+	/** Rejects when control could not be told how they ended. */
+	readonly untold: Promise<never>;
+	readonly #ended: Promise<Verdict>;
+	readonly #of: { invocation: Invocation; project: Project; built: BuildResult };
+	#child: ChildProcess | null = null;
+	#stopped = false;
+	#fail: (error: unknown) => void = () => {};
+
+	/** null: all passed before. */
+	static start(invocation: Invocation, project: Project, built: BuildResult): Tests | null {
+		const { cache, config } = project;
+		const commands = [...(config.types ? [TYPES_COMMAND] : []), ...(config.test === undefined ? [] : [config.test])];
+		const pending = commands
+			.map((command) => ({
+				command,
+				mark: join(cache, 'passed', sha256(`${built.artifact}\0${built.vendor?.root ?? ''}\0${command}`).slice(7, 39)),
+			}))
+			.filter(({ mark }) => !existsSync(mark));
+		return pending.length === 0 ? null : new Tests({ invocation, project, built }, pending);
+	}
+
+	private constructor(of: { invocation: Invocation; project: Project; built: BuildResult }, pending: readonly Pending[]) {
+		this.#of = of;
+		this.untold = new Promise((_, reject) => (this.#fail = reject));
+		this.untold.catch(() => {}); // who waits for it hears of it
+		this.#ended = this.#runAll(pending).finally(() => (this.running = false));
+		this.#ended.catch((error: unknown) => this.#fail(error));
+	}
+
+	/** @throws Failure (TestFailed); nothing was sent */
+	async passed(): Promise<void> {
+		const { invocation, project, built } = this.#of;
+		const { passed, summary } = await this.#ended;
+		if (passed) return;
+		throw new Failure('tests', EXIT.app, `The tests failed: ${summary}`, {
+			hint: 'nothing was sent: what serves goes on serving',
+			fields: unsentFields(
+				{ app: project.config.app, environment: invocation.environment },
+				{ state: 'TestFailed', reason: 'tests', ...built },
+			),
+		});
+	}
+
+	/** Tells control how they end, once they do. One that does not wait for them any more has ended, or is live already. */
+	tell(server: Server, id: string): void {
+		this.#tellEnd(server, id).catch((error: unknown) => this.#fail(error));
+	}
+
+	async #tellEnd(server: Server, id: string): Promise<void> {
+		const json = await this.#ended;
+		while (!this.#stopped) {
+			try {
+				await ask(server, { method: 'POST', path: `/api/v1/deployments/${id}/tests`, json });
+				return;
+			} catch (error) {
+				// Told once before a control that was killed could answer, or not needed any more.
+				if (error instanceof ApiFailure && error.code === 'not_testing') return;
+				if (!(error instanceof Interrupted)) throw error;
+				await pause(AGAIN_MS);
+			}
 		}
-		mkdirSync(join(cache, 'passed'), { recursive: true, mode: 0o700 });
-		writeFileSync(markOf(command), '');
-		out.say(done(`Tested in ${seconds(systemClock.monotonic() - startedAt)}`, command));
+	}
+
+	/** Nobody waits for them any more. */
+	stop(): void {
+		this.#stopped = true;
+		endGroup(this.#child);
+	}
+
+	async #runAll(pending: readonly Pending[]): Promise<Verdict> {
+		const { out } = this.#of.invocation;
+		for (const { command, mark } of pending) {
+			out.now(`Testing: ${command}…`);
+			const startedAt = systemClock.monotonic();
+			const { code, output } = await this.#run(command);
+			if (code !== 0) {
+				const tail = output.trimEnd().split('\n').slice(-SHOWN_LINES).join('\n');
+				return { passed: false, summary: `${command} ended with ${code}\n${tail}`.slice(0, MAX_SUMMARY_CHARS) };
+			}
+			mkdirSync(dirname(mark), { recursive: true, mode: 0o700 });
+			writeFileSync(mark, '');
+			out.say(done(`Tested in ${seconds(systemClock.monotonic() - startedAt)}`, command));
+		}
+		return {
+			passed: true,
+			summary: pending
+				.map(({ command }) => command)
+				.join(', ')
+				.slice(0, MAX_SUMMARY_CHARS),
+		};
+	}
+
+	#run(command: string): Promise<{ code: number | string; output: string }> {
+		const { directory } = this.#of.project;
+		const path = [join(directory, 'node_modules', '.bin'), dirname(process.execPath), process.env['PATH'] ?? ''].join(delimiter);
+		return new Promise((resolve, reject) => {
+			if (this.#stopped) return resolve({ code: 'stopped', output: '' });
+			// A group of its own: Ctrl-C is for this command to hear, and what ends the tests ends all that they started.
+			const child = spawn('sh', ['-c', command], {
+				cwd: directory,
+				env: { ...process.env, PATH: path },
+				stdio: ['ignore', 'pipe', 'pipe'],
+				detached: true,
+			});
+			this.#child = child;
+			const limit = systemClock.after(LIMIT_MS, () => endGroup(child), { idle: true });
+			let output = '';
+			const keep = (chunk: Buffer) => (output = (output + chunk.toString()).slice(-KEPT_OUTPUT_CHARS));
+			child.stdout.on('data', keep);
+			child.stderr.on('data', keep);
+			child.once('error', reject);
+			child.once('close', (code, signal) => {
+				limit.cancel();
+				resolve({ code: code ?? signal ?? 'nothing', output });
+			});
+		});
 	}
 }
 
-function run(command: string, directory: string): Promise<{ code: number | string; output: string }> {
-	const path = [join(directory, 'node_modules', '.bin'), dirname(process.execPath), process.env['PATH'] ?? ''].join(delimiter);
-	return new Promise((resolve, reject) => {
-		const child = spawn('sh', ['-c', command], {
-			cwd: directory,
-			env: { ...process.env, PATH: path },
-			stdio: ['ignore', 'pipe', 'pipe'],
-			timeout: LIMIT_MS,
-		});
-		let output = '';
-		const keep = (chunk: Buffer) => (output = (output + chunk.toString()).slice(-KEPT_OUTPUT_CHARS));
-		child.stdout.on('data', keep);
-		child.stderr.on('data', keep);
-		child.once('error', reject);
-		child.once('close', (code, signal) => resolve({ code: code ?? signal ?? 'nothing', output }));
-	});
+interface Pending {
+	command: string;
+	/** A file that is there once it passed. */
+	mark: string;
+}
+
+interface Verdict {
+	passed: boolean;
+	summary: string;
+}
+
+function endGroup(child: ChildProcess | null): void {
+	if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+	try {
+		process.kill(-child.pid, 'SIGTERM');
+	} catch {
+		// it has just ended
+	}
 }

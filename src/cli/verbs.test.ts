@@ -268,10 +268,10 @@ test('a deploy whose build cache was deleted, all but what it last saw, builds a
 	assert.match(again.err, /building again/);
 });
 
-test('a build that fails and tests that fail make no deployment', async (t) => {
+test('a build that fails makes no deployment, nor do tests that fail before what is asked to go at once', async (t) => {
 	const stage = await openStage(t, { 'POST /api/v1/apps/notes/deployments': [{ result: deploymentOf(), already: false }] });
 	const app = appOf(t, stage, { test: 'echo the test says no; exit 3' });
-	const tested = await stage.jibe('deploy', app, '--json');
+	const tested = await stage.jibe('deploy', app, '--now', '--json');
 	assert.equal(tested.exit, EXIT.app);
 	assert.deepEqual([tested.json['deployment'], tested.json['state']], [null, 'TestFailed']);
 	assert.match(tested.err, /ended with 3\nthe test says no/);
@@ -284,11 +284,42 @@ test('a build that fails and tests that fail make no deployment', async (t) => {
 	assert.deepEqual(stage.asked, []);
 });
 
-test('tests that passed on an artifact do not run again', async (t) => {
-	const stage = await openStage(t, { 'POST /api/v1/apps/notes/deployments': [{ result: deploymentOf(), already: false }] });
+/** Control as it answers a deploy that it waits for the tests of. */
+async function testingStage(t: TestContext): Promise<Stage> {
+	const stage = await openStage(t);
+	let finish: (state: 'Deployed' | 'TestFailed', detail: string) => void = () => {};
+	stage.answers['POST /api/v1/apps/notes/deployments'] = (_request, response) => {
+		const place = { app: 'notes', environment: 'production', deployment: 'dpl_7m4k92xy' };
+		const data = { state: 'Testing' };
+		response.write(`${JSON.stringify({ event: { cursor: 0, at: 0, type: 'deployment.state', ...place, data } })}\n`);
+		finish = (state, detail) => response.end(`${JSON.stringify({ result: deploymentOf({ state, detail }), already: false })}\n`);
+	};
+	stage.answers['POST /api/v1/deployments/dpl_7m4k92xy/tests'] = (_request, response) => {
+		const { passed, summary } = JSON.parse(stage.asked.at(-1)!.body) as { passed: boolean; summary: string };
+		response.end('{}');
+		finish(passed ? 'Deployed' : 'TestFailed', summary);
+	};
+	return stage;
+}
+
+test('tests run while control prepares, and do not run again once they passed on an artifact', async (t) => {
+	const stage = await testingStage(t);
 	const app = appOf(t, stage, { test: 'echo run >> runs.log', exclude: ['runs.log'] });
-	for (let n = 0; n < 2; n++) assert.equal((await stage.jibe('deploy', app)).exit, EXIT.done);
+	assert.equal((await stage.jibe('deploy', app)).exit, EXIT.done);
+	assert.deepEqual(stage.asked.map(({ what }) => what), ['POST /api/v1/apps/notes/deployments', 'POST /api/v1/deployments/dpl_7m4k92xy/tests']); // prettier-ignore
+	stage.answers['POST /api/v1/apps/notes/deployments'] = [{ result: deploymentOf(), already: false }];
+	assert.equal((await stage.jibe('deploy', app)).exit, EXIT.done);
+	assert.equal(stage.asked.length, 3);
 	assert.equal(readFileSync(join(app, 'runs.log'), 'utf8'), 'run\n');
+});
+
+test('tests that fail end the deployment, with what they printed', async (t) => {
+	const stage = await testingStage(t);
+	const app = appOf(t, stage, { test: 'echo the test says no; exit 3' });
+	const failed = await stage.jibe('deploy', app, '--json');
+	assert.equal(failed.exit, EXIT.app);
+	assert.equal(failed.json['state'], 'TestFailed');
+	assert.match(failed.err, /ended with 3\nthe test says no/);
 });
 
 test('without a jibe.json the other verbs are about the app that deploy would find', async (t) => {

@@ -124,8 +124,8 @@ function missingBlobs(missing: Digest[]): Refusal {
 }
 
 function inputOf(request: DeployRequest, app: string, caller: Caller): Omit<DeployInput, 'release' | 'gift'> {
-	const { environment, git, reason: why, force, now, stages, modules } = request;
-	return { app, environment, git, by: caller.by, why, force, now, stages, modules };
+	const { environment, git, reason: why, force, now, stages, modules, testing = false } = request;
+	return { app, environment, git, by: caller.by, why, force, now, stages, modules, testing };
 }
 
 /** What the regions lack of it, when that is little: then nobody has to fetch. */

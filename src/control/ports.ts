@@ -135,6 +135,8 @@ export interface Driver {
 	deploy(input: DeployInput): Promise<{ deployment: Deployment; already: boolean }>;
 	rollback(input: RollbackInput): Promise<{ deployment: Deployment; already: boolean }>;
 	cancel(deployment: string, by: string): Promise<Deployment>;
+	/** The tests that a deployment waits for have ended: it goes on, or ends TestFailed. */
+	tested(deployment: string, verdict: { passed: boolean; summary: string }): Promise<Deployment>;
 	removeApp(app: string, by: string): Promise<void>;
 	/** Takes up what was going on when control stopped. Call once the hub is listening. */
 	resume(): Promise<void>;
@@ -161,6 +163,8 @@ export interface DeployInput {
 	now: boolean;
 	stages: { state: DeploymentState; at: number }[];
 	modules: { compiled: number; cached: number } | null;
+	/** Prepared everywhere, but no pointer moves before its tests passed. */
+	testing?: boolean;
 }
 
 export interface RollbackInput {

@@ -1,6 +1,8 @@
 /** A strategy and the regions it is for, worked out into waves, gates and time limits: what a rollout then follows. */
 
 export const PREPARE_TIMEOUT_MS = 120_000;
+/** Who runs the tests may be gone: nobody waits for longer. */
+export const TESTS_TIMEOUT_MS = 30 * 60_000;
 export const WAVE_TIMEOUT_MS = 120_000;
 /** After this a rollback lists the regions that have not confirmed as pending. */
 export const ROLLBACK_TIMEOUT_MS = 10_000;

@@ -1,4 +1,4 @@
-import type { Plan } from './plan.ts';
+import { TESTS_TIMEOUT_MS, type Plan } from './plan.ts';
 
 /** What a rollout is, what it is told, and what it asks for. All of it is JSON: a new control process goes on from it. */
 
@@ -8,6 +8,8 @@ export interface Rollout {
 	release: number;
 	plan: Plan;
 	createdAt: number;
+	/** It waits, prepared, for its tests until then; null: for none. Absent in records of the version before. */
+	testsUntil?: number | null;
 	phase: Phase;
 	/** When the phase, or in `walking` the wave, began: its time limit counts from here. */
 	since: number;
@@ -28,10 +30,12 @@ export interface Rollout {
 	canary: { region: string; status: number; p50Ms: number; maxMs: number } | null;
 }
 
-/** `waiting`: prepares, but another one walks. `live`: Deployed; regions that were away still catch up. */
+/** `waiting`: prepares, but another one walks, or its tests do not say yet that it may. `live`: Deployed; regions that were away still catch up. */
 export type Phase = 'waiting' | 'preparing' | 'walking' | 'live' | 'swinging' | 'ended';
 
 export type RolloutState =
+	| 'Testing'
+	| 'TestFailed'
 	| 'ReadyToDeploy'
 	| 'Deploying'
 	| 'CanaryCheck'
@@ -105,6 +109,8 @@ export type RolloutEvent =
 	| { type: 'looked' }
 	/** It is this rollout's turn to walk. */
 	| { type: 'turn' }
+	/** Its tests have ended. */
+	| { type: 'tested'; passed: boolean; summary: string }
 	/** A rollback goes first: wait again, if nothing moved. */
 	| { type: 'yield' }
 	/** A new process took over: whatever was under way outside has to be asked again. */
@@ -137,20 +143,25 @@ export interface RolloutInput {
 	plan: Plan;
 	/** Another one walks: prepare, and wait for the turn. */
 	waiting: boolean;
+	/** Its tests run meanwhile. */
+	testing?: boolean;
 	now: number;
 }
 
 /** A rollout before its first step. */
 export function newRollout(input: RolloutInput): Rollout {
+	const waits = input.testing ? 'Testing' : 'ReadyToDeploy';
+	const waiting = input.waiting || input.testing === true;
 	return {
 		format: 1,
 		kind: input.kind,
 		release: input.release,
 		plan: input.plan,
 		createdAt: input.now,
-		phase: input.waiting ? 'waiting' : 'preparing',
+		testsUntil: input.testing ? input.now + TESTS_TIMEOUT_MS : null,
+		phase: waiting ? 'waiting' : 'preparing',
 		since: input.now,
-		state: input.waiting && input.kind === 'deploy' ? 'ReadyToDeploy' : 'Deploying',
+		state: waiting && input.kind === 'deploy' ? waits : 'Deploying',
 		wave: -1,
 		rung: 0,
 		rungAt: null,
@@ -166,6 +177,11 @@ export function newRollout(input: RolloutInput): Rollout {
 /** A pointer was written, so it can only end Deployed or swung back. */
 export function hasMoved(rollout: Rollout): boolean {
 	return rollout.regions.some((region) => region.moved);
+}
+
+/** No turn comes before its tests have passed. */
+export function isTesting(rollout: Rollout): boolean {
+	return rollout.phase === 'waiting' && rollout.testsUntil != null;
 }
 
 /** Still on its way: it may write pointers, or is waiting to. */

@@ -1,7 +1,7 @@
 import { catchUp } from './catch-up.ts';
 import { gateAnswered } from './gate.ts';
 import { isGated } from './plan.ts';
-import { hasMoved, type Effect, type Facts, type Rollout, type RolloutEvent, type RolloutState, type Step } from './rollout.ts';
+import { hasMoved, isTesting, type Effect, type Facts, type Rollout, type RolloutEvent, type RolloutState, type Step } from './rollout.ts';
 import { dropped, NOTHING, prepared, sameWanted } from './runs.ts';
 import { startSwing, swing, SWING_TIMEOUT_MS } from './swing.ts';
 import { nextWave, walk } from './walk.ts';
@@ -35,6 +35,8 @@ function told(rollout: Rollout, event: RolloutEvent, facts: Facts, now: number):
 			return null;
 		case 'turn':
 			return takeTurn(rollout, now);
+		case 'tested':
+			return tested(rollout, event, facts, now);
 		case 'yield':
 			if (rollout.phase === 'preparing') rollout.phase = 'waiting';
 			return null;
@@ -51,7 +53,7 @@ function told(rollout: Rollout, event: RolloutEvent, facts: Facts, now: number):
 function look(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	switch (rollout.phase) {
 		case 'waiting':
-			return [];
+			return waitForTests(rollout, facts, now);
 		case 'preparing':
 			return prepare(rollout, facts, now);
 		case 'walking':
@@ -76,8 +78,22 @@ function lateReturns(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	return [];
 }
 
+/** Who ran the tests may be gone. */
+function waitForTests(rollout: Rollout, facts: Facts, now: number): Effect[] {
+	if (!isTesting(rollout) || now < rollout.testsUntil!) return [];
+	return end(rollout, 'TimedOut', 'tests_timeout', 'nobody said in time how the tests ended', facts, now);
+}
+
+/** From now on it waits for its turn only, which may come at once. */
+function tested(rollout: Rollout, event: Extract<RolloutEvent, { type: 'tested' }>, facts: Facts, now: number): Effect[] | null {
+	if (!isTesting(rollout)) return null;
+	if (!event.passed) return end(rollout, 'TestFailed', 'tests', event.summary, facts, now);
+	rollout.testsUntil = null;
+	return [{ type: 'transition', to: 'ReadyToDeploy', reason: null, detail: null }];
+}
+
 function takeTurn(rollout: Rollout, now: number): Effect[] | null {
-	if (rollout.phase !== 'waiting') return null;
+	if (rollout.phase !== 'waiting' || isTesting(rollout)) return null;
 	rollout.phase = 'preparing';
 	rollout.since = now;
 	return rollout.state === 'ReadyToDeploy' ? [{ type: 'transition', to: 'Deploying', reason: null, detail: null }] : null;
@@ -166,6 +182,7 @@ function inRegion(region: string, detail: string | null): string {
 export function nextLook(rollout: Rollout, now: number): number | null {
 	const { plan, since } = rollout;
 	const times: number[] = [];
+	if (isTesting(rollout)) times.push(rollout.testsUntil!);
 	if (rollout.phase === 'preparing') times.push(since + plan.prepareMs);
 	if (rollout.phase === 'walking') times.push(since + plan.confirmMs, since + plan.waveMs);
 	if (rollout.phase === 'walking' && rollout.rungAt !== null) times.push(rollout.rungAt + plan.holdMs);

@@ -111,6 +111,8 @@ export class Invariants {
 		const to = after.pointer.primary;
 		if (from === to) return;
 		const by = after.deployment === null ? null : this.#database.deployments.get(after.deployment)?.deployment;
+		if (by && to === by.release && BEFORE_POINTERS.includes(by.state))
+			this.#broken(`${after.region}: ${by.id} moved the pointer while it was ${by.state}`);
 		const allowed = by && (to === by.release || from === by.release);
 		if (!allowed) this.#broken(`${after.region}: ${by?.id ?? 'nobody'} moved the pointer from ${named(from)} to ${named(to)}`);
 	}
@@ -121,6 +123,8 @@ export class Invariants {
 		if (open.length > 1) this.#broken(`${open.map((row) => row.deployment.id).join(' and ')} walk at once`);
 	}
 }
+
+const BEFORE_POINTERS: readonly State[] = ['Testing', 'TestFailed', 'ReadyToDeploy', 'Deploying'];
 
 function obeys(region: Region, deployment: Deployment): boolean {
 	return region.edges.some((edge) => edge.obeyed.has(`${deployment.id} v${deployment.release}`) || edge.serves === deployment.release);

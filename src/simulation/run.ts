@@ -21,6 +21,8 @@ export interface Variant {
 	fault?: Fault;
 	mistake?: Mistake;
 	checks?: { fence: boolean; compareAndSet: boolean };
+	/** Some deployments wait for tests, which pass, fail, or are never heard of again. */
+	tests?: boolean;
 }
 
 export interface Outcome {
@@ -35,6 +37,8 @@ export async function simulate(seed: number, variant: Variant = {}, logTo: ((lin
 
 class Life {
 	readonly #random: Random;
+	/** Of their own, so that lives without tests stay as they are. */
+	readonly #tests: Random;
 	readonly #clock = new VirtualClock();
 	readonly #database: MemoryDatabase;
 	readonly #regions: Region[];
@@ -52,6 +56,7 @@ class Life {
 
 	constructor(seed: number, variant: Variant, logTo: ((line: string) => void) | null) {
 		this.#random = new Random(seed);
+		this.#tests = new Random(seed + 1_000_003);
 		this.#variant = variant;
 		this.#database = new MemoryDatabase(variant.checks);
 		this.#log = createLog({}, { level: logTo ? 'info' : 'error', write: logTo ?? (() => undefined) });
@@ -149,7 +154,18 @@ class Life {
 		const quality = this.#random.pick<Quality>(['good', 'good', 'good', 'never-starts', 'fails-probes', 'fails-users']);
 		const content = sha256(String(this.#random.chance(0.2) && this.#content > 0 ? this.#content : ++this.#content));
 		if (!this.#qualities.has(content)) this.#qualities.set(content, quality);
-		this.#ask(this.#control.driver.deploy({ ...input(content), now: this.#random.chance(0.2) }));
+		const asked = { ...input(content), now: this.#random.chance(0.2) };
+		if (this.#variant.tests && this.#tests.chance(0.5)) this.#ask(this.#deployTested(asked));
+		else this.#ask(this.#control.driver.deploy(asked));
+	}
+
+	async #deployTested(asked: DeployInput): Promise<void> {
+		const { deployment } = await this.#control.driver.deploy({ ...asked, testing: true });
+		if (this.#tests.chance(0.1)) return;
+		const passed = this.#tests.chance(0.7);
+		this.#clock.after(this.#tests.pick([1, 500, 5000, 60_000]), () =>
+			this.#ask(this.#control.driver.tested(deployment.id, { passed, summary: 'npm test' })),
+		);
 	}
 
 	#rollback(): void {

@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { simulate, type Variant } from './run.ts';
 
 const SEEDS = 100;
+const TESTED_SEEDS = 30;
 /** A broken variant has to show itself within these. */
 const VARIANT_SEEDS = 40;
 
@@ -18,6 +19,16 @@ const LESSONS = [592, 628, 1565, 1743, 1761];
 
 test('lives that taught something go well', async () => {
 	for (const seed of LESSONS) assert.deepEqual((await simulate(seed)).broken, [], `seed ${seed}`);
+});
+
+test(`${TESTED_SEEDS} lives in which some releases wait for their tests`, async () => {
+	const states = new Set<string>();
+	for (let seed = 0; seed < TESTED_SEEDS; seed++) {
+		const life = await simulate(seed, { tests: true });
+		assert.deepEqual(life.broken, [], `seed ${seed}`);
+		for (const state of life.states) states.add(state.split(' ')[2]!);
+	}
+	for (const seen of ['TestFailed', 'TimedOut', 'Deployed']) assert.ok(states.has(seen), `none was ${seen}`);
 });
 
 test('the same seed gives the same life', async () => {

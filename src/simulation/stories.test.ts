@@ -253,6 +253,53 @@ test('a release that is no longer warm is prepared and gated first', async () =>
 	assert.deepEqual(made.serves(), [1]);
 });
 
+test('tests run meanwhile: prepared everywhere, and no pointer moves before they passed', async () => {
+	const made = await house('fra', 'iad');
+	await made.live('one');
+	made.transactions.length = 0;
+	const { deployment } = await made.deploy('two', {
+		testing: true,
+		stages: [
+			{ state: 'Building', at: 1 },
+			{ state: 'Uploading', at: 2 },
+		],
+	});
+	await made.clock.pass(20_000);
+	assert.equal(made.state(deployment.id), 'Testing');
+	assert.deepEqual([made.serves(), [...made.regions[1]!.seats.keys()]], [[1], [1, 2]]);
+	await made.answer(made.control.driver.tested(deployment.id, { passed: true, summary: '' }));
+	await made.clock.pass(20_000);
+	assert.deepEqual(made.transactions, [
+		'deploy Testing 2',
+		'ReadyToDeploy 0',
+		'Deploying 0',
+		'CanaryCheck 1',
+		'RollingOut 1',
+		'Deployed 2',
+	]);
+	assert.deepEqual(made.serves(), [2]);
+	const again = made.control.driver.tested(deployment.id, { passed: false, summary: '' });
+	await assert.rejects(made.answer(again), { code: 'not_testing', status: 409 });
+});
+
+test('tests that fail, that nobody tells of, and that are cancelled: nothing moves, and what was prepared goes', async () => {
+	const made = await house('fra', 'iad');
+	await made.live('one');
+	const failing = await made.deploy('two', { testing: true });
+	await made.clock.pass(1_000);
+	await made.answer(made.control.driver.tested(failing.deployment.id, { passed: false, summary: '1 of 3 failed' }));
+	const silent = await made.deploy('three', { testing: true });
+	await made.clock.pass(31 * 60_000);
+	const cancelling = await made.deploy('four', { testing: true });
+	const stopped = await cancelled(made, cancelling.deployment.id);
+	await made.clock.pass(20_000);
+	assert.deepEqual(
+		[made.state(failing.deployment.id), made.state(silent.deployment.id), stopped],
+		['TestFailed tests', 'TimedOut tests_timeout', 'Cancelled cancelled'],
+	);
+	assert.deepEqual([made.serves(), [...made.regions[0]!.seats.keys()]], [[1], [1]]);
+});
+
 test('cancel: before a pointer moved, after it, and when it is too late', async () => {
 	const made = await house('fra', 'iad');
 	await made.live('one');

@@ -56,8 +56,17 @@ export const deployRequest = z.object({
 	/** Stages the CLI went through: Building and the like, with wall times in ms since 1970. */
 	stages: z.array(z.object({ state: deploymentState, at: z.number() })).max(10),
 	modules: z.object({ compiled: z.int(), cached: z.int() }),
+	/** The app's tests run meanwhile: no pointer moves before `…/tests` says that they passed. */
+	testing: z.boolean().optional(),
 });
 export type DeployRequest = z.infer<typeof deployRequest>;
+
+/** How the tests ended that a deployment waits for. */
+export const testsRequest = z.object({
+	passed: z.boolean(),
+	/** For a person: the command, and the last lines of what it printed when it failed. */
+	summary: z.string().max(8_000),
+});
 
 export const rollbackRequest = z.object({
 	environment: environmentName,

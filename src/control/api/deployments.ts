@@ -6,6 +6,7 @@ import {
 	missingRequest,
 	progressLine,
 	rollbackRequest,
+	testsRequest,
 	type Deployment,
 } from '#wire/api.ts';
 import { appName, deploymentId, environmentName } from '#wire/names.ts';
@@ -164,7 +165,23 @@ function deploymentActs(house: House): Route[] {
 				throw new Refusal('not_waiting', 409, `${params.id} is ${state} and waits for nobody`, 'look at it with "jibe status"');
 			},
 		});
-	return [cancel('cancel'), cancel('abort'), goOn('promote'), goOn('approve')];
+	return [cancel('cancel'), cancel('abort'), goOn('promote'), goOn('approve'), testsRoute(house)];
+}
+
+function testsRoute(house: House): Route {
+	return route({
+		method: 'POST',
+		path: '/api/v1/deployments/:id/tests',
+		summary: 'Says how the tests ended that a deployment waits for: it goes on, or ends TestFailed with nothing moved.',
+		role: 'deployer',
+		params: ofDeployment,
+		body: testsRequest,
+		answer: deploymentAnswer,
+		async handle({ params, body, caller }) {
+			await find(house, params.id, caller, 'deployer');
+			return { deployment: await house.driver.tested(params.id, body) };
+		},
+	});
 }
 
 /** @throws Refusal 404, 403 */

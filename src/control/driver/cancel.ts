@@ -1,4 +1,4 @@
-import { isOpen } from '#rollout/rollout.ts';
+import { isOpen, isTesting } from '#rollout/rollout.ts';
 import { NOTHING } from '#rollout/runs.ts';
 import type { Deployment } from '#wire/api.ts';
 import { Refusal } from '../ports.ts';
@@ -10,6 +10,16 @@ export async function cancel(lane: Lane, id: string, by: string): Promise<Deploy
 	const walk = lane.walks.find((one) => one.deployment.id === id);
 	if (!walk || !isOpen(walk.rollout)) throw alreadyEnded(lane, id);
 	await lane.tell(walk, { type: 'stop', to: 'Cancelled', reason: 'cancelled', detail: `by ${by}`, byAnother: false });
+	lane.look();
+	return walk.deployment;
+}
+
+/** The tests that it waits for have ended. One that was stopped meanwhile stays so. */
+export async function tested(lane: Lane, id: string, verdict: { passed: boolean; summary: string }): Promise<Deployment> {
+	const walk = lane.walks.find((one) => one.deployment.id === id);
+	if (!walk || !isTesting(walk.rollout))
+		throw new Refusal('not_testing', 409, `${id} does not wait for tests`, `\`jibe history\` tells how it went on`);
+	await lane.tell(walk, { type: 'tested', ...verdict });
 	lane.look();
 	return walk.deployment;
 }

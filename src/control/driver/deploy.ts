@@ -2,7 +2,7 @@ import { canonicalJson } from '#digest/digest.ts';
 import type { Plan } from '#rollout/plan.ts';
 import { isOpen, newRollout } from '#rollout/rollout.ts';
 import { dropped, prepared, sameWanted } from '#rollout/runs.ts';
-import type { Deployment } from '#wire/api.ts';
+import type { Deployment, DeploymentState } from '#wire/api.ts';
 import { Refusal, type DeployInput, type PointerWrite } from '../ports.ts';
 import { pointerWrite, wantedOf } from './facts.ts';
 import type { KnownRelease, Lane, Walk } from './lane.ts';
@@ -72,13 +72,18 @@ async function swingTheWalkingOneBack(lane: Lane): Promise<void> {
 	if (walking) await lane.tell(walking, { type: 'stop', to: 'Superseded', reason: 'superseded', detail: null, byAnother: false });
 }
 
+/** Where the tests run meanwhile, packing and uploading are over before they are. */
+const BEFORE_TESTS: readonly DeploymentState[] = ['Queued', 'Building'];
+const BEFORE_READY: readonly DeploymentState[] = [...BEFORE_TESTS, 'Testing', 'Packaging', 'Uploading'];
+
 async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk> {
 	const { store, clock, owner, urlOf } = lane.settings;
 	const { app, environment } = lane;
 	const now = clock.now();
 	const superseded = lane.walks.filter((walk) => walk.rollout.phase === 'waiting' && walk.rollout.kind === 'deploy');
 	const waiting = lane.walking() !== null || lane.swinging().length > 0;
-	const stages = input.stages.filter((stage) => stage.state !== 'ReadyToDeploy' && stage.state !== 'Deploying');
+	const testing = input.testing === true;
+	const stages = input.stages.filter(({ state }) => (testing ? BEFORE_TESTS : BEFORE_READY).includes(state));
 	const held = await store.create({
 		app,
 		environment,
@@ -89,12 +94,12 @@ async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk>
 		cause: null,
 		by: input.by,
 		why: input.why,
-		stages: waiting ? stages : [...stages, { state: 'ReadyToDeploy', at: now }],
+		stages: waiting || testing ? stages : [...stages, { state: 'ReadyToDeploy', at: now }],
 		modules: input.modules,
 		url: urlOf(app, environment),
-		state: waiting ? 'ReadyToDeploy' : 'Deploying',
+		state: testing ? 'Testing' : waiting ? 'ReadyToDeploy' : 'Deploying',
 		plan: (release) => {
-			const rollout = newRollout({ kind: 'deploy', release, plan, waiting, now });
+			const rollout = newRollout({ kind: 'deploy', release, plan, waiting, testing, now });
 			return { rollout, regions: outcomes(rollout), writes: prepareEverywhere(lane, plan, release, superseded) };
 		},
 		owner,

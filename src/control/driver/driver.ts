@@ -1,7 +1,7 @@
 import { pause } from '#clock/clock.ts';
 import { compareVersions } from '#wire/region.ts';
 import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInput } from '../ports.ts';
-import { cancel, remove } from './cancel.ts';
+import { cancel, remove, tested } from './cancel.ts';
 import { deploy } from './deploy.ts';
 import { Lane } from './lane.ts';
 import { Presence } from './presence.ts';
@@ -47,13 +47,21 @@ class RolloutDriver implements Driver {
 		});
 	}
 
-	async cancel(id: string, by: string) {
+	cancel(id: string, by: string) {
+		return this.#ofDeployment(id, (lane) => cancel(lane, id, by));
+	}
+
+	tested(id: string, verdict: { passed: boolean; summary: string }) {
+		return this.#ofDeployment(id, (lane) => tested(lane, id, verdict));
+	}
+
+	async #ofDeployment<T>(id: string, act: (lane: Lane) => Promise<T>): Promise<T> {
 		const deployment = await this.#settings.store.deployment(id);
 		if (!deployment) throw new Refusal('unknown_deployment', 404, `there is no deployment ${id}`, '`jibe history` lists them');
 		const lane = this.#lane(deployment.app, deployment.environment);
 		return lane.request(async () => {
 			this.#refuseReadOnly(deployment.app);
-			return cancel(lane, id, by);
+			return act(lane);
 		});
 	}
 

@@ -1,6 +1,6 @@
 import type { Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
-import { isOpen, type Effect, type Facts, type Rollout, type RolloutEvent } from '#rollout/rollout.ts';
+import { isOpen, isTesting, type Effect, type Facts, type Rollout, type RolloutEvent } from '#rollout/rollout.ts';
 import { nextLook, step } from '#rollout/step.ts';
 import type { Deployment } from '#wire/api.ts';
 import type { AppConfig } from '#wire/config.ts';
@@ -159,8 +159,8 @@ export class Lane implements Scene {
 	}
 
 	/** A rollback goes before what was asked for after it, and before what it was started to undo. */
-	waiting(): Walk | null {
-		const waiting = this.walks.filter((walk) => walk.rollout.phase === 'waiting');
+	waiting(which: (walk: Walk) => boolean = () => true): Walk | null {
+		const waiting = this.walks.filter((walk) => walk.rollout.phase === 'waiting' && which(walk));
 		return waiting.find((walk) => walk.rollout.kind === 'rollback') ?? waiting[0] ?? null;
 	}
 
@@ -276,7 +276,7 @@ export class Lane implements Scene {
 			if (await this.tell(walk, { type: 'looked' })) return true;
 		}
 		this.#tidyWalks();
-		const waiting = this.waiting();
+		const waiting = this.waiting((walk) => !isTesting(walk.rollout));
 		if (waiting && !this.walking() && this.swinging().length === 0) return this.tell(waiting, { type: 'turn' }).then(() => true);
 		return judge(this);
 	}
