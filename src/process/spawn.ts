@@ -122,7 +122,9 @@ function privileges(of: DetachedProcess): string[] {
 	if (isolation().mounts) return ['setpriv', ...ids, '--no-new-privs', '--inh-caps=-all', '--bounding-set=-all'];
 	// Nothing can be bound to where this uid may read it: it has to get through directories that are not its own.
 	const caps = '-all,+dac_override';
-	return ['setpriv', ...ids, '--no-new-privs', `--inh-caps=${caps}`, `--ambient-caps=${caps}`, `--bounding-set=${caps}`];
+	// By default access(2) would ask as if that were not granted.
+	const reach = '--securebits=+no_setuid_fixup';
+	return ['setpriv', ...ids, reach, '--no-new-privs', `--inh-caps=${caps}`, `--ambient-caps=${caps}`, `--bounding-set=${caps}`];
 }
 
 /** One word of a shell, whatever is in it. */
