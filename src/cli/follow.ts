@@ -1,4 +1,5 @@
 import { pause, systemClock } from '#clock/clock.ts';
+import { exitCode } from '#pipeline/states.ts';
 import type { Deployment, DeploymentState, ProgressLine } from '#wire/api.ts';
 import { EXIT, Failure, type Exit } from './failure.ts';
 import type { Output } from './output.ts';
@@ -209,21 +210,7 @@ function wordsFor(type: string, data: Record<string, unknown>): string | null {
 	return words[data['state'] as DeploymentState] ?? null;
 }
 
-/** Reasons of a failure that are not in the app. */
-const OURS: ReadonlySet<string> = new Set(['platform', 'upload', 'fetch', 'room']);
-
 /** Which exit code a deployment's state is. */
 export function exitFor({ deployment, detached }: Outcome): Exit {
-	if (detached) return EXIT.done;
-	switch (deployment.state) {
-		case 'Deployed':
-			return EXIT.done;
-		case 'BuildFailed':
-		case 'TestFailed':
-			return EXIT.app;
-		case 'DeployFailed':
-			return OURS.has(deployment.reason ?? '') ? EXIT.jibe : EXIT.app;
-		default:
-			return EXIT.notLive;
-	}
+	return detached ? EXIT.done : (exitCode(deployment.state, deployment.reason) ?? EXIT.notLive);
 }

@@ -64,6 +64,7 @@ const FAILED_BY: Partial<Record<string, string>> = {
 	platform: 'Jibe could not start the release',
 	room: 'There is no room for the release',
 	upload: 'The release could not be stored',
+	regions_lost: 'Too few regions could be reached',
 };
 
 const STORY: Partial<Record<DeploymentState, string>> = {
