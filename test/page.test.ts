@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { tinyApp } from './fixtures/app.ts';
 import { findChromium, openBrowser, type Browser } from './fixtures/browser.ts';
-import { eventually, startJibe } from './fixtures/jibe.ts';
+import { eventually, kill, startJibe } from './fixtures/jibe.ts';
 
 const chromium = findChromium();
 const skip = chromium === null && 'needs Chromium';
@@ -37,6 +37,13 @@ test('a browser signs in by a link that works once, and sees deploy, failure and
 	assert.deepEqual(browser.troubles, []);
 	await readable(browser);
 	await byKeyboard(browser);
+
+	// Control dies: the page says so, comes back by itself, and misses nothing.
+	for (const { pid } of jibe.programs('control')) kill(pid, 'SIGKILL');
+	await shows(/Not connected: what serves goes on serving/);
+	await shows(/Jibe\s+Live/);
+	await jibe.expect(0, ['deploy'], { cwd: app.write('server.ts', source('four')).dir });
+	await shows(/v4 serves in 3 of 3 regions/);
 	await browser.go(String(json?.['url']));
 	await shows(/This link was used before/);
 });
