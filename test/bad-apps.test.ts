@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { isolation } from '#process/isolation.ts';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 import { startTraffic } from './fixtures/traffic.ts';
@@ -73,7 +74,8 @@ describe('each bad app is stopped or swung back', { concurrency: true }, () => {
 		await stopped('exits', `process.exit(7);\nexport default { fetch: () => new Response('never') };\n`, /start|exited/);
 	});
 
-	test('an app that leaks until it is killed is restarted, and others do not notice', async () => {
+	const noLimits = isolation().cgroup ? false : 'needs cgroups';
+	test('an app that leaks until it is killed is restarted, and others do not notice', { skip: noLimits }, async () => {
 		using neighbour = tinyApp('neighbour', good('undisturbed'));
 		await jibe.expect(0, ['deploy', '--json'], { cwd: neighbour.dir });
 		using app = tinyApp('leaks', leak(), { memory: 128, strategy: { type: 'walk', watch: '1s' } });
