@@ -111,6 +111,10 @@ test('both edges frozen at once are replaced: requests wait or fail for a moment
 		[],
 	);
 	await replaced('edge', old);
+	await eventually(
+		async () => ((await everywhere()).every((body) => body === `edition ${edition}`) ? true : null),
+		'answer from the new edges',
+	);
 	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
 	await deployNext();
 	await traffic.stop();
