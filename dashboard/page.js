@@ -283,8 +283,7 @@ function stateCell({ id, state, reason, detail }) {
 const EVENTS = {
 	'deployment.state': ({ state, reason }) => `${STATES[state] ?? state}${reason ? `: ${REASONS[reason] ?? reason}` : ''}`,
 	'deployment.region': ({ region, state }) => `${region} is ${state}`,
-	'pointer.written': ({ regions, pointer }) =>
-		`${pointer?.primary ? `pointer to v${pointer.primary}` : 'no pointer yet'} in ${some(regions)}`,
+	'pointer.written': ({ regions, pointer }) => `${pointer?.primary ? `pointer to v${pointer.primary}` : 'preparing'} in ${some(regions)}`,
 	'region.lost': ({ region, name }) => `${region ?? name} is lost`,
 	'region.back': ({ region, name }) => `${region ?? name} is back`,
 	'instance.failed': ({ region, reason }) => `an instance failed in ${region}${reason ? `: ${REASONS[reason] ?? reason}` : ''}`,

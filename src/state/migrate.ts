@@ -61,7 +61,7 @@ function refuseUnknown(row: { number: number; checksum: string }, known: readonl
 	if (migration.checksum !== row.checksum) {
 		throw new StateError(
 			'schema_unknown',
-			`migration ${migration.name} is not the one that this database was made with: a migration must not be edited, add the next one instead`,
+			`migration ${migration.name} is not the one that this database was made with: another build of Jibe made it; use that one, or a new --data directory`,
 		);
 	}
 }
