@@ -188,3 +188,19 @@ test('the same source deployed again answers at once that it is live', async () 
 	const history = await jibe.api('/api/v1/deployments?app=same');
 	assert.equal((JSON.parse(history.body) as { deployments: unknown[] }).deployments.length, 1);
 });
+
+test('a rollback during a rollback: both end in one state, which is served everywhere', async () => {
+	using app = tinyApp('again', text('one'), { warm: 'off' });
+	const one = await deployed(app, 'one');
+	app.write('server.ts', `await new Promise((resolve) => setTimeout(resolve, 1500));\n${text('two')}`);
+	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	await deployed(app, 'three');
+	// Two is no longer warm and takes its time to start; meanwhile somebody wants to be further back.
+	const first = jibe.cli(['rollback', 'again', '--to', `v${one + 1}`, '--json']);
+	await eventually(async () => ((await jibe.newest('again'))?.kind === 'rollback' ? true : null), 'rollback under way');
+	const second = await jibe.expect(0, ['rollback', 'again', '--to', `v${one}`, '--json']);
+	assert.equal(second.json?.['state'], 'Deployed');
+	assert.equal((await first).code, 3, (await first).stderr);
+	assert.match(String((await first).json?.['state']), /Cancelled|RolledBack/);
+	assert.deepEqual(await served('again'), ['one', 'one']);
+});
