@@ -191,9 +191,10 @@ export class Lane implements Scene {
 	async adopt(held: Held & { wants: Want[] }, known: KnownRelease, gift: Gift | null): Promise<Walk> {
 		const walk: Walk = { deployment: held.deployment, fence: held.fence, version: held.version, rollout: held.rollout as Rollout };
 		this.releases.set(held.deployment.release, known);
-		this.#forgetReleases();
 		this.walks = this.walks.filter((one) => isOpen(one.rollout) || one.rollout.phase === 'live');
 		this.walks.push(walk);
+		// Not before it is one of the walks: while 64 others are still watched, it would be the one to go.
+		this.#forgetReleases();
 		this.#remember(held.deployment);
 		this.send(held.wants, gift);
 		this.#told(held.deployment, { type: 'deployment.state', data: { state: held.deployment.state, reason: null } });
