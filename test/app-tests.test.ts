@@ -38,12 +38,16 @@ async function served(name: string): Promise<string[]> {
 	return Promise.all([0, 1].map(async (region) => (await jibe.request(region, `${name}.localhost`, '/')).body));
 }
 
+async function regionsOf(name: string): Promise<{ instances: { release: number; state: string; healthy: boolean }[] }[]> {
+	const { body } = await jibe.api(`/api/v1/apps/${name}/status?environment=production`);
+	return (JSON.parse(body) as { regions: { instances: { release: number; state: string; healthy: boolean }[] }[] }).regions;
+}
+
 /** The second release is ready in both regions while its tests still run. */
 async function preparedAndTesting(name: string): Promise<string> {
 	return eventually(async () => {
 		const newest = await jibe.newest(name);
-		const { json } = await jibe.cli(['status', name, '--json']);
-		const regions = (json?.['regions'] ?? []) as { instances: { release: number; state: string; healthy: boolean }[] }[];
+		const regions = await regionsOf(name);
 		const ready = regions.filter(({ instances }) => instances.some((one) => one.release === 2 && one.state === 'prepared' && one.healthy));
 		return newest?.state === 'Testing' && ready.length === 2 ? newest.id : null;
 	}, 'a release that is prepared while its tests run');
@@ -51,8 +55,7 @@ async function preparedAndTesting(name: string): Promise<string> {
 
 async function onlyOneRuns(name: string): Promise<void> {
 	await eventually(async () => {
-		const { json } = await jibe.cli(['status', name, '--json']);
-		const regions = json?.['regions'] as { instances: { release: number }[] }[];
+		const regions = await regionsOf(name);
 		return regions.every(({ instances }) => instances.every(({ release }) => release === 1)) ? true : null;
 	}, 'what was prepared is gone');
 }
