@@ -127,11 +127,13 @@ function open(port: number): Promise<Socket> {
 async function answerLength(port: number, request: Buffer): Promise<number> {
 	const socket = await open(port);
 	socket.write(request);
-	const text = await new Promise<string>((resolve) => {
+	const text = await new Promise<string>((resolve, reject) => {
 		let said = '';
+		socket.once('close', () => reject(new Error(`closed after: ${said.slice(0, 200)}`)));
 		socket.on('data', (chunk: Buffer) => {
 			said += chunk.toString('latin1');
 			if (said.endsWith(BODY)) resolve(said);
+			else if (!said.startsWith('HTTP/1.1 200')) reject(new Error(`a wrong answer: ${said.slice(0, 200)}`));
 		});
 	});
 	socket.destroy();

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { pause } from '../src/clock/clock.ts';
 import type { Row } from './row.ts';
 
@@ -35,7 +35,7 @@ export async function bench(): Promise<Row[]> {
 			writeFileSync(file, peer.config(peerPort, socket, directory));
 			const child = pinned([peer.command, ...peer.args(file)], EDGE_CORE);
 			children.push(child);
-			await pause(PEER_START_MS);
+			await listens(peerPort);
 			const theirs = await measure(peerPort, child);
 			peers[peer.command] = theirs.perCore;
 			peersWall[peer.command] = theirs.wall;
@@ -53,7 +53,7 @@ export async function bench(): Promise<Row[]> {
 const EDGE_CORE = 0;
 const LOAD_CORE = 1;
 const CONNECTIONS = 64;
-const PEER_START_MS = 500;
+const PEER_START_LIMIT_MS = 10_000;
 
 /** Both log nothing and look at the Host header, as the edge does. */
 const PEERS = [
@@ -82,7 +82,8 @@ backend app
 	{
 		command: 'nginx',
 		args: (file: string) => ['-c', file, '-g', 'daemon off;'],
-		config: (port: number, socket: string, directory: string) => `worker_processes 1;
+		config: (port: number, socket: string, directory: string) => `${process.getuid?.() === 0 ? 'user root;' : ''}
+worker_processes 1;
 pid ${directory}/nginx.pid;
 error_log /dev/null;
 events { worker_connections 1024; }
@@ -158,7 +159,12 @@ function pinned(command: readonly string[], core: number): ChildProcess {
 
 async function line(child: ChildProcess): Promise<unknown> {
 	if (!child.stdout) throw new Error('the child has no output');
-	const [chunk] = (await Promise.race([once(child.stdout, 'data'), once(child, 'exit')])) as [unknown];
+	const ended = new Promise<never>((_resolve, reject) => {
+		const fail = (): void => reject(new Error(`${child.spawnargs.join(' ')} ended before it had said anything`));
+		if (child.exitCode !== null) fail();
+		else child.once('close', fail);
+	});
+	const [chunk] = (await Promise.race([once(child.stdout, 'data'), ended])) as [unknown];
 	return JSON.parse(String(chunk));
 }
 
@@ -171,6 +177,21 @@ async function end(child: ChildProcess): Promise<void> {
 
 function installed(command: string): boolean {
 	return spawnSync(command, ['--version'], { stdio: 'ignore' }).error === undefined;
+}
+
+async function listens(port: number): Promise<void> {
+	const until = performance.now() + PEER_START_LIMIT_MS;
+	for (;;) {
+		const socket = connect({ port, host: '127.0.0.1' });
+		try {
+			return void (await once(socket, 'connect'));
+		} catch (error) {
+			if (performance.now() > until) throw error;
+		} finally {
+			socket.destroy();
+		}
+		await pause(20);
+	}
 }
 
 async function freePort(): Promise<number> {
