@@ -158,9 +158,16 @@ export class ControlProcess {
 					agents,
 					edges: [...edges.keys()],
 				})),
-			send: (wants) => {
+			send: (wants, releases) => {
 				if (!this.#alive) return;
-				for (const want of wants) this.#send(want);
+				for (const want of wants) {
+					const before = this.#views.get(want.region)?.want?.run ?? [];
+					for (const { release } of want.run) {
+						const known = before.some((run) => run.release === release) || releases.some((spec) => spec.release === release);
+						if (!known) this.#world.broken(`${want.region} is told to run v${release} and not what that is`);
+					}
+					this.#send(want);
+				}
 			},
 			instances: ({ region }): Instance[] => upToDate(view(region).said, view(region).want?.run ?? []),
 			applied: ({ region }) => {

@@ -370,3 +370,12 @@ async function cancelled(made: House, id: string): Promise<string> {
 	await asked;
 	return made.state(id);
 }
+
+test('more deploys within one watch than the driver remembers releases: each is told to the regions with its release', async () => {
+	const house = new House(['fra']);
+	for (let n = 1; n <= 70; n++) {
+		const { deployment } = await house.deploy(`edition ${n}`);
+		for (let second = 0; second < 20 && house.state(deployment.id) !== 'Deployed'; second++) await house.clock.pass(1_000);
+		assert.equal(house.state(deployment.id), 'Deployed', `deploy ${n}`);
+	}
+});
