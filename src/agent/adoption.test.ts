@@ -57,7 +57,8 @@ test('an idle process is taken when it was born as the release wants it, and thr
 		bed.release(bed.put({ 'src/server.ts': server(n) }, options), { health, vendor, env: { WORD: word } });
 	const serve = async (n: number, word: string) => {
 		const spec = make(n, word);
-		bed.want(spec, [{ release: spec.release, instances: 1, as: 'serving' }]);
+		// Settled once it serves, as by a depot: idle processes are made from then on only.
+		bed.want(spec, [{ release: spec.release, instances: 1, as: 'serving' }], { settle: false });
 		const found = [];
 		for (const region of ['fra', 'ams']) {
 			const all = await bed.until({ app: 'notes', region }, `release ${n}`, (now) =>
@@ -67,6 +68,7 @@ test('an idle process is taken when it was born as the release wants it, and thr
 			assert.deepEqual(JSON.parse((await ask(instance, '/')).body), [n, word, region]);
 			found.push(instance?.cold);
 		}
+		bed.settle();
 		await untilIdle(bed, 2);
 		return found;
 	};
