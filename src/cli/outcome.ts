@@ -31,9 +31,9 @@ export function isLive({ state }: Deployment): boolean {
 	return state === 'Deployed';
 }
 
-function watchNote({ watchUntil, createdAt }: Deployment): string {
+function watchNote({ watchUntil, createdAt, endedAt }: Deployment): string {
 	if (watchUntil === null) return '';
-	const minutes = (watchUntil - createdAt) / 60_000;
+	const minutes = (watchUntil - (endedAt ?? createdAt)) / 60_000;
 	return minutes >= 1 ? `; watching for ${Math.round(minutes)} min` : `; watching for ${Math.round(minutes * 60)} s`;
 }
 
