@@ -196,6 +196,7 @@ class LiveAgent implements Agent {
 			this.rememberNow();
 		}
 		this.teller.now();
+		this.records.retry();
 		this.pool.close();
 		this.quiet.close();
 		this.logs.close();

@@ -193,7 +193,8 @@ export async function adopt(around: ProcessSurroundings, record: InstanceRecord)
 	if (life.over()) return null;
 	try {
 		openDoor(socketDirectory(around.layout, record.id));
-		if (record.bound?.state === 'warm') thaw(record.identity, record.cgroup ?? undefined);
+		// Whatever its record says: an agent may have been killed between freezing it and writing that down.
+		thaw(record.identity, record.cgroup ?? undefined);
 		const process = await attach(around, record, life);
 		await process.hear(['idle', 'loaded', 'drained', 'rested'], ADOPT_LIMIT_MS);
 		if (record.bound?.state === 'warm') process.freeze();

@@ -43,11 +43,13 @@ export interface Records {
 	save(record: InstanceRecord): void;
 	/** What changed of one that was saved. On a full disk it waits for `retry`. */
 	update(record: InstanceRecord): void;
+	/** The same, once this turn's work is done: others wait to be told, and nobody for the disk. */
+	updateSoon(record: InstanceRecord): void;
 	forget(id: string): void;
 	memory(): Memory;
 	/** On a full disk it waits for `retry`. */
 	remember(memory: Memory): void;
-	/** Writes what a full disk kept from being written. */
+	/** Writes what a full disk, or the work of this turn, has kept from being written. */
 	retry(): void;
 }
 
@@ -66,17 +68,27 @@ export function openRecords(home: string, log: Log): Records {
 		}
 	};
 	const fileOf = (id: string) => join(directory, `${id}.json`);
+	let flush: NodeJS.Immediate | null = null;
+	const retry = () => {
+		if (flush) clearImmediate(flush);
+		flush = null;
+		for (const [file, value] of unwritten) tryToWrite(file, value);
+	};
 	return {
 		instances: () => readdirSync(directory).filter((name) => name.endsWith('.json')).flatMap((name) => read<InstanceRecord>(join(directory, name), log) ?? []), // prettier-ignore
 		save: (record) => write(fileOf(record.id), record),
 		update: (record) => tryToWrite(fileOf(record.id), record),
+		updateSoon(record) {
+			unwritten.set(fileOf(record.id), record);
+			flush ??= setImmediate(retry);
+		},
 		forget(id) {
 			unwritten.delete(fileOf(id));
 			rmSync(fileOf(id), { force: true });
 		},
 		memory: () => read<Memory>(memoryFile, log) ?? { wants: [], releases: [], settled: [] },
 		remember: (memory) => tryToWrite(memoryFile, memory),
-		retry: () => [...unwritten].forEach(([file, value]) => tryToWrite(file, value)),
+		retry,
 	};
 }
 

@@ -317,12 +317,11 @@ export class Seat {
 
 	private enter(state: Bound['state']): void {
 		this.state = state;
-		const record = this.process?.record;
-		if (record?.bound) {
-			record.bound.state = state;
-			this.parts.records.update(record);
-		}
 		this.changed(state === 'serving');
+		const record = this.process?.record;
+		if (!record?.bound) return;
+		record.bound.state = state;
+		this.parts.records.updateSoon(record);
 	}
 
 	private empty(): void {
