@@ -1,6 +1,8 @@
+import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { WebSocket } from 'ws';
 import { editHandlers, generateApi } from './generate.ts';
 import { BenchJibe, type Ran } from './jibe.ts';
 import { percentile, type Row } from './row.ts';
@@ -14,8 +16,7 @@ const COLD_RUNS = 5;
 const SETTLE_MS = 3_000;
 /** The idle processes of the next deploy are there again. */
 const FILL_MS = 12_000;
-/** Often enough to see it, seldom enough to leave the processors to the work itself. */
-const ASK_EACH_MS = 8;
+const ASK_EACH_MS = 4;
 
 export async function bench(): Promise<Row[]> {
 	const { warm, cold, thawed } = await frozen();
@@ -78,17 +79,38 @@ async function twoReleases<T>(config: object, work: (jibe: BenchJibe, dir: strin
 
 /** From control's commit of the pointers to the moment when the last of the regions answers with what they name. */
 async function pointers(jibe: BenchJibe, dir: string, releases: readonly string[]): Promise<number[]> {
+	const feed = await openFeed(jibe);
 	const done: number[] = [];
 	for (let n = 0; n < RUNS; n++) {
 		const target = releases[n % 2] ?? '';
-		const seen = Promise.all(
-			jibe.regions.map((region, i) => whenAnswered(Number(new URL(region.url).port), target, (i % ASK_EACH_MS) + 1)),
-		);
+		const users = await Promise.all(jibe.regions.map(async ({ url }) => await openUser(Number(new URL(url).port))));
+		const seen = feed.written().then(async () => await Promise.all(users.map((user) => user.untilAnswered(target))));
 		const ran = await jibe.run(['rollback', APP, '--to', target, '--again'], dir);
 		done.push(Math.max(...(await seen)) - (await pointerWrittenAt(jibe, String(ran.json['deployment']))));
 		await pause(SETTLE_MS);
 	}
+	feed.close();
 	return done;
+}
+
+/** Control's feed of events. Onlookers wait for it: asking before there is anything to see takes the processors from it. */
+async function openFeed(jibe: BenchJibe): Promise<{ written(): Promise<void>; close(): void }> {
+	const { url } = JSON.parse(readFileSync(join(jibe.data, 'endpoint.json'), 'utf8')) as { url: string };
+	const token = readFileSync(join(jibe.data, 'admin.token'), 'utf8').trim();
+	const socket = new WebSocket(`${url.replace('http', 'ws')}/api/v1/events`, { headers: { authorization: `Bearer ${token}` } });
+	await once(socket, 'open');
+	return {
+		written: () =>
+			new Promise((resolve) => {
+				const look = (data: Buffer) => {
+					if (!data.includes('"pointer.written"')) return;
+					socket.off('message', look);
+					resolve();
+				};
+				socket.on('message', look);
+			}),
+		close: () => socket.close(),
+	};
 }
 
 /** To a release so old that nothing of it is warm: each deploy cools what it does not keep. */
@@ -110,23 +132,25 @@ async function coldRollbacks(jibe: BenchJibe, dir: string): Promise<Ran[]> {
 }
 
 /**
- * Wall time at which a region answers with the release: asked again and again on one connection. The request is written
- * by hand and its answer only searched, because a client of Node's would take the processors from what is measured.
+ * A connection to a region's edge. The request is written by hand and its answer only searched: 24 clients of Node's
+ * would be the larger part of what is measured.
  */
-function whenAnswered(port: number, release: string, delayMs: number): Promise<number> {
-	return new Promise((resolve, reject) => {
-		const socket = connect(port, '127.0.0.1');
-		const ask = () => socket.write(`GET /healthz HTTP/1.1\r\nhost: ${HOST}\r\n\r\n`);
-		const target = `x-jibe-release: ${release}\r\n`;
-		socket.once('connect', () => setTimeout(ask, delayMs));
-		socket.on('error', reject);
-		socket.on('data', (bytes: Buffer) => {
-			if (!bytes.toString('latin1').includes(target)) return void setTimeout(ask, ASK_EACH_MS);
-			const at = Date.now();
-			socket.destroy();
-			resolve(at);
-		});
-	});
+async function openUser(port: number): Promise<{ untilAnswered(release: string): Promise<number> }> {
+	const socket = connect(port, '127.0.0.1');
+	await once(socket, 'connect');
+	const ask = () => socket.write(`GET /healthz HTTP/1.1\r\nhost: ${HOST}\r\n\r\n`);
+	return {
+		untilAnswered: (release) =>
+			new Promise((resolve, reject) => {
+				socket.on('error', reject);
+				socket.on('data', (bytes: Buffer) => {
+					if (!bytes.includes(`x-jibe-release: ${release}\r\n`)) return void setTimeout(ask, ASK_EACH_MS);
+					resolve(Date.now());
+					socket.destroy();
+				});
+				ask();
+			}),
+	};
 }
 
 /** When control had committed the pointers, by its own record. */
