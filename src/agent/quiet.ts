@@ -10,8 +10,8 @@ const LULL_MS = 300;
 export interface Quiet {
 	busy(): void;
 	over(): void;
-	/** Runs `task` in a lull, after those that came before it: one at a time. */
-	later(task: () => void | Promise<void>): void;
+	/** Runs `task` in a lull, after those that came before it: one at a time. It deals with its own errors. */
+	later(task: () => Promise<void>): void;
 	close(): void;
 }
 
@@ -20,7 +20,7 @@ export function createQuiet(clock: Clock, pool: Pool): Quiet {
 	let limit: Timer | null = null;
 	let lull: Timer | null = null;
 	let working = false;
-	const tasks: (() => void | Promise<void>)[] = [];
+	const tasks: (() => Promise<void>)[] = [];
 
 	const work = async () => {
 		if (working) return;

@@ -150,10 +150,15 @@ export class Seat {
 				await this.step();
 			}
 		} catch (error) {
-			this.parts.log.error('seat.step_failed', { region: this.region, app: this.spec.app, release: this.spec.release, error });
+			this.stepFailed(error);
 		} finally {
 			this.moving = false;
 		}
+	}
+
+	/** A process may end under our hands; what follows from that comes by its own way. */
+	private stepFailed(error: unknown): void {
+		this.parts.log.error('seat.step_failed', { region: this.region, app: this.spec.app, release: this.spec.release, error });
 	}
 
 	private async step(): Promise<void> {
@@ -258,10 +263,12 @@ export class Seat {
 			if (this.spec.warm === 'frozen') {
 				await process.hear(['rested'], REST_LIMIT_MS).catch(() => {});
 				if (this.goal !== 'warm' || this.process !== process) return;
-				this.checking?.cancel();
 				process.freeze();
+				this.checking?.cancel();
 			}
 			this.enter('warm');
+		} catch (error) {
+			this.stepFailed(error);
 		} finally {
 			this.moving = false;
 			if (this.again || this.goal !== 'warm') this.wake();
