@@ -164,6 +164,7 @@ class LiveAgent implements Agent {
 				return this.logs.done(message.id);
 			case 'welcome':
 			case 'instances':
+			case 'servers':
 			case 'probe':
 				return;
 		}

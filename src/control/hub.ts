@@ -237,6 +237,7 @@ export class Hub implements RegionHub {
 				const rows = message.rows.filter((row) => link.hello.regions.includes(row.region));
 				return this.emit({ type: 'stats', stats: { ...message, rows } });
 			}
+			case 'serverState':
 			case 'hello':
 				return;
 		}

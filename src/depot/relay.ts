@@ -84,6 +84,7 @@ export class Relay {
 				if (message.installation !== this.of.installation)
 					this.of.log.error('control.other_installation', { theirs: message.installation });
 				return;
+			case 'servers':
 			case 'settled':
 			case 'instances':
 				// A depot's own words to its agents and edges; control says neither.

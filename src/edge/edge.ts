@@ -57,6 +57,7 @@ export class Edge {
 			case 'probe':
 				return this.#probe(message);
 			case 'welcome':
+			case 'servers':
 			case 'settled':
 			case 'logsWanted':
 			case 'logsDone':

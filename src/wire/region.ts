@@ -37,8 +37,15 @@ export const run = z.object({
 	as: runAs,
 	/** The version that made it run for traffic, from nothing or from warm: what an agent said before it obeyed that says nothing of now. */
 	since: version.optional(),
+	/** Which server runs how many of them. Absent: the region's only agent runs all. */
+	placed: z.record(serverName, z.int().nonnegative()).optional(),
 });
 export type Run = z.infer<typeof run>;
+
+/** How many instances of a run this server is to have. */
+export function instancesOn(server: string, { instances, placed }: Run): number {
+	return placed ? (placed[server] ?? 0) : instances;
+}
 
 /**
  * Everything control wants of one (app, environment, region). Ordered by (epoch, version), lexicographic; an
@@ -175,6 +182,27 @@ export const applied = z.object({
 	edge: z.string(),
 	items: z.array(known),
 });
+/** What a server has and what of it is taken; an agent says it after each connection and when it changes by much. */
+export const serverState = z.object({
+	type: z.literal('serverState'),
+	server: serverName,
+	regions: z.array(regionName),
+	/** Jibe's version there. */
+	version: z.string(),
+	/** `linux-x64-glibc` and the like: what an artifact's platform must match. */
+	platform: z.string(),
+	cpus: z.int().positive(),
+	/** Memory that instances may take in all, and what of it is reserved. */
+	budgetMiB: z.int().nonnegative(),
+	reservedMiB: z.int().nonnegative(),
+	/** What one instance of an app is reserved: its measured memory. */
+	appsMiB: z.record(appName, z.int().positive()),
+	diskMiB: z.int().nonnegative(),
+	diskFreeMiB: z.int().nonnegative(),
+	/** Its wall clock when it said so, in ms: control tells how far off it is. */
+	at: z.number(),
+});
+export type ServerState = z.infer<typeof serverState>;
 /** Who is connected to a depot, of each region: control counts on exactly these edges. Sent at connection and on change. */
 export const presence = z.object({
 	type: z.literal('presence'),
@@ -268,12 +296,38 @@ export const logsWanted = z.object({
 	follow: z.boolean(),
 	maxLines: z.int().positive(),
 });
+/**
+ * The servers of the regions that a program serves, whole: whom it may speak to, where, and by which key. What is not
+ * in it is not to be trusted any more, whatever its certificate says. Kept on disk, so that a region works without control.
+ */
+export const serverPeer = z.object({
+	name: serverName,
+	region: regionName,
+	roles: z.array(role),
+	/** Name or address that the region's other servers reach it at. */
+	host: z.string(),
+	/** Of its depot's and its agent's TLS listeners; null: it has none. */
+	depotPort: z.int().nullable(),
+	agentPort: z.int().nullable(),
+	/** `sha256/<base64>` of its public key's SPKI. */
+	spki: z.string(),
+});
+export type ServerPeer = z.infer<typeof serverPeer>;
+export const servers = z.object({
+	type: z.literal('servers'),
+	/** Counts up with each change: an older one is not taken. */
+	version: z.int().nonnegative(),
+	/** Every address of control (`https://host:port`). */
+	control: z.array(z.string()),
+	servers: z.array(serverPeer),
+});
+export type Servers = z.infer<typeof servers>;
 export const logsDone = z.object({ type: z.literal('logsDone'), id: z.string() });
 
-export const upMessage = z.discriminatedUnion('type', [hello, instances, applied, presence, stats, probed, logLines]);
+export const upMessage = z.discriminatedUnion('type', [hello, instances, applied, presence, stats, probed, logLines, serverState]);
 export type UpMessage = z.infer<typeof upMessage>;
 /** A depot passes `instances` on to its edges as the agents said them. */
-export const downMessage = z.discriminatedUnion('type', [welcome, wants, settled, probe, logsWanted, logsDone, instances]);
+export const downMessage = z.discriminatedUnion('type', [welcome, wants, settled, probe, logsWanted, logsDone, instances, servers]);
 export type DownMessage = z.infer<typeof downMessage>;
 export type Hello = z.infer<typeof hello>;
 export type Wants = z.infer<typeof wants>;

@@ -1,0 +1,44 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { regionName, serverName } from './names.ts';
+import { role } from './region.ts';
+
+/**
+ * Who a joined server is: `<data>/server/server.json`, beside `key.pem` (0600), `cert.pem`, `ca.pem` and `servers.json`
+ * (the last `servers` message). Made by `jibe agent join`; a data directory without it belongs to control's own machine.
+ */
+export const serverIdentity = z.object({
+	installation: z.string(),
+	server: serverName,
+	region: regionName,
+	roles: z.array(role).min(1),
+	/** Every address of control, `https://host:port`; tried in turn. */
+	control: z.array(z.string()).min(1),
+	/** `sha256/<base64>` of the DER of Jibe's own CA certificate: what join and login strings carry. */
+	fingerprint: z.string(),
+	/** Where the region's other servers reach it, and the ports of its listeners. */
+	host: z.string(),
+	depotPort: z.int(),
+	agentPort: z.int(),
+	edgePort: z.int(),
+});
+export type ServerIdentity = z.infer<typeof serverIdentity>;
+
+/** What a program needs for mutual TLS, read anew at each use because certificates are renewed while programs run. */
+export interface TlsIdentity {
+	key: Buffer;
+	cert: Buffer;
+	ca: Buffer;
+}
+
+/** Name that control's listener presents Jibe's own certificate for (by SNI), whatever other certificate it has. */
+export function controlName(installation: string): string {
+	return `control.${installation}.jibe`;
+}
+
+/** @throws when one of the files is missing */
+export function readTlsIdentity(directory: string): TlsIdentity {
+	const read = (name: string) => readFileSync(join(directory, name));
+	return { key: read('key.pem'), cert: read('cert.pem'), ca: read('ca.pem') };
+}
