@@ -1,8 +1,9 @@
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { request, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { WebSocket } from 'ws';
+import { createInterface } from 'node:readline';
 import { editHandlers, generateApi } from './generate.ts';
 import { BenchJibe, type Ran } from './jibe.ts';
 import { percentile, type Row } from './row.ts';
@@ -77,40 +78,46 @@ async function twoReleases<T>(config: object, work: (jibe: BenchJibe, dir: strin
 	}
 }
 
-/** From control's commit of the pointers to the moment when the last of the regions answers with what they name. */
-async function pointers(jibe: BenchJibe, dir: string, releases: readonly string[]): Promise<number[]> {
-	const feed = await openFeed(jibe);
+/**
+ * From control's commit of the pointers to the moment when the last of the regions has answered with what they name. They
+ * are asked once control says that the edges obey: earlier answers would come from the old release, and take the
+ * processors from what is measured.
+ */
+async function pointers(jibe: BenchJibe, _dir: string, releases: readonly string[]): Promise<number[]> {
 	const done: number[] = [];
 	for (let n = 0; n < RUNS; n++) {
 		const target = releases[n % 2] ?? '';
-		const users = await Promise.all(jibe.regions.map(async ({ url }) => await openUser(Number(new URL(url).port))));
-		const seen = feed.written().then(async () => await Promise.all(users.map((user) => user.untilAnswered(target))));
-		const ran = await jibe.run(['rollback', APP, '--to', target, '--again'], dir);
-		done.push(Math.max(...(await seen)) - (await pointerWrittenAt(jibe, String(ran.json['deployment']))));
+		const users = await Promise.all(jibe.regions.map(({ url }) => openUser(Number(new URL(url).port))));
+		const { id, stages } = await rollBack(jibe, target);
+		const answered = Math.max(...(await Promise.all(users.map((user) => user.untilAnswered(target)))));
+		const moved = stages.find(({ state }) => state === 'RollingOut' || state === 'Deploying');
+		if (moved === undefined) throw new Error(`${id} has moved no pointer`);
+		done.push(answered - moved.at);
 		await pause(SETTLE_MS);
 	}
-	feed.close();
 	return done;
 }
 
-/** Control's feed of events. Onlookers wait for it: asking before there is anything to see takes the processors from it. */
-async function openFeed(jibe: BenchJibe): Promise<{ written(): Promise<void>; close(): void }> {
+interface RolledBack {
+	id: string;
+	state: string;
+	stages: { state: string; at: number }[];
+}
+
+/** The command's own request, from a process that is warm. */
+async function rollBack(jibe: BenchJibe, release: string): Promise<RolledBack> {
 	const { url } = JSON.parse(readFileSync(join(jibe.data, 'endpoint.json'), 'utf8')) as { url: string };
 	const token = readFileSync(join(jibe.data, 'admin.token'), 'utf8').trim();
-	const socket = new WebSocket(`${url.replace('http', 'ws')}/api/v1/events`, { headers: { authorization: `Bearer ${token}` } });
-	await once(socket, 'open');
-	return {
-		written: () =>
-			new Promise((resolve) => {
-				const look = (data: Buffer) => {
-					if (!data.includes('"pointer.written"')) return;
-					socket.off('message', look);
-					resolve();
-				};
-				socket.on('message', look);
-			}),
-		close: () => socket.close(),
-	};
+	const body = { environment: 'production', to: Number(release.slice(1)), undo: null, again: true, reason: null };
+	const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' };
+	const asked = request(`${url}/api/v1/apps/${APP}/rollbacks`, { method: 'POST', headers });
+	asked.end(JSON.stringify(body));
+	const [response] = (await once(asked, 'response')) as [IncomingMessage];
+	for await (const line of createInterface({ input: response })) {
+		const { result } = JSON.parse(line) as { result?: RolledBack };
+		if (result?.state === 'Deployed') return result;
+	}
+	throw new Error(`the rollback to ${release} was not deployed`);
 }
 
 /** To a release so old that nothing of it is warm: each deploy cools what it does not keep. */
@@ -131,11 +138,16 @@ async function coldRollbacks(jibe: BenchJibe, dir: string): Promise<Ran[]> {
 	return done;
 }
 
+interface User {
+	/** Asks until the release answers; when it did. */
+	untilAnswered(release: string): Promise<number>;
+}
+
 /**
  * A connection to a region's edge. The request is written by hand and its answer only searched: 24 clients of Node's
  * would be the larger part of what is measured.
  */
-async function openUser(port: number): Promise<{ untilAnswered(release: string): Promise<number> }> {
+async function openUser(port: number): Promise<User> {
 	const socket = connect(port, '127.0.0.1');
 	await once(socket, 'connect');
 	const ask = () => socket.write(`GET /healthz HTTP/1.1\r\nhost: ${HOST}\r\n\r\n`);
@@ -151,15 +163,6 @@ async function openUser(port: number): Promise<{ untilAnswered(release: string):
 				ask();
 			}),
 	};
-}
-
-/** When control had committed the pointers, by its own record. */
-async function pointerWrittenAt(jibe: BenchJibe, deployment: string): Promise<number> {
-	const { json } = await jibe.run(['history', APP, '--limit', '1']);
-	const [newest] = json['deployments'] as { id: string; stages: { state: string; at: number }[] }[];
-	const moved = newest?.stages.find(({ state }) => state === 'RollingOut' || state === 'Deploying');
-	if (newest?.id !== deployment || moved === undefined) throw new Error(`${deployment} is not the newest deployment`);
-	return moved.at;
 }
 
 function pause(ms: number): Promise<void> {

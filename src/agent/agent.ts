@@ -17,6 +17,7 @@ import type { DepotClient } from './depot-client.ts';
 import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
 import { cacheDirectory, filesDirectory, viewOf, type Layout, type Place } from './layout.ts';
 import { collect, emptyDirectory, judgeDisk, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
+import { keyOf, placeKey, releaseKey } from './keys.ts';
 import { createLibrary, type Library } from './library.ts';
 import { createLogs, type Logs } from './logs.ts';
 import { createPool, type Pool } from './pool.ts';
@@ -79,6 +80,8 @@ interface Group {
 	seats: Seat[];
 }
 
+/** The first requests to what the pointers name now go before what becomes of the rest. */
+const AFTER_SETTLED_MS = 100;
 const TIDY_PERIOD_MS = 5_000;
 const COLLECT_PERIOD_MS = 60 * 60_000;
 
@@ -212,15 +215,15 @@ class LiveAgent implements Agent {
 		if (fresh.length > 0 && message.gift) this.library.accept(message.gift);
 		this.quiet.busy();
 		for (const want of fresh) {
-			const group = this.groups.get(wantKey(want)) ?? { want, settled: null, seats: [] };
+			const known = this.groups.get(wantKey(want));
+			const before = known?.want;
+			const group = known ?? { want, settled: null, seats: [] };
 			group.want = want;
 			this.groups.set(wantKey(want), group);
 			this.reconcile(group);
-			// Even where nothing changes: what is to run since this version counts once this version is obeyed.
-			this.teller.tell(
-				wantKey(want),
-				want.run.some(({ since }) => since?.version === want.version),
-			);
+			// Even where nothing changes: what is to run since a version counts once that version is obeyed.
+			const waited = want.run.some(({ since }) => since && (!before || compareVersions(since, before) > 0));
+			this.teller.tell(wantKey(want), waited);
 		}
 		this.plan(fresh);
 		this.forgetReleases();
@@ -234,12 +237,14 @@ class LiveAgent implements Agent {
 	}
 
 	private receiveSettled(items: readonly Known[]): void {
+		const settled: Group[] = [];
 		for (const item of items) {
 			const group = this.groups.get(wantKey(item));
 			if (!group || (group.settled && compareVersions(item, group.settled) <= 0)) continue;
 			group.settled = item;
-			for (const seat of group.seats) seat.wake();
+			settled.push(group);
 		}
+		this.options.clock.after(AFTER_SETTLED_MS, () => settled.forEach(({ seats }) => seats.forEach((seat) => seat.wake())), { idle: true });
 		if ([...this.groups.values()].every(isSettled)) this.quiet.over();
 		this.remember();
 	}
@@ -478,18 +483,6 @@ class LiveAgent implements Agent {
 function refuseUnsupported({ runtime: { kind } }: ReleaseSpec): void {
 	if (kind === 'fetch') return;
 	throw new StartFailed('runtime_unsupported', `this version of Jibe runs "fetch" apps; "runtime": "${kind}" is not there yet`);
-}
-
-function keyOf(seat: Seat): string {
-	return wantKey({ region: seat.region, app: seat.spec.app, environment: seat.spec.environment });
-}
-
-function releaseKey(app: string, release: number): string {
-	return `${app}/${release}`;
-}
-
-function placeKey({ app, environment }: Place): string {
-	return `${app}/${environment}`;
 }
 
 function isSettled(group: Group | undefined): boolean {

@@ -124,7 +124,7 @@ test('life: activate and deactivate, events on process, and a drain that waits f
 			async fetch(request, env, ctx) {
 				const { pathname } = new URL(request.url);
 				if (pathname === '/slow') await held;
-				if (pathname === '/work') ctx.waitUntil(new Promise((resolve) => setTimeout(resolve, 50)).then(() => seen.push('worked')));
+				if (pathname === '/work') ctx.waitUntil(held.then(() => seen.push('worked')));
 				if (pathname === '/release') release();
 				return Response.json(seen);
 			},

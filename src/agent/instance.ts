@@ -81,7 +81,7 @@ function createLife(serving: Serving, modules: ModuleSource): { attend: (socket:
 				serving.resume();
 				await enter(life, order.state);
 				if (order.keepCompiled) flushCompileCache();
-				return order.state === 'warm' ? say(rest()) : undefined;
+				return order.rests ? say(rest()) : undefined;
 			case 'drain': {
 				await enter(life, 'draining');
 				const cut = await serving.drain(order);

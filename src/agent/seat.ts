@@ -1,4 +1,4 @@
-import type { Timer } from '#clock/clock.ts';
+import type { MonotonicMs, Timer } from '#clock/clock.ts';
 import { randomId } from '#digest/digest.ts';
 import { CHECK_PERIOD_MS, record as recordOutcome, resumeCheck, type Check } from '#health/check.ts';
 import type { Log } from '#log/log.ts';
@@ -33,6 +33,8 @@ const RESTART_MOST_MS = 30_000;
 const RESTART_WINDOW_MS = 60_000;
 /** One that answers nothing for so long is started anew. */
 const UNHEALTHY_RESTART_MS = 60_000;
+/** Where no edge says that it obeys, an instance is told all the same that it serves. */
+const ACTIVATE_WITHIN_MS = 1_000;
 const MAX_DETAIL_CHARACTERS = 4_000;
 /** Beyond the limits that were given to the instance itself. */
 const DRAIN_SLACK_MS = 5_000;
@@ -59,6 +61,9 @@ export class Seat {
 	private again = false;
 	private retry: Timer | null = null;
 	private checking: Timer | null = null;
+	/** When an instance that runs anyway is told that it serves, even if no edge obeys. */
+	private tellAt: MonotonicMs | null = null;
+	private telling: Timer | null = null;
 	/** Of the drain begun last: what one says that was called off counts no more. */
 	private drainId: string | null = null;
 	/** Its last drain has ended, and nothing was sent to it since. */
@@ -139,7 +144,7 @@ export class Seat {
 	/** The agent ends; the instance does not. */
 	close(): void {
 		this.closed = true;
-		for (const timer of [this.retry, this.checking]) timer?.cancel();
+		for (const timer of [this.retry, this.checking, this.telling]) timer?.cancel();
 	}
 
 	private async move(): Promise<void> {
@@ -167,12 +172,25 @@ export class Seat {
 		if (!process) return this.retry ? undefined : this.sitDown();
 		if (goal === this.state) return;
 		if (goal === 'warm') return this.coolDown(process);
+		if (goal === 'serving' && this.mayWait()) return;
+		this.tellAt = null;
 		if (this.state === 'warm' && this.spec.warm === 'frozen') await this.wakeUp(process);
 		else if (this.state === 'serving' && goal === 'prepared') return this.drain(process);
 		if (this.process !== process) return;
 		this.drained = false;
 		process.tell({ type: 'state', state: goal });
 		this.enter(goal);
+	}
+
+	/** It runs, so edges may send requests already: to tell it so takes the processors from those who wait for the pointer. */
+	private mayWait(): boolean {
+		const runs = this.state === 'prepared' || (this.state === 'warm' && this.spec.warm !== 'frozen');
+		const now = this.parts.clock.monotonic();
+		this.tellAt ??= now + ACTIVATE_WITHIN_MS;
+		this.telling?.cancel();
+		if (!runs || now >= this.tellAt || this.parts.settled(this)) return false;
+		this.telling = this.parts.clock.after(this.tellAt - now, () => this.wake(), { idle: true });
+		return true;
 	}
 
 	private async sitDown(): Promise<void> {
@@ -259,8 +277,9 @@ export class Seat {
 		}
 		this.moving = true;
 		try {
-			process.tell({ type: 'state', state: 'warm', keepCompiled: this.parts.firstToRest(this.spec) });
-			if (this.spec.warm === 'frozen') {
+			const rests = this.spec.warm === 'frozen';
+			process.tell({ type: 'state', state: 'warm', rests, keepCompiled: this.parts.firstToRest(this.spec) });
+			if (rests) {
 				await process.hear(['rested'], REST_LIMIT_MS).catch(() => {});
 				if (this.goal !== 'warm' || this.process !== process) return;
 				process.freeze();

@@ -1,7 +1,7 @@
 import type { Clock, Timer } from '#clock/clock.ts';
 
-/** 24 instances that drain and come to rest change their states some 70 times; nobody waits for these. */
-const TELL_WITHIN_MS = 50;
+/** 24 instances that drain and come to rest change their states some 70 times; nobody waits for these, and a deploy is over by then. */
+const TELL_WITHIN_MS = 250;
 
 /** Gathers what has changed, so that a wave is told in a few messages and not in one an instance. */
 export interface Teller {

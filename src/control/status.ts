@@ -69,7 +69,10 @@ function regionOf({ hub }: House, want: Want, deployment: Deployment | undefined
 		wanted: { epoch, version, pointer },
 		applied,
 		instances: instances.map(({ server, instance }) => {
-			const { release, state: doing, healthy, pid, restarts, reason } = instance;
+			const { release, healthy, pid, restarts, reason } = instance;
+			// Its agent tells it a moment after the edges send it requests.
+			const named = release === pointer.primary || release === pointer.candidate?.release;
+			const doing = instance.state === 'prepared' && named && obeys ? 'serving' : instance.state;
 			return { server, release, state: doing, healthy, pid, restarts, reason };
 		}),
 		warmRelease: instances.filter(({ instance }) => instance.state === 'warm').map(({ instance }) => instance.release).sort((a, b) => b - a)[0] ?? null, // prettier-ignore

@@ -72,8 +72,9 @@ export class Upstream implements ConnectionOwner {
 
 	/** Called when the pointer starts or stops naming it: an instance about to be frozen must have no connection at rest. */
 	use(inUse: boolean): void {
+		const was = this.inUse;
 		this.inUse = inUse;
-		if (!inUse) this.closeIdle();
+		if (was && !inUse) this.#clock.after(CLOSE_UNUSED_AFTER_MS, () => this.inUse || this.closeIdle(), { idle: true });
 	}
 
 	closeIdle(): void {
@@ -169,6 +170,8 @@ export class Upstream implements ConnectionOwner {
 
 export const EJECT_AFTER_FAILURES = 5;
 const RECHECK_MS = 250;
+/** The first requests to what the pointer names now go before; an agent begins to drain later than this. */
+const CLOSE_UNUSED_AFTER_MS = 50;
 const MAX_IDLE_CONNECTIONS = 256;
 /** Below the 5 s after which node's servers close a connection at rest, so that we are the ones who close it. */
 const IDLE_CONNECTION_MS = 4_000;

@@ -1,6 +1,6 @@
 import type { Facts, RegionFacts, Rollout, RunEntry, Wanted } from '#rollout/rollout.ts';
 import { isWarm, NOTHING, readiness } from '#rollout/runs.ts';
-import { compareVersions, type Run, type Want } from '#wire/region.ts';
+import { compareVersions, type ReleaseSpec, type Run, type Want } from '#wire/region.ts';
 import type { PointerWrite, RegionHub } from '../ports.ts';
 import type { Presence } from './presence.ts';
 
@@ -9,6 +9,7 @@ export interface Scene {
 	app: string;
 	environment: string;
 	wants: ReadonlyMap<string, Want>;
+	releases: ReadonlyMap<number, { spec: Pick<ReleaseSpec, 'warm'> }>;
 	hub: RegionHub;
 	presence: Presence;
 }
@@ -61,14 +62,15 @@ export function pointerWrite(scene: Scene, region: string, wanted: Wanted): Poin
 		region,
 		expect: want ? { epoch: want.epoch, version: want.version } : null,
 		pointer: { primary: wanted.primary, candidate: wanted.candidate, hold: want?.pointer.hold ?? null },
-		run: wanted.run.map((entry) => runOf(want, entry)),
+		run: wanted.run.map((entry) => runOf(scene, want, entry)),
 	};
 }
 
-/** Reports from before the release was to run say nothing of it; while it stands by nobody asks. */
-function runOf(want: Want | undefined, { release, instances, as }: RunEntry): Run {
+/** Reports from before the release was to run say nothing of it; nobody asks one that stands by frozen how it is. */
+function runOf(scene: Scene, want: Want | undefined, { release, instances, as }: RunEntry): Run {
 	const before = want?.run.find((run) => run.release === release);
-	const begins = as !== 'warm' && (!before || before.as === 'warm');
+	const rests = before?.as === 'warm' && scene.releases.get(release)?.spec.warm !== 'running';
+	const begins = as !== 'warm' && (!before || rests);
 	const since = begins ? { epoch: want?.epoch ?? 0, version: (want?.version ?? 0) + 1 } : before?.since;
 	return { release, instances, as, ...(since ? { since } : {}) };
 }

@@ -167,7 +167,9 @@ export class Lane implements Scene {
 	/** The last that reached Deployed, while nothing else took its place. */
 	live(): Walk | null {
 		const live = this.walks.filter((walk) => walk.rollout.phase === 'live');
-		return live.find((walk) => walk.deployment.id === this.lastDeployed()?.id) ?? live.at(-1) ?? null;
+		if (live.length <= 1) return live[0] ?? null;
+		const last = this.lastDeployed()?.id;
+		return live.find((walk) => walk.deployment.id === last) ?? live.at(-1) ?? null;
 	}
 
 	/** Those that reached Deployed, the last to do so first: one that was created earlier may have waited for longer. */
@@ -176,7 +178,9 @@ export class Lane implements Scene {
 	}
 
 	lastDeployed(): Deployment | null {
-		return this.deployed()[0] ?? null;
+		let last: Deployment | null = null;
+		for (const one of this.history) if (one.state === 'Deployed' && (last === null || (one.endedAt ?? 0) > (last.endedAt ?? 0))) last = one;
+		return last;
 	}
 
 	/** What the pointers name: the canary region's first; null when nothing serves anywhere. */

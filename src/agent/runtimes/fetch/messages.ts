@@ -32,8 +32,8 @@ export type InstancePhase = 'prepared' | 'serving' | 'warm' | 'draining';
 
 export type Order =
 	| Load
-	/** `keepCompiled`: one of the instances that rest writes what it compiled to the cache, for those that start later. */
-	| { type: 'state'; state: Exclude<InstancePhase, 'draining'>; keepCompiled?: boolean }
+	/** `rests`: it is about to be frozen. `keepCompiled`: one of the instances that rest writes what it compiled to the cache, for those that start later. */
+	| { type: 'state'; state: Exclude<InstancePhase, 'draining'>; rests?: boolean; keepCompiled?: boolean }
 	/** Finish what is in flight; answered by a `drained` of this `id`. A `state` after it calls it off. */
 	| { type: 'drain'; id: string; requestsMs: number; streamsMs: number };
 
