@@ -3,9 +3,10 @@ import { randomId } from '#digest/digest.ts';
 import type { Log } from '#log/log.ts';
 import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
 import { WIRE_VERSION, compareVersions, upToDate, wantKey } from '#wire/region.ts';
-import type { Gift, Instance, Known, Probed, ReleaseSpec, UpMessage, Version, Want } from '#wire/region.ts';
+import type { Gift, Instance, Known, Probed, ReleaseSpec, ServerState, UpMessage, Version, Want } from '#wire/region.ts';
 import { Follows, type LogsQuery } from './follows.ts';
-import type { HubEvent, RegionHub, RegionView } from './ports.ts';
+import { KnownServers } from './known-servers.ts';
+import type { HubEvent, RegionHub, RegionView, ServerView } from './ports.ts';
 
 /**
  * The regions as control sees them: one link a depot, everything they said in memory. It also holds what the database
@@ -62,6 +63,7 @@ export class Hub implements RegionHub {
 	private readonly probes = new Map<string, { link: ServerLink; settle: (answer: Probed | Error) => void }>();
 	private readonly listeners = new Set<(event: HubEvent) => void>();
 	private readonly follows: Follows;
+	private readonly known = new KnownServers();
 	private readonly of: HubOptions;
 
 	constructor(options: HubOptions) {
@@ -89,6 +91,14 @@ export class Hub implements RegionHub {
 			agents: region.agents,
 			edges: region.edges.map((edge) => `${edge.server}/${edge.name}`),
 		}));
+	}
+
+	servers(): ServerView[] {
+		return this.known.list();
+	}
+
+	wanted(): Iterable<Want> {
+		return this.wants.values();
 	}
 
 	send(wants: Want[], releases: ReleaseSpec[], gift: Gift | null): void {
@@ -238,6 +248,7 @@ export class Hub implements RegionHub {
 				return this.emit({ type: 'stats', stats: { ...message, rows } });
 			}
 			case 'serverState':
+				return this.serverSaid(link, message);
 			case 'hello':
 				return;
 		}
@@ -255,7 +266,20 @@ export class Hub implements RegionHub {
 			}
 			region.edges = edges;
 			this.emit({ type: 'presence', region: name });
+			this.noteServers(name, region.agents);
 		}
+	}
+
+	private serverSaid(link: ServerLink, message: ServerState): void {
+		const mine = message.regions.filter((region) => link.hello.regions.includes(region));
+		for (const region of mine) {
+			this.known.said(message, region, this.of.clock.monotonic());
+			this.emit({ type: 'servers', region });
+		}
+	}
+
+	private noteServers(region: string, there: readonly string[]): void {
+		if (this.known.present(region, there, this.of.clock.monotonic())) this.emit({ type: 'servers', region });
 	}
 
 	private instancesSaid(link: ServerLink, message: Extract<UpMessage, { type: 'instances' }>): void {
@@ -304,6 +328,7 @@ export class Hub implements RegionHub {
 	private lose(name: string, region: Region): void {
 		Object.assign(region, { grace: null, lost: true, agents: [], edges: [] });
 		this.emit({ type: 'lost', region: name });
+		this.noteServers(name, []);
 	}
 
 	private seenAt(region: Region): number | null {

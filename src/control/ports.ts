@@ -1,7 +1,7 @@
 import type { Digest } from '#digest/digest.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome } from '#wire/api.ts';
-import type { Gift, Instance, Known, Pointer, Probed, ReleaseSpec, Run, Stats, Want } from '#wire/region.ts';
+import type { Gift, Instance, Known, Pointer, Probed, ReleaseSpec, Run, ServerState, Stats, Want } from '#wire/region.ts';
 
 /** What the rollout driver asks of the rest of the house. PostgreSQL and the hub implement these; so does the simulation. */
 
@@ -108,21 +108,40 @@ export interface RegionView {
 	edges: string[];
 }
 
+/** A server of a region as control hears of it, and what its agent said of it last. One that serves several regions is listed in each. */
+export interface ServerView {
+	server: string;
+	region: string;
+	/** Its agent has a link to a depot that control hears. */
+	connected: boolean;
+	/** Monotonic time since when it has not; null while it has. */
+	lostSinceMs: number | null;
+	state: ServerState | null;
+}
+
 export type HubEvent =
 	| { type: 'instances'; region: string; app: string; environment: string }
 	| { type: 'applied'; items: Known[] }
 	| { type: 'lost'; region: string }
 	| { type: 'back'; region: string }
 	| { type: 'presence'; region: string }
+	/** A server of the region came, went, or said what it has. */
+	| { type: 'servers'; region: string }
 	| { type: 'stats'; stats: Stats }
 	| { type: 'ahead'; region: string; app: string; environment: string; epoch: number; version: number };
 
 /** The regions as control sees them over the depots' links. All queries answer from memory. */
 export interface RegionHub {
 	regions(): RegionView[];
+	/** Every server that was heard of, with those that are away. */
+	servers(): ServerView[];
+	/** All that is wanted anywhere, as far as this process knows. */
+	wanted(): Iterable<Want>;
 	/** Tells the regions concerned. Fire and forget: a region that misses it asks again when it is back. */
 	send(wants: Want[], releases: ReleaseSpec[], gift: Gift | null): void;
 	instances(of: { region: string; app: string; environment: string }): Instance[];
+	/** The same, with the servers they run on. */
+	instancesByServer(of: { region: string; app: string; environment: string }): { server: string; instance: Instance }[];
 	/** The oldest version that a connected edge of the region obeys; null when there is no edge or one has said nothing. */
 	applied(of: { region: string; app: string; environment: string }): { epoch: number; version: number } | null;
 	/** @throws with code probe_failed when the region can't be asked within the time limit */

@@ -2,7 +2,7 @@ import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
 import { WIRE_VERSION, wantKey } from '#wire/region.ts';
-import type { DownMessage, Gift, Hello, Known, UpMessage, Want, Wants } from '#wire/region.ts';
+import type { DownMessage, Gift, Hello, Known, ServerState, UpMessage, Want, Wants } from '#wire/region.ts';
 import { Asks } from './asks.ts';
 import type { Board, Group } from './board.ts';
 import { Settling } from './settle.ts';
@@ -37,6 +37,8 @@ export interface RelayOptions {
 
 export class Relay {
 	private readonly links = new Map<string, ServerLink>();
+	/** What the agents of now last said of their servers. */
+	private readonly states = new Map<string, ServerState>();
 	private readonly asks: Asks;
 	private readonly settling: Settling;
 	private readonly of: RelayOptions;
@@ -60,6 +62,7 @@ export class Relay {
 	controlUp(): void {
 		this.of.up(this.presence());
 		for (const message of this.of.board.replay(this.of.regions)) this.of.up(message);
+		for (const state of this.states.values()) this.of.up(state);
 		for (const { id, items } of this.settling.said()) {
 			const [server = '', edge = ''] = id.split('/');
 			if (items.length > 0) this.of.up({ type: 'applied', server, edge, items });
@@ -150,7 +153,16 @@ export class Relay {
 		if (message.type === 'applied' && role === 'edge') return this.applied(link, message);
 		if (message.type === 'probed' && role === 'edge') return this.asks.probed(message);
 		if (message.type === 'stats' && role === 'edge') return void this.of.up(message);
+		if (message.type === 'serverState' && role === 'agent') return this.serverState(link, message);
 		this.of.log.warn('link.unexpected', { id: idOf(link), type: message.type });
+	}
+
+	/** An agent speaks for its own server and regions only. */
+	private serverState(link: ServerLink, message: ServerState): void {
+		const { server, regions } = link.hello;
+		const mine = { ...message, server, regions: message.regions.filter((region) => regions.includes(region)) };
+		this.states.set(server, mine);
+		this.of.up(mine);
 	}
 
 	private instances(link: ServerLink, named: Set<string>, message: Instances, text: string): void {
@@ -210,8 +222,11 @@ export class Relay {
 		if (this.links.get(id) !== link) return;
 		this.links.delete(id);
 		this.of.log.info('link.down', { id, reason });
-		if (link.hello.role === 'agent') this.asks.agentGone(link);
-		else this.asks.edgeGone(link);
+		if (link.hello.role === 'agent') {
+			this.states.delete(link.hello.server);
+			this.asks.agentGone(link);
+		}
+		if (link.hello.role === 'edge') this.asks.edgeGone(link);
 		if (link.hello.role === 'edge') this.settling.left(`${link.hello.server}/${link.hello.name}`);
 		this.of.up(this.presence());
 	}

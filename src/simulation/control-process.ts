@@ -169,6 +169,9 @@ export class ControlProcess {
 					this.#send(want);
 				}
 			},
+			servers: () => [],
+			wanted: () => this.#database.wants.values(),
+			instancesByServer: ({ region }) => view(region).said.instances.map((instance) => ({ server: 'server', instance })),
 			instances: ({ region }): Instance[] => upToDate(view(region).said, view(region).want?.run ?? []),
 			applied: ({ region }) => {
 				if (this.#mistake === 'trusts-itself') return { epoch: 1, version: 1_000_000 };

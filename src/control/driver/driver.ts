@@ -157,6 +157,7 @@ class RolloutDriver implements Driver {
 			case 'lost':
 			case 'back':
 			case 'presence':
+			case 'servers':
 				this.#presence.look();
 				for (const lane of this.#lanes.values()) lane.look();
 		}
