@@ -63,6 +63,7 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	since: 'a time such as 90s, 10m, 2h or 1d',
 	stage: 'only remember it for the next deploy',
 	strategy: "instead of jibe.json's: walk, canary, blue-green",
+	'take-over': 'take the place of a supervisor that runs; what it started runs on',
 	to: 'exactly this release',
 	verbose: 'the cause of an error, too (-v)',
 	version: 'the same',

@@ -13,7 +13,11 @@ import type { Invocation, Verb } from './verbs.ts';
 
 /** `jibe up`: starts the supervisor as a process of its own and shows what it tells, until everything is ready or, without `--detach`, until it ends. */
 export const verb: Verb = {
-	syntax: { options: { regions: 'value', port: 'value', 'edge-port': 'value', detach: 'flag' }, positionals: [], optional: 0 },
+	syntax: {
+		options: { regions: 'value', port: 'value', 'edge-port': 'value', detach: 'flag', 'take-over': 'flag' },
+		positionals: [],
+		optional: 0,
+	},
 	async run(invocation: Invocation): Promise<Exit> {
 		const { args, out, data } = invocation;
 		const regions = args.value('regions');
@@ -23,9 +27,10 @@ export const verb: Verb = {
 			port: portOption(args.value('port'), '--port'),
 			edgePort: portOption(args.value('edge-port'), '--edge-port'),
 			separate: process.env['JIBE_SEPARATE'] === '1',
+			takeOver: args.flag('take-over'),
 		};
 		openData(data);
-		refuseWhenRunning(data);
+		if (!settings.takeOver) refuseWhenRunning(data);
 		return supervise(startSupervisor(settings), out, args.flag('detach'));
 	},
 };

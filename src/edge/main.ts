@@ -95,7 +95,7 @@ export async function stopFronts(fronts: readonly Server[], edge: Edge): Promise
 	for (const front of fronts) front.closeAllConnections();
 }
 
-const STOP_MS = 10_000;
+const STOP_MS = 30_000;
 const STOP_STEP_MS = 20;
 
 /** Of two edges, the other one. */

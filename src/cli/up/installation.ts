@@ -15,6 +15,8 @@ export interface UpSettings {
 	edgePort: number | null;
 	/** One depot, agent and pair of edges per region, as on servers of their own. */
 	separate: boolean;
+	/** The place of a supervisor that runs is taken; what it started runs on, and is replaced where it is of another version. */
+	takeOver: boolean;
 }
 
 export interface Layout {

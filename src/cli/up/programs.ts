@@ -1,4 +1,5 @@
-import { join } from 'node:path';
+import { globSync, readFileSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { canonicalJson, sha256 } from '#digest/digest.ts';
 import { runDirectory } from '#process/directory.ts';
 import type { Role } from '#wire/region.ts';
@@ -52,9 +53,21 @@ export function regionPrograms(layout: Layout): Program[] {
 	});
 }
 
-/** What a program that runs must have been started with to be adopted. */
+/** What a program that runs must have been started with to be left as it is: its settings, and what its file holds. */
 export function programDigest(program: Program): string {
-	return sha256(canonicalJson({ settings: program.settings, script: scriptOf(program.role) }));
+	return sha256(canonicalJson({ settings: program.settings, script: scriptOf(program.role), bundle: bundleDigest(program.role) }));
+}
+
+/** What a program is made of beside its bundle, below `dist/`. */
+const MADE_OF: Readonly<Partial<Record<Program['role'], string>>> = { agent: 'instance.js', control: '{sql,dashboard}/**' };
+
+/** Another version may have come to the same place; run from source, a program is as old as it is. */
+function bundleDigest(role: Program['role']): string | null {
+	const [file = ''] = scriptOf(role);
+	if (!file.endsWith('.js')) return null;
+	const others = globSync(MADE_OF[role] ?? [], { cwd: dirname(file) }).map((name) => join(dirname(file), name));
+	const files = [file, ...others.filter((name) => statSync(name).isFile()).sort()];
+	return sha256(files.map((name) => sha256(readFileSync(name))).join());
 }
 
 /** Node's arguments: in the package the program's bundle stands beside this one, in the repository its source is run. */
