@@ -81,15 +81,19 @@ export async function main(settings: unknown): Promise<void> {
 	process.stdout.write('ready\n');
 }
 
-/** No new connections; what is under way has `STOP_MS` to end. */
+/**
+ * No new connections, which the other edge takes. Those that are open have a moment to send the request that they were
+ * opened for, or the next one, which is answered with the word to close; what is under way has `STOP_MS` to end.
+ */
 export async function stopFronts(fronts: readonly Server[], edge: Edge): Promise<void> {
 	edge.closing();
-	for (const front of fronts) {
-		// Not http's own close, which ends idle connections while their clients can still open a new one to nobody.
-		TcpServer.prototype.close.call(front);
-		front.closeIdleConnections();
-	}
+	// Right after the event loop has accepted what waited: whoever waits when the socket is closed is reset.
+	await new Promise(setImmediate);
 	const deadline = systemClock.monotonic() + STOP_MS;
+	// Not http's own close, which ends idle connections at once.
+	const gone = Promise.all(fronts.map((front) => new Promise((resolve) => TcpServer.prototype.close.call(front, resolve))));
+	await Promise.race([gone, pause(LAST_REQUEST_MS)]);
+	for (const front of fronts) front.closeIdleConnections();
 	while (edge.underWay > 0 && systemClock.monotonic() < deadline) await pause(STOP_STEP_MS);
 	await edge.close();
 	for (const front of fronts) front.closeAllConnections();
@@ -97,6 +101,7 @@ export async function stopFronts(fronts: readonly Server[], edge: Edge): Promise
 
 const STOP_MS = 30_000;
 const STOP_STEP_MS = 20;
+const LAST_REQUEST_MS = 1_000;
 
 /** Of two edges, the other one. */
 function siblings(name: string): string[] {
