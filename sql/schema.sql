@@ -27,6 +27,12 @@ create table jibe.blob (
 	PRIMARY KEY (app, digest)
 );
 
+create table jibe.control_address (
+	address text not null,
+	seen_at bigint not null,
+	PRIMARY KEY (address)
+);
+
 create table jibe.deployment (
 	id text not null,
 	app text not null,
@@ -93,8 +99,25 @@ create table jibe.installation (
 	created_at bigint not null,
 	timeline text,
 	pruned_cursor bigint not null default 0,
+	ca_certificate text,
+	ca_key text,
+	servers_version integer not null default 1,
 	CHECK (one),
 	PRIMARY KEY (one)
+);
+
+create table jibe.join_token (
+	hash bytea not null,
+	region text not null,
+	roles text[] not null,
+	labels text[] not null,
+	name text,
+	created_at bigint not null,
+	expires_at bigint not null,
+	used_at bigint,
+	used_by text,
+	used_spki text,
+	PRIMARY KEY (hash)
 );
 
 create table jibe.login_code (
@@ -142,6 +165,28 @@ create table jibe.release (
 	created_at bigint not null,
 	FOREIGN KEY (app) REFERENCES app(name),
 	PRIMARY KEY (app, number)
+);
+
+create table jibe.server (
+	name text not null,
+	region text not null,
+	roles text[] not null,
+	labels text[] not null,
+	host text not null,
+	depot_port integer,
+	agent_port integer,
+	edge_port integer,
+	spki text not null,
+	joined_at bigint not null,
+	certificate_expires bigint not null,
+	draining boolean not null default false,
+	conflict text,
+	ticket text not null,
+	ticket_epoch integer not null,
+	seen_at bigint not null,
+	seen_from text not null,
+	removed_at bigint,
+	PRIMARY KEY (name)
 );
 
 create table jibe.session (
@@ -556,7 +601,9 @@ CREATE OR REPLACE FUNCTION jibe.set_regions(p jsonb)
  RETURNS void
  LANGUAGE sql
 AS $function$
-	update jibe.region set retired = true where name not in (select name from jsonb_to_recordset(p) as r (name text));
+	update jibe.region set retired = true
+	where name not in (select name from jsonb_to_recordset(p) as r (name text))
+		and name not in (select region from jibe.server where removed_at is null);
 	insert into jibe.region (name, position, edge_port)
 	select name, position, edge_port from jsonb_to_recordset(p) as r (name text, position integer, edge_port integer)
 	on conflict (name) do update set position = excluded.position, edge_port = excluded.edge_port, retired = false

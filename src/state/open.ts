@@ -8,6 +8,7 @@ import { DeploymentTable } from './deployments.ts';
 import { openEvents } from './events.ts';
 import { establish, installationOf } from './installation.ts';
 import { migrate } from './migrate.ts';
+import { ServerTable } from './servers.ts';
 import { StateError, type Installation, type State, type StateOptions } from './state.ts';
 import { LoginTable, TokenTable } from './tokens.ts';
 
@@ -30,6 +31,7 @@ export async function openState(options: StateOptions): Promise<State> {
 			regions: new RegionTable(db),
 			logins: new LoginTable(db, clock, tokens),
 			audit: new AuditTable(db),
+			servers: new ServerTable(db, clock, events),
 			installation: () => installation(db),
 			raiseEpoch: (by) => db.call('jibe_raise_epoch', 'select jibe.raise_epoch($1, $2, null)', [by, clock.now()]),
 			collect: (now) => collect(db, now),
