@@ -19,8 +19,13 @@ const settingsSchema = z.object({
 	name: z.string().regex(/^[a-z0-9-]+-\d+$/),
 	server: serverName,
 	regions: z.array(z.object({ name: regionName, port: z.int().min(0).max(65_535) })).min(1),
+	/** Of the depot on this server; a joined server may have none. */
 	depotSocket: z.string(),
 	credentialFile: z.string(),
+	/** `<data>/server` on a joined server: key and certificate of its own, and the list of the region's servers. */
+	identity: z.string().optional(),
+	/** The address that it answers on: loopback on control's own machine. */
+	host: z.string().default('127.0.0.1'),
 });
 
 /** The program `edge`. It serves what it remembers at once; the depot's newer word comes when it comes. */
@@ -87,8 +92,7 @@ export async function main(settings: unknown): Promise<void> {
  */
 export async function stopFronts(fronts: readonly Server[], edge: Edge): Promise<void> {
 	edge.closing();
-	// Right after the event loop has accepted what waited: whoever waits when the socket is closed is reset.
-	await new Promise(setImmediate);
+	await quietTurn();
 	const deadline = systemClock.monotonic() + STOP_MS;
 	// Not http's own close, which ends idle connections at once.
 	const gone = Promise.all(fronts.map((front) => new Promise((resolve) => TcpServer.prototype.close.call(front, resolve))));
@@ -99,6 +103,20 @@ export async function stopFronts(fronts: readonly Server[], edge: Edge): Promise
 	for (const front of fronts) front.closeAllConnections();
 }
 
+/**
+ * Resolves right after a turn of the event loop that accepted what waited and did little else: who waits in the queue of
+ * a socket that is closed is reset, unless the kernel hands him to the other edge (`net.ipv4.tcp_migrate_req`).
+ */
+async function quietTurn(): Promise<void> {
+	for (let turns = 0; turns < QUIET_TURNS; turns++) {
+		const before = systemClock.monotonic();
+		await new Promise(setImmediate);
+		if (systemClock.monotonic() - before < QUIET_MS) return;
+	}
+}
+
+const QUIET_TURNS = 500;
+const QUIET_MS = 0.05;
 const STOP_MS = 30_000;
 const STOP_STEP_MS = 20;
 const LAST_REQUEST_MS = 1_000;
