@@ -6,7 +6,7 @@ import { test, type TestContext } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
 import { systemClock as clock } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
-import { listOf, openAuthority, type Authority } from '../../test/fixtures/certificates.ts';
+import { listOf, openAuthority, type TestAuthority } from '../../test/fixtures/certificates.ts';
 import { acceptLinks, type ServerLink } from './accept.ts';
 import { OWN_DEPOT, dialDepots } from './depots.ts';
 import { Peers } from './peers.ts';
@@ -72,7 +72,7 @@ test('links go to every depot of the region, and come and go with the list; what
 	const authority = openAuthority(t);
 	const one = await depot(t, authority, 'one');
 	const three = await depot(t, authority, 'three');
-	const list = (version: number, ...others: ReturnType<Authority['peer']>[]) => listOf(version, authority.peer('two'), ...others);
+	const list = (version: number, ...others: ReturnType<TestAuthority['peer']>[]) => listOf(version, authority.peer('two'), ...others);
 	const peers = peersOf(authority, 'two', list(1, one.peer));
 	const heard: [string, DownMessage][] = [];
 	const wake = Promise.withResolvers<void>();
@@ -111,14 +111,14 @@ test('links go to every depot of the region, and come and go with the list; what
 	assert.equal(heard.some(([from]) => from === OWN_DEPOT), false); // prettier-ignore
 });
 
-function peersOf(authority: Authority, server: string, list?: Servers): Peers {
+function peersOf(authority: TestAuthority, server: string, list?: Servers): Peers {
 	const peers = new Peers({ directory: authority.server(server).directory, server, log });
 	if (list) peers.take(list);
 	return peers;
 }
 
 /** The server `one` with a listener that answers whatever is said. */
-async function echo(t: TestContext, authority: Authority, servers: ReturnType<Authority['peer']>[]) {
+async function echo(t: TestContext, authority: TestAuthority, servers: ReturnType<TestAuthority['peer']>[]) {
 	const peers = peersOf(authority, 'one', listOf(1, ...servers));
 	const server = createPeerTls(peers, (socket) => void socket.pipe(socket));
 	const listener = await listenForPeers(server, { peers, host: '127.0.0.1', port: 0, log, clock });
@@ -126,7 +126,7 @@ async function echo(t: TestContext, authority: Authority, servers: ReturnType<Au
 	return { peers, port: listener.port };
 }
 
-function say(authority: Authority, as: string, port: number, session?: Buffer) {
+function say(authority: TestAuthority, as: string, port: number, session?: Buffer) {
 	const directory = authority.server(as).directory;
 	const read = (name: string) => readFileSync(join(directory, name));
 	const trusting = { rejectUnauthorized: false };
@@ -152,7 +152,7 @@ function exchange(socket: TLSSocket): Promise<{ answer: string | null; socket: T
 }
 
 /** Only what accepts links of a depot. */
-async function depot(t: TestContext, authority: Authority, name: string) {
+async function depot(t: TestContext, authority: TestAuthority, name: string) {
 	const peers = peersOf(authority, name, listOf(1, authority.peer('two')));
 	const server = createPeerHttps(peers, (_request, response) => void response.writeHead(404).end());
 	const linked = Promise.withResolvers<ServerLink>();

@@ -1,8 +1,9 @@
-import { X509Certificate, createHash } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkServerIdentity, type ConnectionOptions, type PeerCertificate, type TLSSocket, type TlsOptions } from 'node:tls';
 import type { Log } from '#log/log.ts';
+import { spkiOf } from './certificate.ts';
 import { servers as serversSchema, type Role, type ServerPeer, type Servers } from './region.ts';
 import { controlName, readTlsIdentity } from './server-identity.ts';
 
@@ -103,7 +104,7 @@ export class Peers {
 
 	#holder(certificate: X509Certificate): ServerPeer | null {
 		const peer = this.named(commonName(certificate));
-		return peer?.spki === spkiOf(certificate) ? peer : null;
+		return peer?.spki === spkiOf(certificate.publicKey) ? peer : null;
 	}
 
 	/** Other programs of this server write the same file: the newest stays. */
@@ -136,12 +137,6 @@ function readNewest(directory: string, log: Log): Servers | null {
 		if ((error as NodeJS.ErrnoException).code !== 'ENOENT') log.error('servers.unreadable', { file, error });
 		return null;
 	}
-}
-
-/** `sha256/<base64>` of the certificate's public key: what `servers` messages name a server's key by. */
-export function spkiOf(certificate: X509Certificate): string {
-	const spki = certificate.publicKey.export({ type: 'spki', format: 'der' });
-	return `sha256/${createHash('sha256').update(spki).digest('base64')}`;
 }
 
 /** The server's name that a certificate was issued for; empty when it names none. */
