@@ -19,7 +19,7 @@ const settingsSchema = z.object({
 	name: z.string().regex(/^[a-z0-9-]+-\d+$/),
 	server: serverName,
 	regions: z.array(z.object({ name: regionName, port: z.int().min(0).max(65_535) })).min(1),
-	/** Of the depot on this server; a joined server may have none. */
+	/** Of the depot on this server; a joined server may have none: then the socket is not there, and those of other servers are dialled. */
 	depotSocket: z.string(),
 	credentialFile: z.string(),
 	/** `<data>/server` on a joined server: key and certificate of its own, and the list of the region's servers. */
@@ -30,7 +30,7 @@ const settingsSchema = z.object({
 
 /** The program `edge`. It serves what it remembers at once; the depot's newer word comes when it comes. */
 export async function main(settings: unknown): Promise<void> {
-	const { data, name, server, regions, depotSocket, credentialFile } = settingsSchema.parse(settings);
+	const { data, name, server, regions, depotSocket, credentialFile, host } = settingsSchema.parse(settings);
 	const log = createLog({ role: name });
 	const run = runDirectory(data);
 	const edge = new Edge({
@@ -56,7 +56,7 @@ export async function main(settings: unknown): Promise<void> {
 	const aliveSocket = join(run, `${name}.alive.sock`);
 	rmSync(aliveSocket, { force: true });
 	const alive = await answerAlive(aliveSocket);
-	const sibling: Sibling = { directory: run, name, others: siblings(name) };
+	const sibling: Sibling = { directory: run, name, others: siblings(name), host };
 	const fronts: Server[] = [];
 	for (const { name: region, port } of regions) {
 		const front = edge.front(region);

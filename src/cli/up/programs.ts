@@ -46,7 +46,7 @@ export function regionPrograms(layout: Layout): Program[] {
 		};
 		const edgeRegions = regions.map((name) => ({ name, port: ports.get(name) }));
 		return [
-			program('depot', `depot${suffix}`, { upstream: `http://127.0.0.1:${layout.port}` }),
+			program('depot', `depot${suffix}`, { upstreams: [`http://127.0.0.1:${layout.port}`] }),
 			program('agent', `agent${suffix}`, {}),
 			...Array.from({ length: EDGES_PER_REGION }, (_, n) => program('edge', `edge${suffix}-${n}`, { regions: edgeRegions })),
 		];
