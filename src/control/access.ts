@@ -74,6 +74,9 @@ export function sees(token: Token, app: string): boolean {
  */
 export function checkOrigin(request: IncomingMessage, names: readonly string[]): void {
 	const host = request.headers.host ?? '';
+	// Node keeps the first of several; whoever stands in front of control may have gone by another.
+	if ((request.headersDistinct['host']?.length ?? 0) > 1)
+		throw new Refusal('bad_request', 400, 'a request names its host in one Host header');
 	if (!hostAllowed(host, names)) {
 		throw new Refusal(
 			'wrong_host',

@@ -65,7 +65,12 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	}
 	const installation = await state.installation();
 	await state.regions.set(regions);
-	const server = createServer({ headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES });
+	const server = createServer({
+		headersTimeout: HEADERS_TIMEOUT_MS,
+		requestTimeout: REQUEST_TIMEOUT_MS,
+		connectionsCheckingInterval: HEADERS_TIMEOUT_MS / 10,
+		maxHeaderSize: MAX_HEADER_BYTES,
+	});
 	// Requests that come before everything is there wait for it.
 	const router = Promise.withResolvers<ReturnType<typeof createRouter>>();
 	server.on('request', (request, response) => void router.promise.then((answer) => answer(request, response)));

@@ -42,6 +42,8 @@ export function createRouter(options: RouterOptions): (request: IncomingMessage,
 		try {
 			checkOrigin(request, options.names);
 		} catch (error) {
+			// Whoever speaks for another host, or for several, may not mean the same requests as control.
+			response.setHeader('connection', 'close');
 			return writeRefusal(response, toRefusal(error, request.url ?? '', options.log));
 		}
 		void listener(request, response);
