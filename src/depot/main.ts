@@ -4,6 +4,7 @@ import { systemClock } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
 import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { readCredentialFile } from '#wire/credential.ts';
+import { openJoined } from '#wire/joined.ts';
 import { regionName } from '#wire/names.ts';
 import { openDepot } from './depot.ts';
 
@@ -24,13 +25,15 @@ const settingsSchema = z.object({
 
 /** The program `depot`. */
 export async function main(settings: unknown): Promise<void> {
-	const { data, name, regions, upstreams, depotSocket, credentialFile } = settingsSchema.parse(settings);
+	const { data, name, regions, upstreams, identity, listen, depotSocket, credentialFile } = settingsSchema.parse(settings);
 	const log = createLog({ role: name });
 	const depot = await openDepot({
 		dir: join(data, name),
 		socket: depotSocket,
 		regions,
-		upstream: upstreams[0]!,
+		upstreams,
+		joined: openJoined(identity, log),
+		listen,
 		credential: () => readCredentialFile(credentialFile),
 		log,
 		clock: systemClock,

@@ -19,6 +19,3 @@ export function openJoined(directory: string | undefined, log: Log): Joined | nu
 	const identity = serverIdentity.parse(JSON.parse(readFileSync(join(directory, 'server.json'), 'utf8')));
 	return { identity, peers: new Peers({ directory, server: identity.server, log }) };
 }
-
-/** Where a listener for the region's other servers listens: everywhere, because servers may have several addresses. */
-export const EVERYWHERE = '0.0.0.0';

@@ -28,7 +28,8 @@ const BACKLOG = 2_048;
 
 export interface ListenOptions {
 	peers: Peers;
-	host: string;
+	/** Absent: every address of this machine. */
+	host?: string;
 	port: number;
 	log: Log;
 	clock: Clock;
@@ -82,7 +83,7 @@ export async function listenForPeers(server: Server | HttpsServer, options: List
 			(socket as TLSSocket).destroy();
 		}
 	});
-	server.listen({ port, host, backlog: BACKLOG });
+	server.listen({ port, ...(host === undefined ? {} : { host }), backlog: BACKLOG });
 	await once(server, 'listening');
 	const address = server.address();
 	return {
