@@ -15,6 +15,8 @@ const JOIN_TOKEN_LIFE_MS = 15 * 60_000;
 const JOIN_TOKEN_KEPT_MS = 30 * 86_400_000;
 /** A replica of control that has not said so for this long is not where it was. */
 const ADDRESS_KEPT_MS = 24 * 3_600_000;
+/** A restored database counts from an older version on, in a higher epoch. */
+const VERSIONS_AN_EPOCH = 1_000_000_000;
 
 type Rows = <R>(query: Compilable<R>) => Promise<R[]>;
 type Row = Tables['jibe.server'];
@@ -40,13 +42,13 @@ export class ServerTable implements Servers {
 		const { build } = this.db;
 		return this.db.transaction(async (rows) => {
 			// The version first: a list that is newer than its version is sent again, one that is older would not be.
-			const [installation] = await rows(build.selectFrom('jibe.installation').select('servers_version'));
+			const [installation] = await rows(build.selectFrom('jibe.installation').select(['servers_version', 'epoch']));
 			const servers = await rows(build.selectFrom('jibe.server').selectAll().where('removed_at', 'is', null).orderBy('name'));
 			const addresses = await rows(
 				build.selectFrom('jibe.control_address').selectAll().where('seen_at', '>', since).orderBy('seen_at', 'desc').orderBy('address'),
 			);
 			return {
-				version: installation?.servers_version ?? 0,
+				version: (installation?.epoch ?? 0) * VERSIONS_AN_EPOCH + (installation?.servers_version ?? 0),
 				servers: servers.map(serverOf),
 				addresses: addresses.map(({ address }) => address),
 			};
