@@ -67,19 +67,19 @@ export class ControlLinks {
 export interface Control {
 	address: string;
 	/** false: it is away. */
-	send(message: UpMessage): boolean;
+	send: (message: UpMessage) => boolean;
 }
 
 export interface ControlLinksOptions {
 	/** `http://127.0.0.1:7070`, or `https://…` from another machine. Asked at each `look`. */
-	addresses(): readonly string[];
+	addresses: () => readonly string[];
 	/** For `https`. */
 	tls?: () => ConnectionOptions;
 	credential: () => string;
 	hello: () => Hello;
-	onMessage(message: DownMessage, text: string, control: Control): void;
-	onUp(control: Control): void;
-	onDown(control: Control): void;
+	onMessage: (message: DownMessage, text: string, control: Control) => void;
+	onUp: (control: Control) => void;
+	onDown: (control: Control) => void;
 	log: Log;
 	clock: Clock;
 }

@@ -293,8 +293,8 @@ export class Relay {
 
 	private sendCounts(): void {
 		if (!this.of.peers) return;
-		for (const { hello, send } of this.links.values())
-			if (hello.role === 'agent') send({ type: 'settled', items: [], ...this.countFor(hello.regions) });
+		for (const link of this.links.values())
+			if (link.hello.role === 'agent') link.send({ type: 'settled', items: [], ...this.countFor(link.hello.regions) });
 	}
 }
 

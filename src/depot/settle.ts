@@ -16,9 +16,9 @@ interface Edge {
 
 export interface SettlingOptions {
 	clock: Clock;
-	onSettled(items: Known[]): void;
+	onSettled: (items: Known[]) => void;
 	/** There is an edge more, or one less. */
-	onCount?(): void;
+	onCount?: () => void;
 	/** The edges that there were before this program started; they are about to come back. */
 	remembered: { id: string; regions: string[] }[];
 }

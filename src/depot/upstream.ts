@@ -31,7 +31,7 @@ export class UpstreamError extends Error {
 }
 
 export interface UpstreamOptions {
-	addresses(): readonly string[];
+	addresses: () => readonly string[];
 	/** For `https`. */
 	tls?: () => ConnectionOptions;
 	credential: () => string;
