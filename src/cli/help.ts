@@ -60,6 +60,7 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	region: 'only this one',
 	regions: 'how many, or their names; for a deploy, those to deploy to',
 	role: 'viewer, deployer or admin',
+	service: 'for service managers: stay in the foreground as the supervisor itself',
 	since: 'a time such as 90s, 10m, 2h or 1d',
 	stage: 'only remember it for the next deploy',
 	strategy: "instead of jibe.json's: walk, canary, blue-green",

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { LOCAL_REGIONS } from '#wire/local-regions.ts';
 import { readPidFile, readPidFiles } from '#process/pid-file.ts';
 import { Failure, EXIT, usage } from '../failure.ts';
+import { ownPackage, type Package } from '../installed/package.ts';
 import { choosePorts } from './ports.ts';
 
 /** What `jibe up` was told, and what an installation remembers of it for the next time. */
@@ -34,6 +35,16 @@ const DEFAULT_EDGE_PORT = 8080;
 export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 	const { data, separate } = settings;
 	const before = remembered(data);
+	if (before?.ownDatabase && !process.env['DATABASE_URL']) {
+		throw new Failure(
+			'database_url_missing',
+			EXIT.usage,
+			'the state of this installation is in a PostgreSQL of yours, and DATABASE_URL is not set',
+			{
+				hint: 'set DATABASE_URL as it was; an installation with a database of its own needs another --data DIR',
+			},
+		);
+	}
 	const regions = settings.regions ?? before?.regions ?? LOCAL_REGIONS.slice(0, 1);
 	const ours = new Set<number>();
 	if (before !== null && readPidFile(data, 'control')?.alive) ours.add(before.port);
@@ -95,6 +106,10 @@ interface Remembered {
 	edgePort: number;
 	/** Digest of the settings each program was last started with. */
 	programs: Record<string, string>;
+	/** Which package started them; absent before packages were remembered. */
+	package?: Package;
+	/** True where DATABASE_URL named a server of the team's. */
+	ownDatabase?: boolean;
 }
 
 export function remembered(data: string): Remembered | null {
@@ -108,7 +123,8 @@ export function remembered(data: string): Remembered | null {
 
 export function remember(layout: Layout, programs: Record<string, string>): void {
 	const { regions, port, edgePort } = layout;
-	replaceFile(join(layout.data, 'installation.json'), { regions, port, edgePort, programs });
+	const ownDatabase = Boolean(process.env['DATABASE_URL']);
+	replaceFile(join(layout.data, 'installation.json'), { regions, port, edgePort, programs, package: ownPackage(), ownDatabase });
 }
 
 export function edgeUrl(layout: Layout, index: number): string {

@@ -89,7 +89,6 @@ class House {
 			}),
 		);
 		for (const keeper of this.#keepers.filter((one) => this.#stale.has(one))) {
-			tellParent({ now: `Replacing ${keeper.program.name}…` });
 			await this.#replace(keeper);
 			await programReady(keeper, given);
 		}
@@ -110,6 +109,7 @@ class House {
 	}
 
 	async #replace(keeper: Keeper): Promise<void> {
+		tellParent({ said: `Replacing ${keeper.program.name}…` });
 		await keeper.replace();
 		this.#stale.delete(keeper);
 		this.#note(keeper);
