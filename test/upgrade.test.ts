@@ -62,7 +62,8 @@ test('the same again replaces nothing but the supervisor; the older command star
 	await jibe.expect(0, ['upgrade', tarball], { bin: HERE });
 	assert.deepEqual(pids(), before);
 	await jibe.expect(0, ['down']);
-	await jibe.up();
+	const command = copyOfPackage(join(place, 'command'));
+	await jibe.expect(0, ['up', '--detach'], { bin: join(command, 'bin/jibe') });
 	for (const { line } of jibe.programs('control')) assert.match(line, /\/programs\/[0-9a-f]{12}\//);
 });
 
@@ -126,11 +127,13 @@ function serving(): number[] {
 async function interrupt(target: string, at: RegExp): Promise<void> {
 	const env = { ...process.env, JIBE_DATA: jibe.data, HOME: place };
 	const child = spawn(HERE, ['upgrade', target], { env, stdio: ['ignore', 'ignore', 'pipe'], detached: true });
+	let interrupted = false;
 	const lines = createInterface({ input: child.stderr });
 	lines.on('line', (line) => {
 		if (!at.test(line)) return;
-		kill(-child.pid!, 'SIGKILL');
+		interrupted = kill(-child.pid!, 'SIGKILL');
 		for (const { pid } of jibe.programs('up')) kill(pid, 'SIGKILL');
 	});
 	await once(child, 'close');
+	assert.ok(interrupted, `the command never said ${at.source}`);
 }
