@@ -3,6 +3,7 @@ import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { programTitle } from '#process/title.ts';
+import { storePlace } from '#store/store-place.ts';
 import { EXIT, Failure, usage, type Exit } from './failure.ts';
 import { chosenPackage } from './installed/chosen.ts';
 import { ownPackage } from './installed/package.ts';
@@ -16,7 +17,15 @@ import type { Invocation, Verb } from './verbs.ts';
 /** `jibe up`: starts the supervisor as a process of its own and shows what it tells, until everything is ready or, without `--detach`, until it ends. */
 export const verb: Verb = {
 	syntax: {
-		options: { regions: 'value', port: 'value', 'edge-port': 'value', detach: 'flag', 'take-over': 'flag', service: 'flag' },
+		options: {
+			regions: 'value',
+			port: 'value',
+			'edge-port': 'value',
+			store: 'value',
+			detach: 'flag',
+			'take-over': 'flag',
+			service: 'flag',
+		},
 		positionals: [],
 		optional: 0,
 	},
@@ -29,6 +38,7 @@ export const verb: Verb = {
 			regions: regions === null ? null : regionNames(regions),
 			port: portOption(args.value('port'), '--port'),
 			edgePort: portOption(args.value('edge-port'), '--edge-port'),
+			store: storeOption(args.value('store')),
 			separate: process.env['JIBE_SEPARATE'] === '1',
 			takeOver: args.flag('take-over') || args.flag('service'),
 		};
@@ -63,6 +73,16 @@ function portOption(text: string | null, option: string): number | null {
 	const port = Number(text);
 	if (!/^\d+$/.test(text) || port < 1 || port > 65_535) throw usage(`${option} takes a port from 1 to 65535`);
 	return port;
+}
+
+function storeOption(url: string | null): string | null {
+	if (url === null) return null;
+	try {
+		storePlace(url);
+		return url;
+	} catch (error) {
+		throw usage((error as Error).message);
+	}
 }
 
 /** In a session of its own: neither a closed terminal nor a Ctrl-C meant for us ends it before it has put things in order. */

@@ -28,7 +28,7 @@ export interface Entry {
 /** Every verb, in the order in which help lists them; two words where a verb has verbs of its own. */
 export const VERBS: Readonly<Record<string, Entry>> = {
 	up: {
-		usage: 'up [--regions N|a,b,c] [--data DIR] [--port 7070] [--edge-port 8080] [--detach]',
+		usage: 'up [--regions N|a,b,c] [--data DIR] [--port 7070] [--edge-port 8080] [--store s3://BUCKET] [--detach]',
 		summary: 'start Jibe on this machine',
 		load: () => import('./up.ts'),
 	},

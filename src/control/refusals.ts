@@ -1,4 +1,4 @@
-import { BlobCorrupt, BlobMissing, StoreFull } from '#store/blob-store.ts';
+import { BlobCorrupt, BlobMissing, StoreFull, StoreRefused, StoreUnavailable, StoreUnfaithful } from '#store/blob-store.ts';
 import { TreeError } from '#store/manifest.ts';
 import { StateError } from '#state/state.ts';
 import type { ErrorBody } from '#wire/api.ts';
@@ -41,6 +41,22 @@ export function asRefusal(error: unknown): Refusal | null {
 	if (error instanceof TreeError) return new Refusal(error.code, 422, error.message);
 	if (error instanceof BlobMissing) return new Refusal(error.code, 404, error.message);
 	if (error instanceof BlobCorrupt) return new Refusal(error.code, 404, error.message, 'deploy again: what is damaged here is sent anew');
+	if (error instanceof StoreUnavailable)
+		return new Refusal(
+			error.code,
+			503,
+			error.message,
+			'nothing moved; what serves goes on serving, and a rollback needs no store. Try again',
+		);
+	if (error instanceof StoreRefused)
+		return new Refusal(
+			error.code,
+			503,
+			error.message,
+			'nothing moved; the credentials and rights are those of control, in its environment',
+		);
+	if (error instanceof StoreUnfaithful)
+		return new Refusal(error.code, 503, error.message, 'nothing moved; look at the store before you trust it with anything');
 	if (error instanceof StoreFull)
 		return new Refusal(
 			error.code,

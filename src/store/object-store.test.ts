@@ -11,8 +11,9 @@ import type { SweptStore } from './blob-store.ts';
 import { SWEEP_AFTER_MS, sweep } from './collect.ts';
 import type { Objects } from './objects.ts';
 import { openObjectStore } from './object-store.ts';
-import { openStore, storePlace } from './open-store.ts';
+import { openStore } from './open-store.ts';
 import { openS3 } from './s3.ts';
+import { storePlace } from './store-place.ts';
 
 const MIB = 1024 * 1024;
 const HELLO = Buffer.from('hello');

@@ -1,10 +1,10 @@
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import type { Log } from '#log/log.ts';
 import { StoreRefused, type SweptStore } from './blob-store.ts';
 import { openDiskStore } from './disk.ts';
 import type { Objects } from './objects.ts';
 import type { S3Place } from './s3-requests.ts';
+import { storePlace, type StorePlace } from './store-place.ts';
 
 /** The store of an installation: `blobs/` of its data directory, or what `--store` names. What only S3 needs is loaded only for it. */
 
@@ -27,19 +27,6 @@ async function openObjects(place: StorePlace, env: Environment): Promise<Objects
 	if (place.kind === 'file') return (await import('./directory-objects.ts')).openDirectoryObjects(place.dir);
 	const { openS3 } = await import('./s3.ts');
 	return openS3(s3Place(place, env));
-}
-
-export type StorePlace = { kind: 's3'; bucket: string; prefix: string } | { kind: 'file'; dir: string };
-
-/** What `--store` may name. @throws StoreRefused */
-export function storePlace(url: string): StorePlace {
-	const s3 = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/([\w.\-/]*))?$/.exec(url);
-	if (s3) {
-		const prefix = (s3[2] ?? '').split('/').filter(Boolean).join('/');
-		return { kind: 's3', bucket: s3[1]!, prefix: prefix === '' ? '' : `${prefix}/` };
-	}
-	if (/^file:\/\/\/./.test(url)) return { kind: 'file', dir: fileURLToPath(url) };
-	throw new StoreRefused(`--store takes s3://bucket, s3://bucket/prefix or file:///directory, not ${url}`);
 }
 
 function s3Place({ bucket, prefix }: { bucket: string; prefix: string }, env: Environment): S3Place {

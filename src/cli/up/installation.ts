@@ -14,6 +14,8 @@ export interface UpSettings {
 	/** Null: not asked for. */
 	port: number | null;
 	edgePort: number | null;
+	/** Where control keeps blobs (`s3://bucket`); null: where it did the last time, or in the directory itself. */
+	store?: string | null;
 	/** One depot, agent and pair of edges per region, as on servers of their own. */
 	separate: boolean;
 	/** The place of a supervisor that runs is taken; what it started runs on, and is replaced where it is of another version. */
@@ -25,6 +27,7 @@ export interface Layout {
 	regions: string[];
 	port: number;
 	edgePort: number;
+	store?: string | null;
 	separate: boolean;
 }
 
@@ -67,7 +70,7 @@ export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 		ours,
 		avoid: new Set([port]),
 	});
-	return { data, regions, port, edgePort, separate };
+	return { data, regions, port, edgePort, separate, store: settings.store ?? before?.store ?? null };
 }
 
 /** `3`, or names with commas. @throws Failure (usage) */
@@ -104,6 +107,8 @@ interface Remembered {
 	regions: string[];
 	port: number;
 	edgePort: number;
+	/** Absent: in the directory itself. */
+	store?: string;
 	/** Digest of the settings each program was last started with. */
 	programs: Record<string, string>;
 	/** Which package started them; absent before packages were remembered. */
@@ -122,9 +127,10 @@ export function remembered(data: string): Remembered | null {
 }
 
 export function remember(layout: Layout, programs: Record<string, string>): void {
-	const { regions, port, edgePort } = layout;
+	const { regions, port, edgePort, store } = layout;
 	const ownDatabase = Boolean(process.env['DATABASE_URL']);
-	replaceFile(join(layout.data, 'installation.json'), { regions, port, edgePort, programs, package: ownPackage(), ownDatabase });
+	const kept = { regions, port, edgePort, programs, package: ownPackage(), ownDatabase, ...(store ? { store } : {}) };
+	replaceFile(join(layout.data, 'installation.json'), kept);
 }
 
 export function edgeUrl(layout: Layout, index: number): string {

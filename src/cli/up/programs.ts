@@ -27,7 +27,8 @@ const EDGES_PER_REGION = 2;
 export function controlProgram(layout: Layout): Program {
 	const regions = layout.regions.map((name, index) => ({ name, edgePort: layout.edgePort + index }));
 	const databaseUrl = process.env['DATABASE_URL'];
-	const settings = { data: layout.data, port: layout.port, regions, ...(databaseUrl ? { databaseUrl } : {}) };
+	const { data, port, store } = layout;
+	const settings = { data, port, regions, ...(databaseUrl ? { databaseUrl } : {}), ...(store ? { store } : {}) };
 	return { role: 'control', name: 'control', label: null, settings, regions: [], credentialFile: null, server: LOCAL_SERVER };
 }
 
@@ -108,7 +109,7 @@ export function nodeOptions(role: string): string[] {
 }
 
 const PASSED_ON =
-	/^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|XDG_.*|SUDO_[UG]ID|NODE_EXTRA_CA_CERTS|JIBE_.*|DATABASE_URL|PG[A-Z]+)$/;
+	/^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|XDG_.*|SUDO_[UG]ID|NODE_EXTRA_CA_CERTS|JIBE_.*|DATABASE_URL|PG[A-Z]+|AWS_[A-Z0-9_]+)$/;
 const KEPT_BACK: ReadonlySet<string> = new Set(['JIBE_TOKEN', 'JIBE_SERVER', 'JIBE_PROGRAM', 'JIBE_DATA']);
 
 /** The environment of a program: not what a shell happens to have. Settings go here, so that `ps` shows none of them. */
@@ -116,7 +117,7 @@ export function programEnvironment(data: string, role: string, settings: object)
 	const env: Record<string, string> = {};
 	for (const [name, value] of Object.entries(process.env)) {
 		if (value === undefined || !PASSED_ON.test(name) || KEPT_BACK.has(name)) continue;
-		if (/^(DATABASE_URL|PG)/.test(name) && role !== 'control' && role !== 'up') continue;
+		if (/^(DATABASE_URL|PG|AWS_)/.test(name) && role !== 'control' && role !== 'up') continue;
 		env[name] = value;
 	}
 	return { ...env, ...THRIFTY_MALLOC, NODE_COMPILE_CACHE: join(data, 'cache', 'v8'), JIBE_PROGRAM: JSON.stringify(settings) };
