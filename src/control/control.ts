@@ -93,7 +93,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	const hub = new Hub({ installation: installation.id, regions: regions(), wanted: () => wanted(state), log, clock });
 	await hub.refresh();
 	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
-	const driver = options.createDriver({ store: state.deployments, hub, urlOf, owner: options.owner, log, clock });
+	const driver = options.createDriver({ store: state.deployments, hub, urlOf, owner: options.owner, joined: roster, log, clock });
 	const manifests = new Manifests({ store, state });
 	const house: House = {
 		...{ installation, state, store, hub, driver, manifests, metrics: new Metrics(), roster, url, log, clock },

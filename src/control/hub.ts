@@ -116,9 +116,9 @@ export class Hub implements RegionHub {
 	}
 
 	/** The same, with the servers they run on. */
-	instancesByServer(of: Place): { server: string; instance: Instance }[] {
+	instancesByServer(of: Place): { server: string; instance: Instance; obeys: Version | undefined }[] {
 		const servers = [...(this.said.get(wantKey(of)) ?? [])];
-		return servers.flatMap(([server, { instances }]) => instances.map((instance) => ({ server, instance })));
+		return servers.flatMap(([server, { instances, obeys }]) => instances.map((instance) => ({ server, instance, obeys })));
 	}
 
 	applied(of: Place): Version | null {

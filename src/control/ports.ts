@@ -1,7 +1,7 @@
 import type { Digest } from '#digest/digest.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome } from '#wire/api.ts';
-import type { Gift, Instance, Known, Pointer, Probed, ReleaseSpec, Run, ServerState, Stats, Want } from '#wire/region.ts';
+import type { Gift, Instance, Known, Pointer, Probed, ReleaseSpec, Run, ServerState, Stats, Version, Want } from '#wire/region.ts';
 
 /** What the rollout driver asks of the rest of the house. PostgreSQL and the hub implement these; so does the simulation. */
 
@@ -140,8 +140,12 @@ export interface RegionHub {
 	/** Tells the regions concerned. Fire and forget: a region that misses it asks again when it is back. */
 	send(wants: Want[], releases: ReleaseSpec[], gift: Gift | null): void;
 	instances(of: { region: string; app: string; environment: string }): Instance[];
-	/** The same, with the servers they run on. */
-	instancesByServer(of: { region: string; app: string; environment: string }): { server: string; instance: Instance }[];
+	/** As agents said, with the servers they run on and the version that was obeyed then. */
+	instancesByServer(of: {
+		region: string;
+		app: string;
+		environment: string;
+	}): { server: string; instance: Instance; obeys: Version | undefined }[];
 	/** The oldest version that a connected edge of the region obeys; null when there is no edge or one has said nothing. */
 	applied(of: { region: string; app: string; environment: string }): { epoch: number; version: number } | null;
 	/** @throws with code probe_failed when the region can't be asked within the time limit */

@@ -171,7 +171,8 @@ export class ControlProcess {
 			},
 			servers: () => [],
 			wanted: () => this.#database.wants.values(),
-			instancesByServer: ({ region }) => view(region).said.instances.map((instance) => ({ server: 'server', instance })),
+			instancesByServer: ({ region }) =>
+				view(region).said.instances.map((instance) => ({ server: 'server', instance, obeys: view(region).said.obeys })),
 			instances: ({ region }): Instance[] => upToDate(view(region).said, view(region).want?.run ?? []),
 			applied: ({ region }) => {
 				if (this.#mistake === 'trusts-itself') return { epoch: 1, version: 1_000_000 };

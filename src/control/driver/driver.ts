@@ -4,6 +4,7 @@ import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInp
 import { cancel, remove, tested } from './cancel.ts';
 import { deploy } from './deploy.ts';
 import { Lane } from './lane.ts';
+import { Placing } from './placing.ts';
 import { Presence } from './presence.ts';
 import { rollback, rollbackTarget } from './rollback.ts';
 import type { DriverSettings, Listener } from './settings.ts';
@@ -18,6 +19,7 @@ export function createDriver(settings: DriverSettings): Driver {
 class RolloutDriver implements Driver {
 	readonly #settings: DriverSettings;
 	readonly #presence: Presence;
+	readonly #placing: Placing;
 	readonly #lanes = new Map<string, Lane>();
 	readonly #listeners = new Set<Listener>();
 	/** App → the region that has seen more than the database. */
@@ -28,7 +30,10 @@ class RolloutDriver implements Driver {
 	constructor(settings: DriverSettings) {
 		this.#settings = settings;
 		this.#presence = new Presence(settings.hub, settings.clock);
-		this.#unsubscribe = settings.hub.subscribe((event) => this.#heard(event));
+		const { hub, clock, joined } = settings;
+		this.#placing = new Placing({ hub, clock, joined: () => joined?.servers() ?? [], changed: () => this.#lookAll() });
+		const stops = [hub.subscribe((event) => this.#heard(event)), joined?.subscribe(() => this.#serversChanged())];
+		this.#unsubscribe = () => stops.forEach((stop) => stop?.());
 	}
 
 	deploy(input: DeployInput) {
@@ -122,6 +127,7 @@ class RolloutDriver implements Driver {
 	async close() {
 		this.#closed = true;
 		this.#unsubscribe();
+		this.#placing.close();
 		await Promise.all([...this.#lanes.values()].map((lane) => lane.close()));
 	}
 
@@ -134,6 +140,7 @@ class RolloutDriver implements Driver {
 			environment,
 			settings: this.#settings,
 			presence: this.#presence,
+			placing: this.#placing,
 			told: (deployment, event) => {
 				for (const listener of this.#listeners) listener(deployment, event);
 			},
@@ -154,13 +161,23 @@ class RolloutDriver implements Driver {
 				return this.#counted(event.stats.second, event.stats.rows);
 			case 'ahead':
 				return this.#isAhead(event);
+			case 'servers':
+				return this.#serversChanged();
 			case 'lost':
 			case 'back':
 			case 'presence':
-			case 'servers':
 				this.#presence.look();
-				for (const lane of this.#lanes.values()) lane.look();
+				this.#placing.candidates.look();
+				this.#lookAll();
 		}
+	}
+
+	#serversChanged(): void {
+		if (this.#placing.candidates.look()) this.#lookAll();
+	}
+
+	#lookAll(): void {
+		for (const lane of this.#lanes.values()) lane.look();
 	}
 
 	#counted(second: number, rows: Extract<HubEvent, { type: 'stats' }>['stats']['rows']): void {

@@ -8,8 +8,10 @@ import type { Gift, ReleaseSpec, Want } from '#wire/region.ts';
 import { Refusal, type Advance, type Held } from '../ports.ts';
 import { Ledger } from './evidence.ts';
 import { factsFor, pointerWrite, type Scene } from './facts.ts';
+import type { Placing } from './placing.ts';
 import type { Presence } from './presence.ts';
 import { askProbes } from './probes.ts';
+import { rearrange } from './rearrange.ts';
 import { outcomes, timings } from './record.ts';
 import type { DriverSettings, Listener } from './settings.ts';
 import { judge, nextJudgement } from './watch.ts';
@@ -46,6 +48,7 @@ export class Lane implements Scene {
 	readonly environment: string;
 	readonly settings: DriverSettings;
 	readonly presence: Presence;
+	readonly placing: Placing;
 	readonly hub: Scene['hub'];
 	readonly log: Log;
 	readonly ledger = new Ledger();
@@ -76,6 +79,7 @@ export class Lane implements Scene {
 		environment: string;
 		settings: DriverSettings;
 		presence: Presence;
+		placing: Placing;
 		told: Listener;
 		blocked: () => boolean;
 	}) {
@@ -83,6 +87,7 @@ export class Lane implements Scene {
 		this.environment = of.environment;
 		this.settings = of.settings;
 		this.presence = of.presence;
+		this.placing = of.placing;
 		this.hub = of.settings.hub;
 		this.log = of.settings.log.with({ app: of.app, environment: of.environment });
 		this.#told = of.told;
@@ -143,6 +148,9 @@ export class Lane implements Scene {
 		for (const effect of effects) if (effect.type === 'probe') askProbes(this, walk, effect);
 		return effects.length > 0;
 	}
+
+	/** Which servers a release asks for. */
+	labelsOf = (release: number): readonly string[] => this.releases.get(release)?.config.servers ?? [];
 
 	facts(rollout: Rollout): Facts {
 		const keep = this.walks.filter((walk) => isOpen(walk.rollout) && walk.rollout !== rollout).map((walk) => walk.rollout.release);
@@ -279,7 +287,7 @@ export class Lane implements Scene {
 		this.#tidyWalks();
 		const waiting = this.waiting((walk) => !isTesting(walk.rollout));
 		if (waiting && !this.walking() && this.swinging().length === 0) return this.tell(waiting, { type: 'turn' }).then(() => true);
-		return judge(this);
+		return (await rearrange(this)) || judge(this);
 	}
 
 	/** Once another one walks it decides about every region: those that were away wait for it. */
