@@ -84,8 +84,10 @@ export interface Held {
 export interface DeploymentStore {
 	create(input: NewDeployment): Promise<Held & { spec: ReleaseSpec; wants: Want[] }>;
 	advance(step: Advance): Promise<{ version: number; wants: Want[]; deployment: Deployment }>;
-	/** Takes the deployment over: the former owner's next `advance` is refused. Given `from`, only from that one: else `fenced`. */
-	take(deployment: string, owner: string, from?: string): Promise<Held>;
+	/** Takes the deployment over: the former owner's next `advance` is refused. Given `from`, only from one of these: else `fenced`. */
+	take(deployment: string, owner: string, from?: readonly string[]): Promise<Held>;
+	/** Who drives what: the owners of all that is open in each app's environment, and of what was last Deployed there. */
+	lanes(of: { app?: string; environment?: string }): Promise<{ app: string; environment: string; owners: string[] }[]>;
 	/** Everything not ended, or still watching. */
 	open(): Promise<Held[]>;
 	deployment(id: string): Promise<Deployment | null>;
@@ -163,6 +165,12 @@ export interface Driver {
 	removeApp(app: string, by: string): Promise<void>;
 	/** Takes up what was going on when control stopped. Call once the hub is listening. */
 	resume(): Promise<void>;
+	/** Another control process is gone: what it drove is driven from here on. @throws when it has to be tried again */
+	takeOver(gone: string): Promise<void>;
+	/** This process was away: what others drive meanwhile is theirs. */
+	verify(): Promise<void>;
+	/** An event of the database, whoever wrote it. */
+	heard(event: Event): void;
 	/** Reads what is wanted of this app again and ends its read-only state, after `jibe control recover`. */
 	recovered(app: string): Promise<void>;
 	/** Why control is read-only for this app, or null. */

@@ -228,6 +228,7 @@ export class ControlProcess {
 				return call(() => database.advance(forgotten ? { ...step, writes: [] } : step));
 			},
 			take: (id, owner, from) => call(() => database.take(id, owner, from)),
+			lanes: () => call(() => database.lanes()),
 			open: () => call(() => database.open()),
 			deployment: (id) => call(() => structuredClone(database.deployments.get(id)?.deployment ?? null)),
 			history: (of) => call(() => database.history(of)),

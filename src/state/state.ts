@@ -20,10 +20,18 @@ export interface State {
 	readonly logins: Logins;
 	readonly audit: Audit;
 	readonly servers: Servers;
+	readonly replicas: Replicas;
 	/** Who this installation is. Made when the database is first opened. */
 	installation(): Promise<Installation>;
 	/** One epoch up: every pointer written from now on is newer than any that a region may hold. */
 	raiseEpoch(by: string): Promise<number>;
+	/** Writes what is to hold of an app that a region knew more of than this database, newer than anything a region has seen. */
+	recover(of: Recovery): Promise<{ epoch: number; wants: Want[] }>;
+	/**
+	 * Looks whether this is still the database that control knows: restored, promoted from a standby or copied since, the
+	 * epoch is raised. Answers whether it was.
+	 */
+	checkTimeline(): Promise<boolean>;
 	/** Forgets what retention no longer keeps, and says which blobs must stay in the store. */
 	collect(now: number): Promise<Collected>;
 	/** Whether PostgreSQL answers now. Never throws. */
@@ -40,6 +48,8 @@ export interface StateOptions {
 	clock: Clock;
 	/** How long a statement waits for a server that is away (default 20 s). */
 	retryForMs?: number;
+	/** What the database's files are known by where they are ours: a copy of them, or a backup put in their place, is another database. */
+	place?: string;
 }
 
 /**
@@ -159,8 +169,10 @@ export interface Held {
 export interface Deployments {
 	create(input: NewDeployment): Promise<Held & { spec: ReleaseSpec; wants: Want[] }>;
 	advance(step: Advance): Promise<{ version: number; wants: Want[]; deployment: Deployment }>;
-	/** Takes the deployment over: the former owner's next `advance` is refused. */
-	take(deployment: string, owner: string): Promise<Held>;
+	/** Takes the deployment over: the former owner's next `advance` is refused. Given `from`, only from one of these: else `fenced`. */
+	take(deployment: string, owner: string, from?: readonly string[]): Promise<Held>;
+	/** Who drives what: the owners of all that is open in each app's environment, and of what was last Deployed there. */
+	lanes(of: { app?: string; environment?: string }): Promise<LaneRow[]>;
 	/** Everything not ended, or still watching. */
 	open(): Promise<Held[]>;
 	deployment(id: string): Promise<Deployment | null>;
@@ -172,6 +184,12 @@ export interface Deployments {
 	releases(app: string, numbers: readonly number[]): Promise<ReleaseRow[]>;
 	/** With what a new release of the same artifact is made of (`env set`); null when there is no such release. */
 	release(app: string, number: number): Promise<StoredRelease | null>;
+}
+
+export interface LaneRow {
+	app: string;
+	environment: string;
+	owners: string[];
 }
 
 export type ReleaseRow = ReleaseSpec & { commit: string | null; createdAt: number; config: AppConfig };
@@ -253,6 +271,73 @@ export interface NewEvent {
 	data: Record<string, unknown>;
 }
 
+/** What is to hold of an app after a recovery. */
+export interface Recovery {
+	app: string;
+	by: string;
+	/** The highest epoch that any region has seen. */
+	above: number;
+	/** The highest number of a release that any region has heard of. */
+	lastRelease: number;
+	/** Whose word was taken, for the audit. */
+	took: 'regions' | 'database';
+	/** Those that only the regions remember. */
+	releases: {
+		number: number;
+		environment: string;
+		deployment: string;
+		artifact: Digest;
+		vendor: Digest | null;
+		config: AppConfig;
+		spec: ReleaseSpec;
+		blobs: Digest[];
+	}[];
+	environments: { environment: string; removed: boolean; writes: PointerWrite[] }[];
+}
+
+/** A control process on this database. */
+export interface ReplicaRow {
+	id: string;
+	/** Where it is reached. */
+	addresses: string[];
+	/** Of the machine and directory that it runs in. */
+	home: string;
+	version: string;
+	startedAt: number;
+	/** How long ago it last said that it lives, by PostgreSQL's clock. */
+	silentMs: number;
+}
+
+/** Control processes on this database: each holds a lock that others wait for, and says that it lives. */
+export interface Replicas {
+	/** Those that joined and have not been found dead. */
+	list(): Promise<ReplicaRow[]>;
+	/** This process is one from now on, until `leave`. */
+	join(of: NewReplica): Promise<Membership>;
+}
+
+export interface NewReplica {
+	id: string;
+	addresses: string[];
+	home: string;
+	version: string;
+	/** Another one is gone: takes over what it drove. When that fails, it is called again. */
+	onGone(id: string): Promise<void>;
+	/** This one was away or silent for so long that others may have taken over what it drove. */
+	onReturned(): Promise<void>;
+	/** Others than the usual ones, for tests. */
+	times?: { beatMs: number; leaseMs: number; lookMs: number };
+}
+
+export interface Membership {
+	/** Ids of the others that live, as far as is known. */
+	others(): ReadonlySet<string>;
+	/** The same with their addresses. */
+	peers(): ReplicaRow[];
+	/** Others may have what it drove at once. */
+	leave(): Promise<void>;
+}
+
 export interface RegionRow {
 	name: string;
 	/** Order: the first is the canary region. */
@@ -261,8 +346,11 @@ export interface RegionRow {
 }
 
 export interface Regions {
-	/** These are the regions from now on, in this order. Those left out stay known as long as something is wanted there. */
-	set(regions: readonly { name: string; edgePort: number }[]): Promise<void>;
+	/**
+	 * These are the local regions of the control that lives in `home` (absent: of the only one), in this order. Those it
+	 * left out stay known as long as something is wanted there; those of others stay as they are.
+	 */
+	set(regions: readonly { name: string; edgePort: number }[], home?: string): Promise<void>;
 	list(): Promise<RegionRow[]>;
 }
 

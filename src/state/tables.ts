@@ -51,7 +51,7 @@ export interface Tables {
 		used_spki: string | null;
 	};
 	'jibe.control_address': { address: string; seen_at: number };
-	'jibe.region': { name: string; position: number; edge_port: number; retired: boolean };
+	'jibe.region': { name: string; position: number; edge_port: number; retired: boolean; home: string | null };
 	'jibe.app': { name: string; created_at: number; removed_at: number | null; last_release: number; read_only: string | null };
 	'jibe.release': {
 		app: string;

@@ -1,4 +1,5 @@
 import { pause } from '#clock/clock.ts';
+import type { Event } from '#wire/api.ts';
 import { compareVersions } from '#wire/region.ts';
 import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInput } from '../ports.ts';
 import { cancel, remove, tested } from './cancel.ts';
@@ -10,6 +11,8 @@ import { rollback, rollbackTarget } from './rollback.ts';
 import type { DriverSettings, Listener } from './settings.ts';
 
 const RESUME_RETRY_MS = 500;
+/** Tell that an app's environment was changed. */
+const LANE_EVENTS = new Set(['deployment.state', 'pointer.written', 'runs.written']);
 
 /** Moves deployments through the regions: one lane for each app and environment, each woken by what the hub tells and by the clock. */
 export function createDriver(settings: DriverSettings): Driver {
@@ -80,19 +83,50 @@ class RolloutDriver implements Driver {
 		}
 	}
 
+	/** What others drive that live is theirs. A lane that can't be read now tries again by itself. */
 	async resume() {
-		for (const { app, environment } of await this.#unfinished()) this.#lane(app, environment);
-		// A lane that can't be read now tries again by itself.
-		await Promise.allSettled([...this.#lanes.values()].map((lane) => lane.exclusive(async () => lane.look())));
+		const others = this.#settings.others?.() ?? new Set();
+		const rows = await this.#driven();
+		await Promise.allSettled(
+			rows.map(async ({ app, environment, owners }) => {
+				const lane = this.#lane(app, environment);
+				if (!owners.some((owner) => others.has(owner))) await lane.takeOver(owners);
+			}),
+		);
+	}
+
+	/** @throws when one of its lanes could not be read */
+	async takeOver(gone: string) {
+		const rows = await this.#settings.store.lanes({});
+		const theirs = rows.filter(({ owners }) => owners.includes(gone));
+		await Promise.all(
+			theirs.map(({ app, environment }) =>
+				this.#lane(app, environment)
+					.takeOver([gone])
+					.catch((error: unknown) => {
+						// Another one was quicker.
+						if ((error as { code?: unknown }).code !== 'fenced') throw error;
+					}),
+			),
+		);
+	}
+
+	async verify() {
+		await Promise.all([...this.#lanes.values()].map((lane) => lane.verify()));
+	}
+
+	heard(event: Event) {
+		if (event.app === null || event.environment === null || !LANE_EVENTS.has(event.type)) return;
+		// Also where it was unknown: what is counted of it from now on is evidence, should this process come to drive it.
+		this.#lane(event.app, event.environment).heard(event);
 	}
 
 	/** Everything that is wanted or open. The database may still be starting: asked until it answers. */
-	async #unfinished(): Promise<{ app: string; environment: string }[]> {
+	async #driven(): Promise<{ app: string; environment: string; owners: string[] }[]> {
 		const { store, clock, log } = this.#settings;
 		while (!this.#closed) {
 			try {
-				const [wants, open] = await Promise.all([store.wants({}), store.open()]);
-				return [...wants.filter((want) => !want.removed), ...open.map((held) => held.deployment)];
+				return await store.lanes({});
 			} catch (error) {
 				log.warn('driver.resume_retry', { inMs: RESUME_RETRY_MS, error });
 				await pause(RESUME_RETRY_MS, clock);

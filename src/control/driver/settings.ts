@@ -12,6 +12,8 @@ export interface DriverSettings {
 	log: Log;
 	/** Names this process in the fence: who owns a deployment. */
 	owner: string;
+	/** Other control processes on the same database that live. Absent: there are none. */
+	others?: () => ReadonlySet<string>;
 	/** Where people reach the app. */
 	urlOf: (app: string, environment: string) => string;
 	/** Servers that joined, and who hears of each change; absent: there are none but this machine. */
