@@ -1,6 +1,6 @@
 import { createPrivateKey, sign, verify, type KeyObject } from 'node:crypto';
 import { z } from 'zod';
-import { regionName, serverName } from './names.ts';
+import { regionName, serverLabel, serverName } from './names.ts';
 import { role, servers } from './region.ts';
 
 /** How a machine becomes, and stays, a server of an installation: the join string, and what it and control say to each other. */
@@ -121,7 +121,7 @@ export const joinTokenRequest = z.object({
 	region: regionName,
 	/** null: all where the region has no depot yet, else an agent. */
 	roles: z.array(role).min(1).nullable(),
-	labels: z.array(z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/)).max(20),
+	labels: z.array(serverLabel).max(20),
 	/** Of the server whose place it takes. */
 	name: serverName.nullable(),
 });
