@@ -90,7 +90,17 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	const roster = new Roster({ state, local: options.regions, addresses: tls?.addresses ?? [], log, clock });
 	await roster.refresh();
 	const regions = () => roster.regions().map(({ name }) => name);
-	const hub = new Hub({ installation: installation.id, regions: regions(), wanted: () => wanted(state), log, clock });
+	const hub = new Hub({
+		installation: installation.id,
+		regions: regions(),
+		wanted: () => wanted(state),
+		servers: (names) => roster.message(names),
+		log,
+		clock,
+	});
+	const tellServers = () => hub.serversChanged(regions(), roster.trusted());
+	tellServers();
+	roster.subscribe(tellServers);
 	await hub.refresh();
 	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
 	const driver = options.createDriver({ store: state.deployments, hub, urlOf, owner: options.owner, joined: roster, log, clock });

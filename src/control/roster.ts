@@ -49,6 +49,11 @@ export class Roster {
 		return this.list.servers;
 	}
 
+	/** Names of those that are believed to be who they say. */
+	trusted(): Set<string> {
+		return new Set(this.list.servers.filter(({ conflict }) => conflict === null).map(({ name }) => name));
+	}
+
 	named(name: string): ServerRow | null {
 		return this.list.servers.find((server) => server.name === name) ?? null;
 	}
