@@ -26,7 +26,7 @@ const EXPECTED_SKIPS = [
 	'needs Chromium',
 ];
 /** What can only be shown by root, and not in every container. */
-const EXPECTED_SKIPS_UNISOLATED = ['needs root', 'needs cgroups', 'not enforced here', 'needs the right to mount', 'mounting a small disk'];
+const EXPECTED_SKIPS_UNISOLATED = ['needs root', 'needs network namespaces', 'needs cgroups', 'not enforced here', 'needs the right to mount', 'mounting a small disk'];
 
 buildWhenStale();
 runTests(process.argv.slice(2));

@@ -27,6 +27,12 @@ create table jibe.blob (
 	PRIMARY KEY (app, digest)
 );
 
+create table jibe.control_address (
+	address text not null,
+	seen_at bigint not null,
+	PRIMARY KEY (address)
+);
+
 create table jibe.deployment (
 	id text not null,
 	app text not null,
@@ -93,8 +99,25 @@ create table jibe.installation (
 	created_at bigint not null,
 	timeline text,
 	pruned_cursor bigint not null default 0,
+	ca_certificate text,
+	ca_key text,
+	servers_version integer not null default 1,
 	CHECK (one),
 	PRIMARY KEY (one)
+);
+
+create table jibe.join_token (
+	hash bytea not null,
+	region text not null,
+	roles text[] not null,
+	labels text[] not null,
+	name text,
+	created_at bigint not null,
+	expires_at bigint not null,
+	used_at bigint,
+	used_by text,
+	used_spki text,
+	PRIMARY KEY (hash)
 );
 
 create table jibe.login_code (
@@ -125,6 +148,7 @@ create table jibe.region (
 	"position" integer not null,
 	edge_port integer not null,
 	retired boolean not null default false,
+	home text,
 	PRIMARY KEY (name)
 );
 
@@ -142,6 +166,40 @@ create table jibe.release (
 	created_at bigint not null,
 	FOREIGN KEY (app) REFERENCES app(name),
 	PRIMARY KEY (app, number)
+);
+
+create table jibe.replica (
+	id text not null,
+	lock integer not null generated always as identity,
+	addresses jsonb not null,
+	home text not null,
+	version text not null,
+	started_at bigint not null,
+	seen_at timestamp with time zone not null default clock_timestamp(),
+	PRIMARY KEY (id),
+	UNIQUE (lock)
+);
+
+create table jibe.server (
+	name text not null,
+	region text not null,
+	roles text[] not null,
+	labels text[] not null,
+	host text not null,
+	depot_port integer,
+	agent_port integer,
+	edge_port integer,
+	spki text not null,
+	joined_at bigint not null,
+	certificate_expires bigint not null,
+	draining boolean not null default false,
+	conflict text,
+	ticket text not null,
+	ticket_epoch integer not null,
+	seen_at bigint not null,
+	seen_from text not null,
+	removed_at bigint,
+	PRIMARY KEY (name)
 );
 
 create table jibe.session (
@@ -191,7 +249,9 @@ create table jibe.want (
 CREATE INDEX audit_by_app ON jibe.audit USING btree (app, id DESC);
 CREATE INDEX deployment_by_app ON jibe.deployment USING btree (app, environment, created_at DESC);
 CREATE INDEX deployment_by_time ON jibe.deployment USING btree (created_at DESC);
+CREATE INDEX deployment_live ON jibe.deployment USING btree (app, environment, ended_at DESC) WHERE (state = 'Deployed'::text);
 CREATE INDEX deployment_open ON jibe.deployment USING btree (id) WHERE ((ended_at IS NULL) OR (watch_until IS NOT NULL));
+CREATE UNIQUE INDEX replica_lock_key ON jibe.replica USING btree (lock);
 
 -- jibe.transition
 --   AwaitingApproval → Cancelled, Deploying, Superseded, TimedOut
@@ -396,6 +456,20 @@ begin
 end $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.cut_replica(p_lock integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+begin
+	return coalesce((
+		select bool_or(pg_terminate_backend(pid)) from pg_locks
+		where locktype = 'advisory' and classid = 7104303 and objid = p_lock::oid and objsubid = 2 and granted
+			and database = (select oid from pg_database where datname = current_database())), false);
+exception when insufficient_privilege then
+	return false;
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.deployment_json(d deployment)
  RETURNS jsonb
  LANGUAGE sql
@@ -430,6 +504,24 @@ AS $function$
 $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.join_replica(p jsonb)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_lock integer;
+begin
+	insert into jibe.replica (id, addresses, home, version, started_at)
+	values (p ->> 'id', p -> 'addresses', p ->> 'home', p ->> 'version', (p ->> 'at')::bigint)
+	on conflict (id) do update set seen_at = clock_timestamp(), addresses = excluded.addresses
+	returning lock into v_lock;
+	perform jibe.publish(jsonb_build_array(jsonb_build_object(
+		'at', p -> 'at', 'type', 'replica.up', 'app', null, 'environment', null, 'deployment', null,
+		'data', jsonb_build_object('replica', p ->> 'id', 'home', p ->> 'home'))));
+	return v_lock;
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.kept_releases(p_since bigint, p_live integer)
  RETURNS TABLE(app text, number integer)
  LANGUAGE sql
@@ -453,6 +545,30 @@ AS $function$
 $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.lanes(p_app text, p_environment text)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+	with lane as (
+		select distinct app, environment from (
+			select app, environment from jibe.want where not removed
+			union all
+			select app, environment from jibe.deployment where ended_at is null or watch_until is not null) as any_of
+		where (p_app is null or app = p_app) and (p_environment is null or environment = p_environment)
+	)
+	select coalesce(jsonb_agg(jsonb_build_object('app', lane.app, 'environment', lane.environment, 'owners', (
+		select coalesce(jsonb_agg(distinct owner), '[]') from (
+			select d.owner from jibe.deployment d
+			where d.app = lane.app and d.environment = lane.environment and (d.ended_at is null or d.watch_until is not null)
+			union all
+			(select d.owner from jibe.deployment d
+			where d.app = lane.app and d.environment = lane.environment and d.state = 'Deployed'
+			order by d.ended_at desc limit 1)) as driven))), '[]')
+	from lane
+$function$
+
+
 CREATE OR REPLACE FUNCTION jibe.lease_blobs(p_app text, p_digests bytea, p_enough bigint, p_until bigint)
  RETURNS bytea
  LANGUAGE plpgsql
@@ -467,6 +583,36 @@ begin
 	select string_agg(b.digest, ''::bytea) into v_owned
 	from jibe.unpack(p_digests) as wanted (digest) join jibe.blob b on b.app = p_app and b.digest = wanted.digest;
 	return v_owned;
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.leave_replica(p_id text, p_by text, p_at bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+	delete from jibe.replica where id = p_id;
+	if found then
+		perform jibe.publish(jsonb_build_array(jsonb_build_object(
+			'at', p_at, 'type', 'replica.gone', 'app', null, 'environment', null, 'deployment', null,
+			'data', jsonb_build_object('replica', p_id, 'by', p_by))));
+	end if;
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.look_at_replicas(p_beat text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+begin
+	if p_beat is not null then
+		update jibe.replica set seen_at = clock_timestamp() where id = p_beat;
+	end if;
+	return (
+		select coalesce(jsonb_agg(jsonb_build_object(
+			'id', id, 'lock', lock, 'addresses', addresses, 'home', home, 'version', version, 'startedAt', started_at,
+			'silentMs', greatest(0, floor(extract(epoch from clock_timestamp() - seen_at) * 1000))) order by started_at, id), '[]')
+		from jibe.replica);
 end $function$
 
 
@@ -512,6 +658,63 @@ begin
 end $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.raise_epoch_above(p_by text, p_at bigint, p_timeline text, p_above integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_epoch integer;
+begin
+	update jibe.installation set epoch = greatest(epoch, p_above) + 1, timeline = coalesce(p_timeline, timeline) returning epoch into v_epoch;
+	if p_timeline is not null then
+		update jibe.app set last_release = last_release + 100 where last_release > 0;
+	end if;
+	insert into jibe.audit (at, by, action, app, environment, detail)
+	values (p_at, p_by, 'epoch.raised', null, null, jsonb_build_object('epoch', v_epoch));
+	perform jibe.publish(jsonb_build_array(jsonb_build_object(
+		'at', p_at, 'type', 'epoch.raised', 'app', null, 'environment', null, 'deployment', null, 'data', jsonb_build_object('epoch', v_epoch))));
+	return v_epoch;
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.recover_app(p jsonb, p_pins bytea[])
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_app text := p ->> 'app';
+	v_at bigint := (p ->> 'at')::bigint;
+	v_epoch integer;
+	v_one jsonb;
+	v_written jsonb;
+	v_wants jsonb := '[]';
+	v_events jsonb := '[]';
+	v_i integer := 0;
+begin
+	v_epoch := jibe.raise_epoch_above(p ->> 'by', v_at, null, (p ->> 'above')::integer);
+	insert into jibe.app as x (name, created_at, last_release) values (v_app, v_at, (p ->> 'lastRelease')::integer)
+	on conflict (name) do update set read_only = null, last_release = greatest(x.last_release, excluded.last_release);
+	for v_one in select * from jsonb_array_elements(p -> 'releases') loop
+		v_i := v_i + 1;
+		insert into jibe.release (app, number, environment, deployment, artifact, vendor, config, spec, pins, git, created_at)
+		values (v_app, (v_one ->> 'number')::integer, v_one ->> 'environment', v_one ->> 'deployment', v_one ->> 'artifact', v_one ->> 'vendor',
+			v_one -> 'config', v_one -> 'spec', p_pins[v_i], null, v_at)
+		on conflict do nothing;
+	end loop;
+	for v_one in select * from jsonb_array_elements(p -> 'environments') loop
+		v_written := jibe.write_wants(v_app, v_one ->> 'environment', null, (v_one -> 'removed')::boolean, v_at, null, v_one -> 'writes');
+		v_wants := v_wants || (v_written -> 'wants');
+		v_events := v_events || (v_written -> 'events');
+	end loop;
+	insert into jibe.audit (at, by, action, app, environment, detail)
+	values (v_at, p ->> 'by', 'app.recovered', v_app, null, jsonb_build_object('epoch', v_epoch, 'took', p -> 'took'));
+	perform jibe.publish(v_events || jsonb_build_array(jsonb_build_object(
+		'at', v_at, 'type', 'app.recovered', 'app', v_app, 'environment', null, 'deployment', null,
+		'data', jsonb_build_object('epoch', v_epoch, 'took', p -> 'took'))));
+	return jsonb_build_object('epoch', v_epoch, 'wants', v_wants);
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.refuse(code text, detail text)
  RETURNS void
  LANGUAGE plpgsql
@@ -552,11 +755,27 @@ AS $function$
 $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.set_local_regions(p jsonb, p_home text)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+	update jibe.region set retired = true
+	where name not in (select name from jsonb_to_recordset(p) as r (name text))
+		and name not in (select region from jibe.server where removed_at is null)
+		and (home is null or home = p_home);
+	insert into jibe.region (name, position, edge_port, home)
+	select name, position, edge_port, p_home from jsonb_to_recordset(p) as r (name text, position integer, edge_port integer)
+	on conflict (name) do update set position = excluded.position, edge_port = excluded.edge_port, retired = false, home = excluded.home
+$function$
+
+
 CREATE OR REPLACE FUNCTION jibe.set_regions(p jsonb)
  RETURNS void
  LANGUAGE sql
 AS $function$
-	update jibe.region set retired = true where name not in (select name from jsonb_to_recordset(p) as r (name text));
+	update jibe.region set retired = true
+	where name not in (select name from jsonb_to_recordset(p) as r (name text))
+		and name not in (select region from jibe.server where removed_at is null);
 	insert into jibe.region (name, position, edge_port)
 	select name, position, edge_port from jsonb_to_recordset(p) as r (name text, position integer, edge_port integer)
 	on conflict (name) do update set position = excluded.position, edge_port = excluded.edge_port, retired = false
@@ -583,6 +802,26 @@ declare
 begin
 	update jibe.deployment set fence = fence + 1, owner = p_owner, request = null
 	where id = p_id and (p_from is null or owner = p_from) returning * into d;
+	if not found then
+		select * into d from jibe.deployment where id = p_id;
+		if not found then
+			perform jibe.refuse('unknown', format('there is no deployment %s', p_id));
+		end if;
+		perform jibe.refuse('fenced', format('%s was taken over by %s', d.id, d.owner));
+	end if;
+	return jibe.held_json(d, '[]');
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.take_over(p_id text, p_owner text, p_from text[])
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	d jibe.deployment;
+begin
+	update jibe.deployment set fence = fence + 1, owner = p_owner, request = null
+	where id = p_id and (p_from is null or owner = any (p_from)) returning * into d;
 	if not found then
 		select * into d from jibe.deployment where id = p_id;
 		if not found then
@@ -678,6 +917,13 @@ begin
 	from written left join before using (region);
 	if jsonb_array_length(v_answer -> 'wants') < jsonb_array_length(p_writes) then
 		perform jibe.refuse('stale', format('the pointer of %s/%s in at least one region is not what this was decided on', p_app, p_environment));
+	end if;
+	if v_answer -> 'wants' <> '[]' and jsonb_array_length(v_answer -> 'events') < jsonb_array_length(v_answer -> 'wants') then
+		v_answer := jsonb_set(v_answer, '{events}', v_answer -> 'events' || jsonb_build_object(
+			'at', p_at, 'type', 'runs.written', 'app', p_app, 'environment', p_environment, 'deployment', p_deployment,
+			'data', jsonb_build_object('wants', (
+				select jsonb_agg(jsonb_build_object('region', w -> 'region', 'epoch', w -> 'epoch', 'version', w -> 'version'))
+				from jsonb_array_elements(v_answer -> 'wants') w))));
 	end if;
 	return v_answer;
 end $function$

@@ -4,6 +4,7 @@ import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import {
 	compareVersions,
+	instancesOn,
 	wantKey,
 	WIRE_VERSION,
 	type DownMessage,
@@ -17,7 +18,7 @@ import type { DepotClient } from './depot-client.ts';
 import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
 import { cacheDirectory, filesDirectory, viewOf, type Layout, type Place } from './layout.ts';
 import { collect, emptyDirectory, judgeDisk, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
-import { keyOf, placeKey, releaseKey } from './keys.ts';
+import { isSettled, keyOf, placedOn, placeKey, releaseKey, staying, type Group } from './group.ts';
 import { createLibrary, type Library } from './library.ts';
 import { createLogs, type Logs } from './logs.ts';
 import { createPool, type Pool } from './pool.ts';
@@ -72,12 +73,6 @@ export async function createAgent(options: AgentOptions): Promise<Agent> {
 	const agent = new LiveAgent(options);
 	await agent.resume();
 	return agent;
-}
-
-interface Group {
-	want: Want;
-	settled: Known | null;
-	seats: Seat[];
 }
 
 /** The first requests to what the pointers name now go before what becomes of the rest. */
@@ -258,8 +253,12 @@ class LiveAgent implements Agent {
 				this.options.log.error('want.unknown_release', { app: want.app, release: run.release });
 				continue;
 			}
-			const seats = group.seats.filter((seat) => seat.spec.release === run.release && !seat.leaving).slice(0, run.instances);
-			while (seats.length < run.instances) {
+			const count = instancesOn(this.options.server, run);
+			const seats = staying(
+				group.seats.filter((seat) => seat.spec.release === run.release && !seat.leaving),
+				count,
+			);
+			while (seats.length < count) {
 				const seat = new Seat(this.parts, { region: want.region, spec, goal: run.as });
 				group.seats.push(seat);
 				seats.push(seat);
@@ -341,8 +340,9 @@ class LiveAgent implements Agent {
 				if (placeKey(want) !== placeKey(place) || want.removed) continue;
 				for (const run of want.run) {
 					const spec = this.releases.get(releaseKey(want.app, run.release));
-					if (run.as !== 'serving' || spec?.runtime.kind !== 'fetch') continue;
-					count += run.instances;
+					const here = instancesOn(this.options.server, run);
+					if (run.as !== 'serving' || here === 0 || spec?.runtime.kind !== 'fetch') continue;
+					count += here;
 					if (!newest || spec.release > newest.release) newest = spec;
 				}
 			}
@@ -390,9 +390,14 @@ class LiveAgent implements Agent {
 	private async collect(): Promise<void> {
 		const { layout, store, log } = this.options;
 		if (!this.seats().every((seat) => seat.instance)) return; // something starts, or can't: what it needs is not certain
-		await collect({ layout, store, library: this.library, releases: [...this.releases.values()] }).catch((error: unknown) =>
+		await collect({ layout, store, library: this.library, releases: this.placedHere() }).catch((error: unknown) =>
 			log.warn('collect.failed', { error }),
 		);
+	}
+
+	private placedHere(): ReleaseSpec[] {
+		const keys = placedOn(this.options.server, this.groups.values());
+		return [...keys].flatMap((key) => this.releases.get(key) ?? []);
 	}
 
 	// What others are told, and what is remembered
@@ -483,8 +488,4 @@ class LiveAgent implements Agent {
 function refuseUnsupported({ runtime: { kind } }: ReleaseSpec): void {
 	if (kind === 'fetch') return;
 	throw new StartFailed('runtime_unsupported', `this version of Jibe runs "fetch" apps; "runtime": "${kind}" is not there yet`);
-}
-
-function isSettled(group: Group | undefined): boolean {
-	return group?.settled != null && compareVersions(group.settled, group.want) >= 0;
 }

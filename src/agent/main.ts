@@ -22,8 +22,13 @@ const settingsSchema = z.object({
 	name: z.string().regex(/^[a-z0-9-]+$/),
 	server: serverName,
 	regions: z.array(regionName).min(1),
+	/** Of the depot on this server; a joined server may have none: then the socket is not there, and those of other servers are dialled. */
 	depotSocket: z.string(),
 	credentialFile: z.string(),
+	/** `<data>/server` on a joined server: key and certificate of its own, and the list of the region's servers. */
+	identity: z.string().optional(),
+	/** Where edges of the region's other servers reach its instances over TLS. */
+	listen: z.object({ host: z.string(), port: z.int() }).optional(),
 	/** Memory that instances of this server may take in all. */
 	budgetMiB: z.int().positive().optional(),
 });

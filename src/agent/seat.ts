@@ -261,6 +261,7 @@ export class Seat {
 
 	/** From serving or prepared to warm: once no edge sends requests here, finish what is in flight, then rest. */
 	private coolDown(process: InstanceProcess): void {
+		if (this.state === 'draining' && this.drained) this.enter('prepared');
 		if (this.state === 'draining' || !this.parts.settled(this)) return;
 		// One that the pointer named has requests though it was never told to serve: its agent may have been away.
 		if (this.state === 'serving' || this.needsDrain) return this.drain(process);
@@ -304,7 +305,8 @@ export class Seat {
 		const over = () => {
 			if (this.closed || this.process !== process || this.state !== 'draining' || this.drainId !== id) return;
 			this.drained = true;
-			this.enter('prepared');
+			// One that leaves is never again said to take requests.
+			if (this.goal !== 'gone') this.enter('prepared');
 			this.wake();
 		};
 		process.hear(['drained'], requestsMs + streamsMs + DRAIN_SLACK_MS, (report) => report.id === id).then(over, over);
@@ -330,7 +332,7 @@ export class Seat {
 		if (process && this.named && !this.parts.settled(this)) return;
 		this.retry?.cancel();
 		if (process) {
-			if (this.state === 'draining') return;
+			if (this.state === 'draining' && !this.drained) return;
 			if (this.state === 'serving' || this.needsDrain) return this.drain(process);
 			this.process = null;
 			this.closed = true;

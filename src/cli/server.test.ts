@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { openStage, refuse } from './fixture.ts';
 import { ask, askLines, findServer, Interrupted, type Server } from './server.ts';
@@ -65,6 +68,52 @@ test('lines are handed over as they come, and a stream that breaks off is told f
 	await assert.rejects(
 		askLines(findServer(stage.data), { path: '/broken' }, () => false),
 		Interrupted,
+	);
+});
+
+test('of several addresses the next one is asked when one refuses, is frozen, or ends in the middle of an answer', async (t) => {
+	const stage = await openStage(t, { 'GET /x': GOOD });
+	const good = new URL(`http://127.0.0.1:${stage.port}`);
+	const refusing = new URL(`http://127.0.0.1:${await freePort()}`);
+	const server: Server = { url: refusing, others: [good], token: '' };
+	assert.deepEqual(await ask(server, { path: '/x' }), GOOD);
+	assert.deepEqual([server.url, server.others], [good, [refusing]]);
+
+	const frozen = createServer(() => {}).listen(0, '127.0.0.1');
+	t.after(() => frozen.closeAllConnections() ?? frozen.close());
+	await once(frozen, 'listening');
+	const silent = new URL(`http://127.0.0.1:${(frozen.address() as { port: number }).port}`);
+	assert.deepEqual(await ask({ url: silent, others: [good], token: '' }, { path: '/x' }), GOOD);
+
+	const away = await openStage(t);
+	away.answers['GET /x'] = (_request, response) => refuse(response, 503, 'database_unavailable', 'cut off from it');
+	away.answers['POST /lines'] = (request, response) => {
+		response.write('{"a":1}\n');
+		setImmediate(() => request.socket.destroy());
+	};
+	const broken = new URL(`http://127.0.0.1:${away.port}`);
+	assert.deepEqual(await ask({ url: broken, others: [good], token: '' }, { path: '/x' }), GOOD);
+	const streaming: Server = { url: broken, others: [good], token: '' };
+	await assert.rejects(
+		askLines(streaming, { method: 'POST', path: '/lines' }, () => false),
+		Interrupted,
+	);
+	assert.equal(streaming.url, good, 'what the stream told of is asked for elsewhere');
+});
+
+test('JIBE_SERVER and a login may name several addresses', async (t) => {
+	const { data } = await openStage(t);
+	process.env['JIBE_SERVER'] = 'http://127.0.0.1:7070, http://127.0.0.1:7171';
+	t.after(() => delete process.env['JIBE_SERVER']);
+	const { url, others } = findServer(data);
+	assert.deepEqual([url.port, others?.map(({ port }) => port)], ['7070', ['7171']]);
+	process.env['JIBE_SERVER'] = 'http://127.0.0.1:7070,nowhere';
+	assert.throws(() => findServer(data), { code: 'usage', exit: 2 });
+	delete process.env['JIBE_SERVER'];
+	writeFileSync(join(data, 'endpoint.json'), JSON.stringify({ url: 'http://a:1', urls: ['http://a:1', 'http://b:1'] }));
+	assert.deepEqual(
+		findServer(data).others?.map(({ host }) => host),
+		['b:1'],
 	);
 });
 

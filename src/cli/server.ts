@@ -1,13 +1,16 @@
 import { readFileSync } from 'node:fs';
-import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { pause, systemClock } from '#clock/clock.ts';
-import { EXIT, Failure, type Exit } from './failure.ts';
+import { EXIT, Failure, usage, type Exit } from './failure.ts';
 import { loginFile } from './places.ts';
 
 /** The control that the verbs talk to: where it is, the token, and requests that wait for one that is restarting. */
 export interface Server {
+	/** The one that is asked: after it failed, another of `others` takes its place. */
 	url: URL;
+	/** Other addresses of the same control: its replicas. */
+	others?: URL[];
 	token: string;
 }
 
@@ -29,18 +32,49 @@ const RESTART_WAIT_MS = 10_000;
 const RETRY_FIRST_MS = 20;
 const RETRY_LONGEST_MS = 500;
 const ANSWER_WITHIN_MS = 30_000;
+/** To connect, where there is another address to go to: a machine that is off answers nothing. */
+const CONNECT_WITHIN_MS = 2_000;
+/** Without a byte for this long, where there is another address, it is asked beside whether it lives. */
+const SILENT_AFTER_MS = 1_500;
+const ALIVE_WITHIN_MS = 2_000;
 
-/** JIBE_SERVER and JIBE_TOKEN; else the installation in `data`; else the server of `jibe login`. */
+/** JIBE_SERVER (addresses of all replicas, with commas) and JIBE_TOKEN; else the installation in `data`; else the server of `jibe login`. */
 export function findServer(data: string): Server {
-	const url = process.env['JIBE_SERVER'];
-	if (url) return { url: new URL(url), token: process.env['JIBE_TOKEN'] ?? '' };
+	const named = process.env['JIBE_SERVER'];
+	if (named) return { ...addresses(named.split(',')), token: process.env['JIBE_TOKEN'] ?? '' };
 	const endpoint = readJson(join(data, 'endpoint.json'));
-	if (endpoint !== null) return { url: new URL(String(endpoint['url'])), token: process.env['JIBE_TOKEN'] ?? readToken(data) };
+	if (endpoint !== null) return { ...addressesIn(endpoint), token: process.env['JIBE_TOKEN'] ?? readToken(data) };
 	const login = readJson(loginFile());
-	if (login !== null) return { url: new URL(String(login['url'])), token: String(login['token']) };
+	if (login !== null) return { ...addressesIn(login), token: String(login['token']) };
 	throw new Failure('not_running', EXIT.jibe, `Jibe is not running here (no ${join(data, 'endpoint.json')})`, {
 		hint: 'start it with: jibe up\nuse one on another machine with: jibe login URL, or JIBE_SERVER and JIBE_TOKEN',
 	});
+}
+
+/** `url`, and in `urls` all of them where control has replicas. */
+function addressesIn(file: Record<string, unknown>): Pick<Server, 'url' | 'others'> {
+	const more = Array.isArray(file['urls']) ? file['urls'].map(String) : [];
+	return addresses([String(file['url']), ...more]);
+}
+
+/** @throws Failure (usage) */
+function addresses(texts: readonly string[]): Pick<Server, 'url' | 'others'> {
+	const named = new Set(texts.map((text) => text.trim()).filter((text) => text !== ''));
+	const wrong = [...named].find((text) => !URL.canParse(text));
+	if (wrong !== undefined) throw usage(`"${wrong}" is not the URL of a control`, 'JIBE_SERVER takes one, or several with commas');
+	const [url, ...others] = [...named].map((text) => new URL(text));
+	if (!url) throw usage('JIBE_SERVER names no URL');
+	return others.length === 0 ? { url } : { url, others };
+}
+
+/** The next address in turn; true when all have had theirs. */
+function changeOver(server: Server, tried: number): boolean {
+	const { url, others = [] } = server;
+	const [next, ...rest] = others;
+	if (next === undefined) return true;
+	server.url = next;
+	server.others = [...rest, url];
+	return (tried + 1) % (others.length + 1) === 0;
 }
 
 function readToken(data: string): string {
@@ -78,9 +112,13 @@ export async function askLines(server: Server, what: Ask, onLine: (line: unknown
 	const response = await open(server, what);
 	try {
 		for await (const line of linesOf(response)) if (onLine(JSON.parse(line))) return;
+	} catch (error) {
+		if (error instanceof Interrupted) changeOver(server, 0);
+		throw error;
 	} finally {
 		response.destroy();
 	}
+	changeOver(server, 0);
 	throw new Interrupted(null);
 }
 
@@ -109,10 +147,14 @@ export class Interrupted extends Error {
 	}
 }
 
-/** The response once it is one to read; waits for a control that is restarting, but repeats nothing that it may have heard. */
+/**
+ * The response once it is one to read; waits for a control that is restarting, goes to another address of it where
+ * there is one, but repeats nothing that it may have heard.
+ */
 export async function open(server: Server, what: Ask): Promise<IncomingMessage> {
 	const deadline = systemClock.monotonic() + RESTART_WAIT_MS;
-	for (let delayMs = RETRY_FIRST_MS; ; delayMs = Math.min(delayMs * 2, RETRY_LONGEST_MS)) {
+	let delayMs = RETRY_FIRST_MS;
+	for (let tried = 0; ; tried++) {
 		const response = await send(server, what).catch((error: NodeJS.ErrnoException) => error);
 		if (!(response instanceof Error)) {
 			if (response.statusCode !== 503) {
@@ -122,23 +164,30 @@ export async function open(server: Server, what: Ask): Promise<IncomingMessage> 
 			const refused = refusal(503, await readAll(response));
 			if (!PASSING.has(refused.code) || systemClock.monotonic() > deadline) throw refused;
 		} else {
-			if (!mayRepeat(response, what)) throw new Interrupted(response);
+			if (!mayRepeat(response, what)) {
+				changeOver(server, tried);
+				throw new Interrupted(response);
+			}
 			if (systemClock.monotonic() > deadline) throw unreachable(server, response);
 		}
+		if (!changeOver(server, tried)) continue;
 		await pause(delayMs);
+		delayMs = Math.min(delayMs * 2, RETRY_LONGEST_MS);
 	}
 }
 
 /** Reasons of a 503 that end by themselves within seconds; a full disk does not. */
 const PASSING = new Set(['http_503', 'starting', 'database_unavailable', 'unavailable']);
-const NEVER_ARRIVED = new Set(['ECONNREFUSED', 'ENOENT', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN']);
+const NO_CONNECTION = 'NO_CONNECTION';
+const NEVER_ARRIVED = new Set(['ECONNREFUSED', 'ENOENT', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN', NO_CONNECTION]);
 
 function mayRepeat(error: NodeJS.ErrnoException, what: Ask): boolean {
 	return (what.method ?? 'GET') === 'GET' || NEVER_ARRIVED.has(error.code ?? '');
 }
 
 function unreachable(server: Server, cause: Error): Failure {
-	return new Failure('unreachable', EXIT.jibe, `control at ${server.url.origin} does not answer (waited ${RESTART_WAIT_MS / 1000} s)`, {
+	const all = [server.url, ...(server.others ?? [])].map((url) => url.origin).join(', ');
+	return new Failure('unreachable', EXIT.jibe, `control at ${all} does not answer (waited ${RESTART_WAIT_MS / 1000} s)`, {
 		hint: 'jibe doctor looks for the reason; jibe up starts what is missing',
 		cause,
 	});
@@ -156,9 +205,53 @@ function send(server: Server, what: Ask): Promise<IncomingMessage> {
 		const options = { method: what.method ?? 'GET', headers, agent: false, ...(what.signal ? { signal: what.signal } : {}) };
 		const request = httpRequest(new URL(what.path, server.url), options, resolve);
 		request.on('error', reject);
+		if (server.others !== undefined) breakOffWhenDead(request, server.url);
 		if (what.idleMs !== undefined) request.setTimeout(what.idleMs, () => request.destroy(new Error(`no answer within ${what.idleMs} ms`)));
 		if (bytes === null) request.end();
 		else request.end(bytes);
+	});
+}
+
+/** A control that is off or frozen says nothing at all: only where there is another one is that worth finding out soon. */
+function breakOffWhenDead(request: ClientRequest, url: URL): void {
+	const noConnection = systemClock.after(
+		CONNECT_WITHIN_MS,
+		() =>
+			request.destroy(Object.assign(new Error(`no connection to ${url.origin} within ${CONNECT_WITHIN_MS} ms`), { code: NO_CONNECTION })),
+		{ idle: true },
+	);
+	let heard = 0;
+	const looking = systemClock.every(SILENT_AFTER_MS, () => {
+		const { socket } = request;
+		if (!socket || socket.connecting) return;
+		const silent = socket.bytesRead === heard;
+		heard = socket.bytesRead;
+		if (!silent) return;
+		isAlive(url).then(
+			(alive) => {
+				if (!alive) request.destroy(new Error(`${url.origin} does not answer any more`));
+			},
+			(error: unknown) => request.destroy(error instanceof Error ? error : new Error(String(error))),
+		);
+	});
+	request.once('socket', (socket) => socket.once('connect', () => noConnection.cancel()));
+	request.once('close', () => {
+		noConnection.cancel();
+		looking.cancel();
+	});
+}
+
+/** Whether it says anything at all. */
+function isAlive(url: URL): Promise<boolean> {
+	return new Promise((resolve) => {
+		const asked = httpRequest(new URL('/healthz', url), { agent: false }, (response) => {
+			response.resume();
+			resolve(true);
+		});
+		const limit = systemClock.after(ALIVE_WITHIN_MS, () => asked.destroy(new Error('no answer')), { idle: true });
+		asked.once('close', () => limit.cancel());
+		asked.once('error', () => resolve(false)); // that is the answer
+		asked.end();
 	});
 }
 

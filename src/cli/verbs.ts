@@ -28,7 +28,7 @@ export interface Entry {
 /** Every verb, in the order in which help lists them; two words where a verb has verbs of its own. */
 export const VERBS: Readonly<Record<string, Entry>> = {
 	up: {
-		usage: 'up [--regions N|a,b,c] [--data DIR] [--port 7070] [--edge-port 8080] [--detach]',
+		usage: 'up [--regions N|a,b,c] [--data DIR] [--port 7070] [--edge-port 8080] [--store s3://BUCKET] [--detach]',
 		summary: 'start Jibe on this machine',
 		load: () => import('./up.ts'),
 	},
@@ -68,6 +68,11 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 	'app list': { usage: 'app list', summary: 'every app', load: () => import('./app-list.ts') },
 	'app remove': { usage: 'app remove APP --yes', summary: 'stop an app and forget it', load: () => import('./app-remove.ts') },
 	'region list': { usage: 'region list', summary: 'regions and who is connected', load: () => import('./region-list.ts') },
+	upgrade: {
+		usage: 'upgrade [PACKAGE.tgz|DIR|VERSION]',
+		summary: 'go over to another version of Jibe while it serves',
+		load: () => import('./upgrade.ts'),
+	},
 	doctor: { usage: 'doctor', summary: 'look for what is wrong', load: () => import('./doctor.ts') },
 	open: { usage: 'open [APP]', summary: 'the page of this installation, or of an app', load: () => import('./open.ts') },
 	login: { usage: 'login URL < token', summary: 'use a Jibe on another machine', load: () => import('./login.ts') },
@@ -77,7 +82,7 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 
 /** Verbs that the design names and this version does not have yet. */
 export const LATER: readonly string[] = [
-	'promote', 'abort', 'approve', 'secret', 'server', 'domain', 'dev', 'install', 'uninstall', 'backup', 'restore', 'upgrade', 'control',
+	'promote', 'abort', 'approve', 'secret', 'server', 'domain', 'dev', 'install', 'uninstall', 'backup', 'restore', 'control',
 	'edge',
 ]; // prettier-ignore
 

@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import { TLSSocket } from 'node:tls';
 import type { Token } from '#wire/api.ts';
 import type { State } from '#state/state.ts';
 import { Refusal } from './ports.ts';
@@ -74,7 +75,10 @@ export function sees(token: Token, app: string): boolean {
  */
 export function checkOrigin(request: IncomingMessage, names: readonly string[]): void {
 	const host = request.headers.host ?? '';
-	if (!hostAllowed(host, names)) {
+	// Node keeps the first of several; whoever stands in front of control may have gone by another.
+	if ((request.headersDistinct['host']?.length ?? 0) > 1)
+		throw new Refusal('bad_request', 400, 'a request names its host in one Host header');
+	if (!hostAllowed(request, names)) {
 		throw new Refusal(
 			'wrong_host',
 			421,
@@ -84,7 +88,7 @@ export function checkOrigin(request: IncomingMessage, names: readonly string[]):
 	}
 	const { origin } = request.headers;
 	const site = request.headers['sec-fetch-site'];
-	const elsewhere = origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`;
+	const elsewhere = origin !== undefined && origin !== `https://${host}` && (isEncrypted(request) || origin !== `http://${host}`);
 	// A link on another page may open the page (without its cookie, which is SameSite=Strict), but nothing else.
 	const navigation = request.method === 'GET' && request.headers['sec-fetch-mode'] === 'navigate' && origin === undefined;
 	if (elsewhere || ((site === 'cross-site' || site === 'same-site') && !navigation)) {
@@ -94,9 +98,15 @@ export function checkOrigin(request: IncomingMessage, names: readonly string[]):
 
 export const LOOPBACK_NAMES: readonly string[] = ['127.0.0.1', '[::1]', 'localhost'];
 
-export function hostAllowed(host: string, names: readonly string[]): boolean {
-	const name = host.replace(/:\d+$/, '').toLowerCase();
+/** Over TLS any: whoever came there under another site's name would have been refused by the certificate. */
+export function hostAllowed(request: IncomingMessage, names: readonly string[]): boolean {
+	if (isEncrypted(request)) return true;
+	const name = (request.headers.host ?? '').replace(/:\d+$/, '').toLowerCase();
 	return LOOPBACK_NAMES.includes(name) || names.includes(name);
+}
+
+export function isEncrypted(request: IncomingMessage): boolean {
+	return request.socket instanceof TLSSocket;
 }
 
 export function bearer(request: IncomingMessage): string | null {

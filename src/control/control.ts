@@ -12,6 +12,7 @@ import { appRoutes } from './api/apps.ts';
 import { blobRoutes } from './api/blobs.ts';
 import { deploymentRoutes } from './api/deployments.ts';
 import { pageRoutes } from './api/pages.ts';
+import { serverRoutes } from './api/servers.ts';
 import type { DriverSettings } from './driver/settings.ts';
 import { FEED_PATH, Feed } from './feed.ts';
 import { appUrl, type House } from './house.ts';
@@ -23,9 +24,11 @@ import type { Pages } from './pages.ts';
 import type { Driver } from './ports.ts';
 import { watchHouse } from './watch.ts';
 import type { Route } from './route.ts';
+import { Roster } from './roster.ts';
 import { createRouter } from './router.ts';
+import { listenTls, type TlsSettings } from './tls.ts';
 
-/** Control, but for its process: the API, the feed and the hub on one port of one loopback address. */
+/** Control, but for its process: the API, the feed and the hub on loopback, and over TLS where other machines are to reach it. */
 
 const LOOPBACK = ['127.0.0.1', '::1'];
 const HEADERS_TIMEOUT_MS = 10_000;
@@ -33,6 +36,8 @@ const HEADERS_TIMEOUT_MS = 10_000;
 const REQUEST_TIMEOUT_MS = 120_000;
 const MAX_HEADER_BYTES = 16 * 1024;
 const CLOSE_LIMIT_MS = 2_000;
+/** An address that no replica has said for a day is forgotten. */
+const ANNOUNCE_EACH_MS = 3_600_000;
 
 export interface ControlOptions {
 	state: State;
@@ -41,6 +46,8 @@ export interface ControlOptions {
 	address?: string;
 	/** 0: any free one. */
 	port: number;
+	/** For other machines: the same over TLS. */
+	tls?: TlsSettings | undefined;
 	/** Host names to answer to besides the loopback ones. */
 	names?: readonly string[];
 	pages: Pages;
@@ -54,48 +61,95 @@ export interface ControlOptions {
 
 export interface Control {
 	url: string;
+	/** Where other machines reach it: `https://host:port`. */
+	addresses: string[];
 	house: House;
 	close(): Promise<void>;
 }
 
 export async function openControl(options: ControlOptions): Promise<Control> {
-	const { state, store, regions, log, clock, names = [], address = '127.0.0.1' } = options;
+	const { state, store, log, clock, names = [], address = '127.0.0.1' } = options;
 	if (!LOOPBACK.includes(address)) {
-		throw new Error(`control listens on loopback only, not on ${address}: it has no TLS yet (reach it through a tunnel, such as ssh -L)`);
+		throw new Error(`control listens without TLS on loopback only, not on ${address}: other machines reach it by --listen`);
 	}
 	const installation = await state.installation();
-	await state.regions.set(regions);
-	const server = createServer({ headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES });
+	await state.regions.set(options.regions);
+	const limits = {
+		headersTimeout: HEADERS_TIMEOUT_MS,
+		requestTimeout: REQUEST_TIMEOUT_MS,
+		connectionsCheckingInterval: HEADERS_TIMEOUT_MS / 10,
+		maxHeaderSize: MAX_HEADER_BYTES,
+	};
+	const server = createServer(limits);
 	// Requests that come before everything is there wait for it.
 	const router = Promise.withResolvers<ReturnType<typeof createRouter>>();
-	server.on('request', (request, response) => void router.promise.then((answer) => answer(request, response)));
-	const url = await listen(server, address, options.port);
-	const hub = new Hub({ installation: installation.id, regions: regions.map(({ name }) => name), wanted: () => wanted(state), log, clock });
-	await hub.refresh();
-	const urlOf = (app: string, environment: string) => appUrl(regions, app, environment);
-	const driver = options.createDriver({ store: state.deployments, hub, urlOf, owner: options.owner, log, clock });
-	const manifests = new Manifests({ store, state });
-	const house: House = { installation, state, store, hub, driver, manifests, metrics: new Metrics(), regions, url, log, clock };
-	const watching = watchHouse(house);
-
-	const readClaims = (request: IncomingMessage) => depotClaims(bearer(request), installation.publicPem, clock);
-	const isDepot = (credential: string) => depotClaims(credential, installation.publicPem, clock) !== null;
-	const feed = new Feed(house, names);
-	const acceptor = acceptLinks(server, {
-		path: '/link',
-		authenticate: readClaims,
-		hostAllowed: (host) => hostAllowed(host, names),
-		onLink: (link) => hub.onLink(link),
-		otherwise: (request, socket, head) => upgrade(feed, request, socket, head),
+	const answerBy = (one: Server) =>
+		one.on('request', (request, response) => void router.promise.then((answer) => answer(request, response)));
+	const url = await listen(answerBy(server), address, options.port);
+	const tls = options.tls ? await listenTls({ settings: options.tls, installation, limits, log, clock }, answerBy) : null;
+	const roster = new Roster({ state, local: options.regions, addresses: tls?.addresses ?? [], log, clock });
+	await roster.refresh();
+	const regions = () => roster.regions().map(({ name }) => name);
+	const hub = new Hub({
+		installation: installation.id,
+		regions: regions(),
+		wanted: () => wanted(state),
+		servers: (names) => roster.message(names),
 		log,
 		clock,
 	});
-	const routes: Route[] = [...deploymentRoutes(house), ...appRoutes(house), ...adminRoutes(house), ...blobRoutes(house)];
+	const tellServers = () => hub.serversChanged(regions(), roster.trusted());
+	tellServers();
+	roster.subscribe(tellServers);
+	await hub.refresh();
+	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
+	const driver = options.createDriver({ store: state.deployments, hub, urlOf, owner: options.owner, joined: roster, log, clock });
+	const manifests = new Manifests({ store, state });
+	const house: House = {
+		...{ installation, state, store, hub, driver, manifests, metrics: new Metrics(), roster, url, log, clock },
+		get regions() {
+			return roster.regions();
+		},
+	};
+	const watching = watchHouse(house);
+
+	const claimsOf = (request: IncomingMessage) => depotClaims(bearer(request), installation.publicPem, clock);
+	const feed = new Feed(house, names);
+	const accept = (one: Server) =>
+		acceptLinks(one, {
+			path: '/link',
+			authenticate: claimsOf,
+			refusal: (request, claims) => roster.refusal(request, claims),
+			hostAllowed: (request) => hostAllowed(request, names),
+			onLink: (link) => roster.watch(link, hub.onLink(link)),
+			otherwise: (request, socket, head) => upgrade(feed, request, socket, head),
+			log,
+			clock,
+		});
+	const acceptors = [server, ...(tls ? [tls.server] : [])].map(accept);
+	const routes: Route[] = [
+		...deploymentRoutes(house),
+		...appRoutes(house),
+		...adminRoutes(house),
+		...blobRoutes(house),
+		...serverRoutes(house),
+	];
 	const document = () => openApi(routes, options.version);
 	routes.push(...pageRoutes(house, options.pages, document));
 	await driver.resume();
-	router.resolve(createRouter({ routes, state, names, isDepot, log }));
-	return { url, house, close: () => close({ server, acceptor, feed, hub, driver, watching, clock }) };
+	router.resolve(createRouter({ routes, state, names, depotProblem: (request) => depotProblem(claimsOf(request), request, roster), log }));
+	const announcing = tls ? announce(state, tls.addresses, log, clock) : null;
+	const closing = { servers: [server, ...(tls ? [tls.server] : [])], acceptors, feed, hub, driver, clock };
+	return {
+		url,
+		addresses: tls?.addresses ?? [],
+		house,
+		async close() {
+			for (const part of [watching, roster, ...(tls ? [tls] : [])]) part.close();
+			announcing?.cancel();
+			await close(closing);
+		},
+	};
 }
 
 function listen(server: Server, address: string, port: number): Promise<string> {
@@ -129,23 +183,37 @@ async function wanted(state: State) {
 	return { wants, releases: releases.flat() };
 }
 
+/** Servers and commands are told of every replica's addresses. */
+function announce(state: State, addresses: readonly string[], log: Log, clock: Clock): Timer {
+	const say = () => state.servers.announce(addresses).catch((error: unknown) => log.warn('addresses.unsaid', { error }));
+	void say();
+	return clock.every(ANNOUNCE_EACH_MS, () => void say());
+}
+
+/** Why a request for blobs is refused, or null. */
+function depotProblem(claims: Claims | null, request: IncomingMessage, roster: Roster): string | null {
+	return claims ? roster.refusal(request, claims) : 'the credential is missing, expired, or not of a depot of this installation';
+}
+
 interface Parts {
-	server: Server;
-	acceptor: Acceptor;
+	servers: Server[];
+	acceptors: Acceptor[];
 	feed: Feed;
 	hub: Hub;
 	driver: Driver;
-	watching: { close(): void };
 	clock: Clock;
 }
 
-async function close({ server, acceptor, feed, hub, driver, watching, clock }: Parts): Promise<void> {
-	watching.close();
+async function close({ servers, acceptors, feed, hub, driver, clock }: Parts): Promise<void> {
 	await driver.close();
 	feed.close();
-	acceptor.close();
+	for (const acceptor of acceptors) acceptor.close();
 	hub.close();
-	await new Promise<void>((resolve) => {
+	await Promise.all(servers.map((server) => closeServer(server, clock)));
+}
+
+function closeServer(server: Server, clock: Clock): Promise<void> {
+	return new Promise((resolve) => {
 		// Answers under way get a moment; streams of progress never end by themselves.
 		const limit: Timer = clock.after(CLOSE_LIMIT_MS, () => server.closeAllConnections());
 		server.close(() => {

@@ -7,6 +7,7 @@ import type { Hub } from './hub.ts';
 import type { Manifests } from './manifests.ts';
 import type { Metrics } from './metrics.ts';
 import type { Driver } from './ports.ts';
+import type { Roster } from './roster.ts';
 
 /** What the parts of control share. Everything in it is made once, in `main.ts`. */
 export interface House {
@@ -17,8 +18,10 @@ export interface House {
 	driver: Driver;
 	manifests: Manifests;
 	metrics: Metrics;
-	/** In order: the first is the canary region. */
-	regions: readonly { name: string; edgePort: number }[];
+	/** The servers that joined. */
+	roster: Roster;
+	/** Those there are now, in order: the first is the canary region. */
+	readonly regions: readonly { name: string; edgePort: number }[];
 	/** Where control itself is: `http://127.0.0.1:7070`. */
 	url: string;
 	log: Log;

@@ -5,8 +5,9 @@ import { sha256 } from '#digest/digest.ts';
 import { createLog } from '#log/log.ts';
 import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
 import { WIRE_VERSION, type DownMessage, type Instance, type Known, type ReleaseSpec, type Want } from '#wire/region.ts';
-import { GONE_GRACE_MS, Hub } from './hub.ts';
+import { Hub } from './hub.ts';
 import type { HubEvent } from './ports.ts';
+import { GONE_GRACE_MS } from './region-links.ts';
 
 const log = createLog({}, { write: () => {} });
 const PLACE = { region: 'fra', app: 'notes', environment: 'production' };
@@ -101,6 +102,99 @@ test('instances of a depot that is back stay until it has had time to say them a
 	assert.deepEqual(types(events, 'instances'), ['instances']);
 });
 
+test('a region with two depots is lost with the last of them, and who is there is whom either hears', async () => {
+	const { hub, events, clock, connect } = house();
+	const one = await connect([], 'one');
+	const two = await connect([], 'two');
+	const edge = (name: string) => ({ server: name, name: 'edge-0' });
+	const there = (agents: string[], edges: string[]) => ({
+		type: 'presence' as const,
+		regions: [{ region: 'fra', agents: agents.map((server) => ({ server })), edges: edges.map(edge) }],
+	});
+	one.handlers.onMessage(there(['one', 'two'], ['one', 'two']), '');
+	two.handlers.onMessage(there(['two', 'three'], ['two']), '');
+	assert.deepEqual(hub.regions()[0]?.agents, ['one', 'two', 'three']);
+	for (const name of ['one', 'two']) one.handlers.onMessage({ type: 'applied', server: name, edge: 'edge-0', items: [known(3)] }, '');
+	// What another depot heard before comes later.
+	two.handlers.onMessage({ type: 'applied', server: 'two', edge: 'edge-0', items: [known(2)] }, '');
+	assert.deepEqual(hub.applied(PLACE), { epoch: 1, version: 3 });
+	one.handlers.onClosed('silent');
+	assert.equal(hub.regions()[0]?.connected, true);
+	assert.deepEqual([hub.regions()[0]?.agents, hub.regions()[0]?.edges], [['two', 'three'], ['two/edge-0']]);
+	assert.deepEqual(hub.applied(PLACE), { epoch: 1, version: 3 }, 'the edge that only the other one heard is not waited for');
+	assert.deepEqual(hub.servers().filter(({ connected }) => !connected).map(({ server }) => server), ['one']); // prettier-ignore
+	two.handlers.onClosed('1006');
+	clock.pass(GONE_GRACE_MS);
+	assert.deepEqual(types(events, 'lost', 'back'), ['lost']);
+	const back = await connect([], 'one');
+	assert.deepEqual(types(events, 'lost', 'back'), ['lost', 'back']);
+	hub.send([want(7)], [], null);
+	assert.equal(back.sent.findLast((message) => message.type === 'wants')?.wants[0]?.version, 7);
+});
+
+test('every depot of a region is told what is wanted; a depot that connects again unsays nothing that another says', async () => {
+	const { hub, clock, connect } = house();
+	const one = await connect([], 'one');
+	const two = await connect([], 'two');
+	hub.send([want(5)], [spec(1)], null);
+	for (const { sent } of [one, two]) assert.equal(sent.some((message) => message.type === 'wants'), true); // prettier-ignore
+	two.handlers.onMessage({ type: 'instances', server: 'two', groups: [{ ...PLACE, instances: [instance('i2')] }] }, '');
+	await connect([], 'one');
+	clock.pass(2_000);
+	assert.deepEqual(hub.instances(PLACE).map(({ id }) => id), ['i2']); // prettier-ignore
+});
+
+test('an older report of an agent that comes by another depot changes nothing, also where it had instances then', async () => {
+	const { hub, connect } = house();
+	const one = await connect([], 'one');
+	const two = await connect([], 'two');
+	const say = (by: typeof one, run: number, count: number, ...ids: string[]) =>
+		by.handlers.onMessage(
+			{ type: 'instances', server: 'three', groups: [{ ...PLACE, order: { run, count }, instances: ids.map(instance) }] },
+			'',
+		);
+	const ids = () => hub.instances(PLACE).map(({ id }) => id);
+	say(one, 4, 7, 'i1');
+	say(one, 4, 8);
+	say(two, 4, 7, 'i1');
+	assert.deepEqual(ids(), []);
+	say(two, 5, 0, 'i2');
+	say(one, 4, 9, 'i1');
+	assert.deepEqual(ids(), ['i2'], 'the agent was started anew since');
+});
+
+test('what an edge counted in a second counts once, however many depots pass it on', async () => {
+	const { events, connect } = house();
+	const one = await connect([], 'one');
+	const two = await connect([], 'two');
+	const stats = (server: string, second: number) => ({ type: 'stats' as const, server, edge: 'edge-0', second, rows: [] });
+	for (const { handlers } of [one, two]) handlers.onMessage(stats('three', 100), '');
+	two.handlers.onMessage(stats('four', 100), '');
+	two.handlers.onMessage(stats('three', 101), '');
+	assert.equal(types(events, 'stats').length, 3);
+});
+
+test('regions come and go with the servers that join and are removed; every depot hears whom to trust', async () => {
+	const { hub, events, connect } = house();
+	const { sent } = await connect();
+	assert.deepEqual(sent.find((message) => message.type === 'servers')?.control, ['fra']);
+	hub.serversChanged(['fra', 'ams', 'nrt'], new Set(['tokyo']));
+	assert.equal(sent.filter((message) => message.type === 'servers').length, 2);
+	const tokyo = await connect([], 'tokyo', ['nrt']);
+	const place = { ...PLACE, region: 'nrt' };
+	const there = { type: 'presence' as const, regions: [{ region: 'nrt', agents: [{ server: 'tokyo' }], edges: [] }] };
+	tokyo.handlers.onMessage(there, '');
+	tokyo.handlers.onMessage({ type: 'instances', server: 'tokyo', groups: [{ ...place, instances: [instance('i1')] }] }, '');
+	assert.equal(hub.instances(place).length, 1);
+	assert.equal(hub.servers().length, 1);
+	events.length = 0;
+	hub.serversChanged(['fra', 'ams'], new Set());
+	assert.deepEqual(hub.regions().map(({ name }) => name), ['fra', 'ams']); // prettier-ignore
+	assert.deepEqual([hub.instances(place), hub.servers()], [[], []]);
+	assert.deepEqual(types(events, 'lost', 'servers', 'instances').toSorted(), ['instances', 'lost', 'servers']);
+	tokyo.handlers.onClosed('1008');
+});
+
 test('what an agent said before a release was wanted again does not count', async () => {
 	const { hub, connect } = house();
 	const { handlers } = await connect();
@@ -181,10 +275,12 @@ function house(database: { wants: Want[]; releases: ReleaseSpec[] } = { wants: [
 	const clock = handClock();
 	const events: HubEvent[] = [];
 	let answers = true;
+	let lists = 0;
 	const hub = new Hub({
 		installation: 'here',
 		regions: ['fra', 'ams'],
 		wanted: () => (answers ? Promise.resolve(database) : Promise.reject(new Error('the database is away'))),
+		servers: (names) => ({ type: 'servers', version: ++lists, control: [...names], servers: [] }),
 		log,
 		clock,
 	});
@@ -194,11 +290,11 @@ function house(database: { wants: Want[]; releases: ReleaseSpec[] } = { wants: [
 		events,
 		clock,
 		away: () => (answers = false),
-		connect: async (held: Known[] = []) => {
+		connect: async (held: Known[] = [], server = 'local', regions = ['fra']) => {
 			const sent: DownMessage[] = [];
 			const link: ServerLink = {
-				claims: { installation: 'here', role: 'depot', server: 'local', regions: ['fra'], expires: 4_000_000_000 },
-				hello: { type: 'hello', wire: WIRE_VERSION, role: 'depot', server: 'local', name: 'depot', regions: ['fra'], known: held },
+				claims: { installation: 'here', role: 'depot', server, regions, expires: 4_000_000_000 },
+				hello: { type: 'hello', wire: WIRE_VERSION, role: 'depot', server, name: 'depot', regions, known: held },
 				heardAt: () => clock.monotonic(),
 				send: (message) => sent.push(message) > 0,
 				sendFrame: (text) => sent.push(JSON.parse(text) as DownMessage) > 0,

@@ -1,77 +1,56 @@
-import type { Clock, Timer } from '#clock/clock.ts';
-import { randomId } from '#digest/digest.ts';
+import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
-import { WIRE_VERSION, compareVersions, upToDate, wantKey } from '#wire/region.ts';
-import type { Gift, Instance, Known, Probed, ReleaseSpec, UpMessage, Version, Want } from '#wire/region.ts';
+import { WIRE_VERSION, compareVersions, wantKey } from '#wire/region.ts';
+import type { Gift, Instance, Known, Probed, ReleaseSpec, ServerState, Servers, Stats, UpMessage, Version, Want } from '#wire/region.ts';
 import { Follows, type LogsQuery } from './follows.ts';
-import type { HubEvent, RegionHub, RegionView } from './ports.ts';
+import { KnownServers } from './known-servers.ts';
+import type { HubEvent, RegionHub, RegionView, ServerView } from './ports.ts';
+import { ProbeFailed, Probes, type ProbeAsk } from './probes.ts';
+import { presentIn, RegionLinks } from './region-links.ts';
+import { Reports, type Place } from './reports.ts';
 
 /**
- * The regions as control sees them: one link a depot, everything they said in memory. It also holds what the database
- * wants of them, so that a depot that is back gets what is newer even while the database is away.
+ * The regions as control sees them: the links of all their depots, everything they said in memory. It also holds what the
+ * database wants of them, so that a depot that is back gets what is newer even while the database is away.
  */
 
-/** A depot that restarts is back within this; a silent one (15 s, by the link) is lost at once. */
-export const GONE_GRACE_MS = 2_000;
-/** After control's own start: depots wait up to 5 s between attempts. */
-const START_GRACE_MS = 6_000;
 /** A depot that is back says all it knows at once; what it has not said this long after is no more. */
 const UNSAID_GONE_AFTER_MS = 1_000;
-const PROBE_LIMIT_MS = 15_000;
-
-type Place = { region: string; app: string; environment: string };
-
-interface Said {
-	instances: Instance[];
-	obeys: Version | undefined;
-	stale: boolean;
-}
-
-interface Region {
-	link: ServerLink | null;
-	/** Until then a region without a link is not lost. */
-	grace: Timer | null;
-	lost: boolean;
-	lastSeenAt: number | null;
-	agents: string[];
-	edges: { server: string; name: string }[];
-}
-
-export class ProbeFailed extends Error {
-	readonly code = 'probe_failed';
-}
+/** The same second of an edge comes by every depot that it has a link to. */
+const SECONDS_REMEMBERED = 16;
 
 export interface HubOptions {
 	installation: string;
 	regions: readonly string[];
 	/** Everything wanted now, from the database. @throws when it is away: then what the hub holds is said. */
 	wanted(): Promise<{ wants: Want[]; releases: ReleaseSpec[] }>;
+	/** Whom programs of these regions may trust; absent: nobody has joined. */
+	servers?(regions: readonly string[]): Servers;
 	log: Log;
 	clock: Clock;
 }
 
 export class Hub implements RegionHub {
-	private readonly byName = new Map<string, Region>();
+	private readonly byName = new Map<string, RegionLinks>();
 	private readonly wants = new Map<string, Want>();
 	private readonly releases = new Map<string, ReleaseSpec>();
-	/** Region/app/environment → server → what its agent last said. */
-	private readonly said = new Map<string, Map<string, Said>>();
-	/** Region/app/environment → edge → what it obeys. */
-	private readonly obeyed = new Map<string, Map<string, Version>>();
-	private readonly probes = new Map<string, { link: ServerLink; settle: (answer: Probed | Error) => void }>();
-	private readonly listeners = new Set<(event: HubEvent) => void>();
+	private readonly reports = new Reports();
+	private readonly probes: Probes;
 	private readonly follows: Follows;
+	private readonly known = new KnownServers();
+	/** Names of the servers that joined. */
+	private joined: ReadonlySet<string> = new Set();
+	/** Edge → seconds of which it was heard what it counted. */
+	private readonly seconds = new Map<string, number[]>();
+	private readonly listeners = new Set<(event: HubEvent) => void>();
 	private readonly of: HubOptions;
 
 	constructor(options: HubOptions) {
 		this.of = options;
+		this.probes = new Probes(options.clock);
 		this.follows = new Follows(options.clock);
-		for (const name of options.regions) {
-			const region: Region = { link: null, grace: null, lost: false, lastSeenAt: null, agents: [], edges: [] };
-			this.byName.set(name, region);
-			this.startGrace(name, region, START_GRACE_MS);
-		}
+		for (const name of options.regions) this.open(name);
 	}
 
 	/** Reads what is wanted from the database; called at start and whenever a depot is back. */
@@ -85,10 +64,33 @@ export class Hub implements RegionHub {
 		return [...this.byName].map(([name, region]) => ({
 			name,
 			connected: !region.lost,
-			lastSeenAt: this.seenAt(region),
-			agents: region.agents,
-			edges: region.edges.map((edge) => `${edge.server}/${edge.name}`),
+			lastSeenAt: region.seenAt(),
+			agents: region.agents(),
+			edges: region.edges(),
 		}));
+	}
+
+	servers(): ServerView[] {
+		return this.known.list();
+	}
+
+	wanted(): Iterable<Want> {
+		return this.wants.values();
+	}
+
+	/** Servers joined or were removed: these are the regions and the joined servers now, and every depot is told whom to trust. */
+	serversChanged(regions: readonly string[], names: ReadonlySet<string>): void {
+		for (const name of regions) if (!this.byName.has(name)) this.open(name);
+		for (const [name, region] of this.byName) if (!regions.includes(name)) this.shut(name, region);
+		for (const name of this.joined) if (!names.has(name)) this.forgetServer(name);
+		this.joined = names;
+		const frames = new Map<string, string>();
+		for (const link of this.links()) {
+			const set = link.hello.regions.join(' ');
+			const frame = frames.get(set) ?? JSON.stringify(this.of.servers?.(link.hello.regions));
+			frames.set(set, frame);
+			if (this.of.servers) link.sendFrame(frame);
+		}
 	}
 
 	send(wants: Want[], releases: ReleaseSpec[], gift: Gift | null): void {
@@ -96,57 +98,45 @@ export class Hub implements RegionHub {
 		for (const want of wants) this.hold(want);
 		this.forgetReleases(new Set(wants.map((want) => want.app)));
 		const tail = `,"releases":${JSON.stringify(releases)},"gift":${JSON.stringify(gift)}}`;
-		const byLink = Map.groupBy(wants, (want) => this.byName.get(want.region)?.link ?? null);
-		for (const [link, theirs] of byLink) link?.sendFrame(`{"type":"wants","wants":${JSON.stringify(theirs)}${tail}`);
+		const byLink = new Map<ServerLink, Want[]>();
+		for (const want of wants) {
+			for (const link of this.byName.get(want.region)?.links() ?? []) {
+				const theirs = byLink.get(link);
+				if (theirs) theirs.push(want);
+				else byLink.set(link, [want]);
+			}
+		}
+		// Depots of the same regions get the same frame.
+		const frames = new Map<string, string>();
+		for (const [link, theirs] of byLink) {
+			const set = theirs.map(wantKey).join(' ');
+			const frame = frames.get(set) ?? `{"type":"wants","wants":${JSON.stringify(theirs)}${tail}`;
+			frames.set(set, frame);
+			link.sendFrame(frame);
+		}
 	}
 
 	instances(of: Place): Instance[] {
-		const runs = this.wants.get(wantKey(of))?.run ?? [];
-		return [...(this.said.get(wantKey(of))?.values() ?? [])].flatMap((said) => upToDate(said, runs));
+		return this.reports.counting(of, this.wants.get(wantKey(of))?.run ?? []);
 	}
 
-	/** The same, with the servers they run on. */
-	instancesByServer(of: Place): { server: string; instance: Instance }[] {
-		const servers = [...(this.said.get(wantKey(of)) ?? [])];
-		return servers.flatMap(([server, { instances }]) => instances.map((instance) => ({ server, instance })));
+	/** All of them, with the servers they run on. */
+	instancesByServer(of: Place): { server: string; instance: Instance; obeys: Version | undefined }[] {
+		return this.reports.byServer(of);
 	}
 
 	applied(of: Place): Version | null {
-		const edges = this.byName.get(of.region)?.edges ?? [];
-		const versions = this.obeyed.get(wantKey(of));
-		let oldest: Version | null = null;
-		for (const edge of edges) {
-			const version = versions?.get(`${edge.server}/${edge.name}`);
-			if (!version) return null;
-			if (!oldest || compareVersions(version, oldest) < 0) oldest = version;
-		}
-		return oldest;
+		return this.reports.oldestApplied(of, this.byName.get(of.region)?.edges() ?? []);
 	}
 
-	probe(ask: Place & { releases: number[]; discard: number; count: number }): Promise<Probed> {
-		const link = this.byName.get(ask.region)?.link;
-		if (!link) return Promise.reject(new ProbeFailed(`region ${ask.region} is not connected`));
-		const id = randomId(12);
-		return new Promise((resolve, reject) => {
-			const limit = this.of.clock.after(PROBE_LIMIT_MS, () => settle(new ProbeFailed(`${ask.region} did not answer the probe in time`)));
-			const settle = (answer: Probed | Error) => {
-				limit.cancel();
-				this.probes.delete(id);
-				if (answer instanceof Error) reject(answer);
-				else if (answer.error !== null) reject(new ProbeFailed(answer.error));
-				else resolve(answer);
-			};
-			this.probes.set(id, { link, settle });
-			const { region, app, environment, releases, discard, count } = ask;
-			if (!link.send({ type: 'probe', id, region, app, environment, releases, discard, count })) {
-				settle(new ProbeFailed(`the link to ${region} broke`));
-			}
-		});
+	probe(ask: ProbeAsk): Promise<Probed> {
+		const link = this.byName.get(ask.region)?.asking();
+		return link ? this.probes.ask(ask, link) : Promise.reject(new ProbeFailed(`region ${ask.region} is not connected`));
 	}
 
 	/** Log lines of these regions as they come. `onEnd` once no more will. Returns the way to stop. */
 	logs(query: LogsQuery): () => void {
-		return this.follows.start(query, (region) => this.byName.get(region)?.link ?? null);
+		return this.follows.start(query, (region) => this.byName.get(region)?.listening() ?? null);
 	}
 
 	subscribe(listener: (event: HubEvent) => void): () => void {
@@ -158,16 +148,9 @@ export class Hub implements RegionHub {
 	onLink(link: ServerLink): LinkHandlers {
 		this.of.log.info('depot.up', { server: link.hello.server, regions: link.hello.regions.length });
 		link.send({ type: 'welcome', wire: WIRE_VERSION, installation: this.of.installation });
-		const back: string[] = [];
-		for (const name of link.hello.regions) {
-			const region = this.byName.get(name);
-			if (!region) continue;
-			if (region.link && region.link !== link) region.link.close('the depot connected again');
-			if (region.lost) back.push(name);
-			region.grace?.cancel();
-			Object.assign(region, { link, grace: null, lost: false });
-			this.markStale(name);
-		}
+		const servers = this.of.servers?.(link.hello.regions);
+		if (servers) link.send(servers);
+		const back = link.hello.regions.filter((name) => this.join(name, link));
 		void this.catchUp(link);
 		const unsaid = this.of.clock.after(UNSAID_GONE_AFTER_MS, () => this.dropStale(link), { idle: true });
 		for (const region of back) this.emit({ type: 'back', region });
@@ -181,8 +164,8 @@ export class Hub implements RegionHub {
 	}
 
 	close(): void {
-		for (const region of this.byName.values()) region.grace?.cancel();
-		for (const { settle } of this.probes.values()) settle(new ProbeFailed('control is stopping'));
+		for (const region of this.byName.values()) region.close();
+		this.probes.close();
 		this.follows.close();
 	}
 
@@ -191,6 +174,32 @@ export class Hub implements RegionHub {
 		await this.refresh();
 		const wants = [...this.wants.values()];
 		this.send(wants, this.releasesOf(wants), null);
+	}
+
+	private open(name: string): void {
+		const region = new RegionLinks(this.of.clock, () => {
+			this.emit({ type: 'lost', region: name });
+			this.noteServers(name, []);
+		});
+		this.byName.set(name, region);
+	}
+
+	/** The last server of the region was removed. */
+	private shut(name: string, region: RegionLinks): void {
+		region.close();
+		this.byName.delete(name);
+		this.emit({ type: 'lost', region: name });
+	}
+
+	/** true: the region was lost until now. */
+	private join(name: string, link: ServerLink): boolean {
+		const region = this.byName.get(name);
+		if (!region) return false;
+		const { lost } = region;
+		region.joined(link)?.close('the depot connected again');
+		// What other depots of the region say goes on being true.
+		if (region.links().length === 1) this.reports.markStale(name);
+		return lost;
 	}
 
 	/** What a depot that is back has missed, at once from memory, then from the database; and what it knows that the database does not. */
@@ -230,106 +239,92 @@ export class Hub implements RegionHub {
 			case 'applied':
 				return this.appliedSaid(link, `${message.server}/${message.edge}`, message.items);
 			case 'probed':
-				return this.probes.get(message.id)?.settle(message);
+				return this.probes.answered(message);
 			case 'logLines':
 				return this.follows.lines(message);
-			case 'stats': {
-				const rows = message.rows.filter((row) => link.hello.regions.includes(row.region));
-				return this.emit({ type: 'stats', stats: { ...message, rows } });
-			}
+			case 'stats':
+				return this.counted(link, message);
 			case 'serverState':
+				return this.serverSaid(link, message);
 			case 'hello':
 				return;
 		}
 	}
 
 	private presence(link: ServerLink, said: Extract<UpMessage, { type: 'presence' }>['regions']): void {
-		for (const { region: name, agents, edges } of said) {
-			const region = this.byName.get(name);
-			if (!region || region.link !== link) continue;
-			const there = new Set(edges.map((edge) => `${edge.server}/${edge.name}`));
-			region.agents = agents.map(({ server }) => server);
-			// An edge that comes back says anew what it obeys.
-			for (const edge of region.edges.map(({ server, name: edgeName }) => `${server}/${edgeName}`)) {
-				if (!there.has(edge)) this.forgetEdge(name, edge);
-			}
-			region.edges = edges;
-			this.emit({ type: 'presence', region: name });
+		for (const one of said) {
+			const region = this.byName.get(one.region);
+			if (region?.has(link)) this.changePresence(one.region, region, () => region.said(link, presentIn(one)));
 		}
 	}
 
+	private changePresence(name: string, region: RegionLinks, change: () => void): void {
+		const before = region.edges();
+		change();
+		const there = new Set(region.edges());
+		for (const edge of before) if (!there.has(edge)) this.reports.forgetEdge(name, edge);
+		this.emit({ type: 'presence', region: name });
+		this.noteServers(name, region.agents());
+	}
+
+	private serverSaid(link: ServerLink, message: ServerState): void {
+		for (const region of message.regions.filter((name) => this.byName.get(name)?.has(link))) {
+			this.known.said(message, region, this.of.clock.monotonic());
+			this.emit({ type: 'servers', region });
+		}
+	}
+
+	private forgetServer(name: string): void {
+		const regions = this.known.list().filter(({ server }) => server === name).map(({ region }) => region); // prettier-ignore
+		this.known.forget(name);
+		for (const place of this.reports.forgetServer(name)) this.emit({ type: 'instances', ...place });
+		for (const region of regions) this.emit({ type: 'servers', region });
+	}
+
+	private noteServers(region: string, there: readonly string[]): void {
+		if (this.known.present(region, there, this.of.clock.monotonic())) this.emit({ type: 'servers', region });
+	}
+
 	private instancesSaid(link: ServerLink, message: Extract<UpMessage, { type: 'instances' }>): void {
-		for (const { region, app, environment, obeys, instances } of message.groups) {
+		for (const group of message.groups) {
+			const { region, app, environment } = group;
 			if (!link.hello.regions.includes(region)) continue;
-			const key = wantKey({ region, app, environment });
-			const servers = this.said.get(key) ?? new Map<string, Said>();
-			this.said.set(key, servers);
-			if (instances.length === 0) servers.delete(message.server);
-			else servers.set(message.server, { instances, obeys, stale: false });
-			if (servers.size === 0) this.said.delete(key);
-			this.emit({ type: 'instances', region, app, environment });
+			if (this.reports.instances(message.server, group)) this.emit({ type: 'instances', region, app, environment });
 		}
 	}
 
 	private appliedSaid(link: ServerLink, edge: string, items: readonly Known[]): void {
 		const mine = items.filter((item) => link.hello.regions.includes(item.region));
-		for (const item of mine) {
-			const key = wantKey(item);
-			const edges = this.obeyed.get(key) ?? new Map<string, Version>();
-			this.obeyed.set(key, edges);
-			edges.set(edge, { epoch: item.epoch, version: item.version });
-		}
+		this.reports.applied(edge, mine);
 		if (mine.length > 0) this.emit({ type: 'applied', items: mine });
+	}
+
+	private counted(link: ServerLink, stats: Stats): void {
+		if (stats.server !== undefined) {
+			const edge = `${stats.server}/${stats.edge}`;
+			const seconds = this.seconds.get(edge) ?? [];
+			if (seconds.includes(stats.second)) return;
+			this.seconds.set(edge, [...seconds.slice(1 - SECONDS_REMEMBERED), stats.second]);
+		}
+		this.emit({ type: 'stats', stats: { ...stats, rows: stats.rows.filter((row) => link.hello.regions.includes(row.region)) } });
 	}
 
 	private onClosed(link: ServerLink, reason: string): void {
 		this.of.log.warn('depot.down', { server: link.hello.server, reason });
-		for (const { link: asked, settle } of this.probes.values()) {
-			if (asked === link) settle(new ProbeFailed('the link to the region broke'));
-		}
+		this.probes.linkGone(link);
 		this.follows.linkGone(link);
 		for (const [name, region] of this.byName) {
-			if (region.link !== link) continue;
-			region.lastSeenAt = this.seenAt(region);
-			region.link = null;
-			if (reason === 'silent') this.lose(name, region);
-			else this.startGrace(name, region, GONE_GRACE_MS);
-		}
-	}
-
-	private startGrace(name: string, region: Region, graceMs: number): void {
-		region.grace = this.of.clock.after(graceMs, () => this.lose(name, region), { idle: true });
-	}
-
-	private lose(name: string, region: Region): void {
-		Object.assign(region, { grace: null, lost: true, agents: [], edges: [] });
-		this.emit({ type: 'lost', region: name });
-	}
-
-	private seenAt(region: Region): number | null {
-		if (!region.link) return region.lastSeenAt;
-		return Math.round(this.of.clock.now() - (this.of.clock.monotonic() - region.link.heardAt()));
-	}
-
-	private markStale(region: string): void {
-		for (const [key, servers] of this.said) {
-			if (key.startsWith(`${region}/`)) for (const said of servers.values()) said.stale = true;
+			if (region.links().length > 1 && region.has(link)) this.changePresence(name, region, () => region.left(link, false));
+			else region.left(link, reason === 'silent');
 		}
 	}
 
 	private dropStale(link: ServerLink): void {
-		for (const [key, servers] of this.said) {
-			const [region = '', app = '', environment = ''] = key.split('/');
-			if (!link.hello.regions.includes(region)) continue;
-			const gone = [...servers].filter(([, said]) => said.stale).map(([server]) => server);
-			for (const server of gone) servers.delete(server);
-			if (servers.size === 0) this.said.delete(key);
-			if (gone.length > 0) this.emit({ type: 'instances', region, app, environment });
-		}
+		for (const place of this.reports.dropStale(link.hello.regions)) this.emit({ type: 'instances', ...place });
 	}
 
-	private forgetEdge(region: string, edge: string): void {
-		for (const [key, edges] of this.obeyed) if (key.startsWith(`${region}/`)) edges.delete(edge);
+	private links(): Set<ServerLink> {
+		return new Set([...this.byName.values()].flatMap((region) => region.links()));
 	}
 
 	private hold(want: Want): void {

@@ -9,8 +9,9 @@ import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { startPostgres } from '#state/embedded.ts';
 import { openState } from '#state/open.ts';
 import type { State } from '#state/state.ts';
-import { openDiskStore, type DiskStore } from '#store/disk.ts';
+import type { SweptStore } from '#store/blob-store.ts';
 import { SWEEP_AFTER_MS, sweep, sweepAfterMs } from '#store/collect.ts';
+import { openStore } from '#store/open-store.ts';
 import { openControl } from './control.ts';
 import { createDriver } from './driver/driver.ts';
 import { findDashboard, loadPages } from './pages.ts';
@@ -22,6 +23,8 @@ const settingsSchema = z.object({
 	regions: z.array(z.object({ name: regionName, edgePort: z.int() })).min(1),
 	/** The team's own PostgreSQL; absent: one of our own. */
 	databaseUrl: z.string().optional(),
+	/** `s3://bucket/prefix` or `file:///directory`; absent: `blobs/` of the data directory. */
+	store: z.string().optional(),
 	/** Host names to answer to besides the loopback ones. */
 	names: z.array(z.string()).default([]),
 	dashboard: z.string().optional(),
@@ -41,7 +44,7 @@ export async function main(given: unknown): Promise<void> {
 	const postgres = settings.databaseUrl === undefined ? await startPostgres({ data, runDir: runDirectory(data), log, clock }) : null;
 	const [state, store] = await Promise.all([
 		openState({ database: postgres?.connection ?? settings.databaseUrl!, log, clock }),
-		openDiskStore(join(data, 'blobs'), { durable: true }),
+		openStore(data, settings.store, log),
 	]);
 	await ensureAdminToken(data, state, log);
 	const control = await openControl({
@@ -73,7 +76,7 @@ export async function main(given: unknown): Promise<void> {
 	process.stdout.write('ready\n');
 }
 
-async function collect(data: string, state: State, store: DiskStore, log: Log): Promise<void> {
+async function collect(data: string, state: State, store: SweptStore, log: Log): Promise<void> {
 	const { wanted, releases, events, auditEntries } = await state.collect(clock.now());
 	const { waitMs, usedShare } = await sweepAfterMs(data);
 	const swept = await sweep(store, wanted, clock.now(), waitMs);

@@ -1,7 +1,7 @@
 import type { Digest } from '#digest/digest.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome } from '#wire/api.ts';
-import type { Gift, Instance, Known, Pointer, Probed, ReleaseSpec, Run, Stats, Want } from '#wire/region.ts';
+import type { Gift, Instance, Known, Pointer, Probed, ReleaseSpec, Run, ServerState, Stats, Version, Want } from '#wire/region.ts';
 
 /** What the rollout driver asks of the rest of the house. PostgreSQL and the hub implement these; so does the simulation. */
 
@@ -84,8 +84,10 @@ export interface Held {
 export interface DeploymentStore {
 	create(input: NewDeployment): Promise<Held & { spec: ReleaseSpec; wants: Want[] }>;
 	advance(step: Advance): Promise<{ version: number; wants: Want[]; deployment: Deployment }>;
-	/** Takes the deployment over: the former owner's next `advance` is refused. Given `from`, only from that one: else `fenced`. */
-	take(deployment: string, owner: string, from?: string): Promise<Held>;
+	/** Takes the deployment over: the former owner's next `advance` is refused. Given `from`, only from one of these: else `fenced`. */
+	take(deployment: string, owner: string, from?: readonly string[]): Promise<Held>;
+	/** Who drives what: the owners of all that is open in each app's environment, and of what was last Deployed there. */
+	lanes(of: { app?: string; environment?: string }): Promise<{ app: string; environment: string; owners: string[] }[]>;
 	/** Everything not ended, or still watching. */
 	open(): Promise<Held[]>;
 	deployment(id: string): Promise<Deployment | null>;
@@ -108,21 +110,44 @@ export interface RegionView {
 	edges: string[];
 }
 
+/** A server of a region as control hears of it, and what its agent said of it last. One that serves several regions is listed in each. */
+export interface ServerView {
+	server: string;
+	region: string;
+	/** Its agent has a link to a depot that control hears. */
+	connected: boolean;
+	/** Monotonic time since when it has not; null while it has. */
+	lostSinceMs: number | null;
+	state: ServerState | null;
+}
+
 export type HubEvent =
 	| { type: 'instances'; region: string; app: string; environment: string }
 	| { type: 'applied'; items: Known[] }
 	| { type: 'lost'; region: string }
 	| { type: 'back'; region: string }
 	| { type: 'presence'; region: string }
+	/** A server of the region came, went, or said what it has. */
+	| { type: 'servers'; region: string }
 	| { type: 'stats'; stats: Stats }
 	| { type: 'ahead'; region: string; app: string; environment: string; epoch: number; version: number };
 
 /** The regions as control sees them over the depots' links. All queries answer from memory. */
 export interface RegionHub {
 	regions(): RegionView[];
+	/** Every server that was heard of, with those that are away. */
+	servers(): ServerView[];
+	/** All that is wanted anywhere, as far as this process knows. */
+	wanted(): Iterable<Want>;
 	/** Tells the regions concerned. Fire and forget: a region that misses it asks again when it is back. */
 	send(wants: Want[], releases: ReleaseSpec[], gift: Gift | null): void;
 	instances(of: { region: string; app: string; environment: string }): Instance[];
+	/** As agents said, with the servers they run on and the version that was obeyed then. */
+	instancesByServer(of: {
+		region: string;
+		app: string;
+		environment: string;
+	}): { server: string; instance: Instance; obeys: Version | undefined }[];
 	/** The oldest version that a connected edge of the region obeys; null when there is no edge or one has said nothing. */
 	applied(of: { region: string; app: string; environment: string }): { epoch: number; version: number } | null;
 	/** @throws with code probe_failed when the region can't be asked within the time limit */
@@ -140,6 +165,12 @@ export interface Driver {
 	removeApp(app: string, by: string): Promise<void>;
 	/** Takes up what was going on when control stopped. Call once the hub is listening. */
 	resume(): Promise<void>;
+	/** Another control process is gone: what it drove is driven from here on. @throws when it has to be tried again */
+	takeOver(gone: string): Promise<void>;
+	/** This process was away: what others drive meanwhile is theirs. */
+	verify(): Promise<void>;
+	/** An event of the database, whoever wrote it. */
+	heard(event: Event): void;
 	/** Reads what is wanted of this app again and ends its read-only state, after `jibe control recover`. */
 	recovered(app: string): Promise<void>;
 	/** Why control is read-only for this app, or null. */

@@ -5,7 +5,7 @@ import { Hono, type Context } from 'hono';
 import type { z } from 'zod';
 import type { Log } from '#log/log.ts';
 import type { State } from '#state/state.ts';
-import { authenticate, authorise, bearer, checkOrigin, type Caller } from './access.ts';
+import { authenticate, authorise, checkOrigin, type Caller } from './access.ts';
 import { Refusal } from './ports.ts';
 import { INTERNAL, asRefusal, errorJson } from './refusals.ts';
 import { ANSWERED, Raw, type Ask, type Route } from './route.ts';
@@ -18,8 +18,8 @@ export interface RouterOptions {
 	state: State;
 	/** Host names besides the loopback ones. */
 	names: readonly string[];
-	/** Whether this is the credential of a depot of this installation. */
-	isDepot: (credential: string) => boolean;
+	/** Why this is not the request of a depot of this installation, or null. */
+	depotProblem: (request: IncomingMessage) => string | null;
 	log: Log;
 }
 
@@ -42,6 +42,8 @@ export function createRouter(options: RouterOptions): (request: IncomingMessage,
 		try {
 			checkOrigin(request, options.names);
 		} catch (error) {
+			// Whoever speaks for another host, or for several, may not mean the same requests as control.
+			response.setHeader('connection', 'close');
 			return writeRefusal(response, toRefusal(error, request.url ?? '', options.log));
 		}
 		void listener(request, response);
@@ -68,12 +70,12 @@ async function serve(row: Route, context: Context<Env>, options: RouterOptions):
 	return Response.json(answer, { headers: SECURITY_HEADERS });
 }
 
-async function admit(row: Route, request: IncomingMessage, { state, isDepot }: RouterOptions): Promise<Caller | null> {
+async function admit(row: Route, request: IncomingMessage, { state, depotProblem }: RouterOptions): Promise<Caller | null> {
 	if (row.role === 'public') return null;
 	if (row.role !== 'program') return authenticate(request, state);
-	const credential = bearer(request);
-	if (credential !== null && isDepot(credential)) return null;
-	throw new Refusal('bad_credential', 401, 'this is for depots, and the credential is missing, expired, or not of this installation');
+	const problem = depotProblem(request);
+	if (problem === null) return null;
+	throw new Refusal('bad_credential', 401, `this is for depots: ${problem}`);
 }
 
 function environmentOf(value: unknown): string | undefined {

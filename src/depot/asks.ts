@@ -1,8 +1,12 @@
 import type { Clock } from '#clock/clock.ts';
 import type { ServerLink } from '#wire/accept.ts';
+import type { Control } from './control-links.ts';
 import type { DownMessage, LogLines, Probed, UpMessage } from '#wire/region.ts';
 
-/** Questions of control that somebody in the region answers: a probe by one edge, log lines by every agent of the region. */
+/**
+ * Questions of control that somebody in the region answers: a probe by one edge, log lines by every agent of the region.
+ * Whoever of control's replicas asked gets the answer, and nobody else.
+ */
 
 type ProbeAsk = Extract<DownMessage, { type: 'probe' }>;
 type LogsAsk = Extract<DownMessage, { type: 'logsWanted' }>;
@@ -11,40 +15,39 @@ const PROBES_MAX = 1_000;
 const FOLLOWS_MAX = 200;
 
 export class Asks {
-	private readonly probes = new Map<string, ServerLink>();
-	private readonly follows = new Map<string, { ask: LogsAsk; waiting: Set<ServerLink> }>();
-	private readonly up: (message: UpMessage) => void;
+	private readonly probes = new Map<string, { edge: ServerLink; control: Control }>();
+	private readonly follows = new Map<string, { ask: LogsAsk; waiting: Set<ServerLink>; control: Control }>();
 	private readonly clock: Clock;
 
-	constructor(options: { up: (message: UpMessage) => void; clock: Clock }) {
-		this.up = options.up;
-		this.clock = options.clock;
+	constructor(clock: Clock) {
+		this.clock = clock;
 	}
 
 	/** Any connected edge of the region will do; `edges` are those. */
-	probe(ask: ProbeAsk, edges: readonly ServerLink[]): void {
+	probe(ask: ProbeAsk, edges: readonly ServerLink[], control: Control): void {
 		const edge = edges[0];
-		if (!edge) return this.up(failedProbe(ask.id, `no edge of ${ask.region} is connected`));
-		if (this.probes.size >= PROBES_MAX) return this.up(failedProbe(ask.id, `${PROBES_MAX} probes are under way`));
-		this.probes.set(ask.id, edge);
+		if (!edge) return void control.send(failedProbe(ask.id, `no edge of ${ask.region} is connected`));
+		if (this.probes.size >= PROBES_MAX) return void control.send(failedProbe(ask.id, `${PROBES_MAX} probes are under way`));
+		this.probes.set(ask.id, { edge, control });
 		if (!edge.send(ask)) this.edgeGone(edge);
 	}
 
 	probed(message: Probed): void {
-		if (this.probes.delete(message.id)) this.up(message);
+		this.probes.get(message.id)?.control.send(message);
+		this.probes.delete(message.id);
 	}
 
 	edgeGone(edge: ServerLink): void {
 		for (const [id, asked] of this.probes) {
-			if (asked !== edge) continue;
+			if (asked.edge !== edge) continue;
 			this.probes.delete(id);
-			this.up(failedProbe(id, 'the edge that was asked went away'));
+			asked.control.send(failedProbe(id, 'the edge that was asked went away'));
 		}
 	}
 
-	logsWanted(ask: LogsAsk, agents: readonly ServerLink[]): void {
-		if (agents.length === 0 || this.follows.size >= FOLLOWS_MAX) return this.up({ type: 'logLines', id: ask.id, lines: [], end: true });
-		this.follows.set(ask.id, { ask, waiting: new Set(agents) });
+	logsWanted(ask: LogsAsk, agents: readonly ServerLink[], control: Control): void {
+		if (agents.length === 0 || this.follows.size >= FOLLOWS_MAX) return void control.send(endOf(ask.id));
+		this.follows.set(ask.id, { ask, waiting: new Set(agents), control });
 		for (const agent of agents) if (!agent.send(ask)) this.agentGone(agent);
 	}
 
@@ -55,7 +58,7 @@ export class Asks {
 		if (message.end) follow.waiting.delete(from);
 		const end = follow.waiting.size === 0;
 		if (end) this.follows.delete(message.id);
-		if (end || message.lines.length > 0) this.up({ ...message, end });
+		if (end || message.lines.length > 0) follow.control.send({ ...message, end });
 	}
 
 	logsDone(id: string): void {
@@ -77,15 +80,19 @@ export class Asks {
 		for (const [id, follow] of this.follows) {
 			if (!follow.waiting.delete(agent) || follow.waiting.size > 0 || follow.ask.follow) continue;
 			this.follows.delete(id);
-			this.up({ type: 'logLines', id, lines: [], end: true });
+			follow.control.send(endOf(id));
 		}
 	}
 
-	/** Nobody is there to hear the answers any more. */
-	controlGone(): void {
-		this.probes.clear();
-		for (const id of this.follows.keys()) this.logsDone(id);
+	/** Nobody is there to hear its answers any more. */
+	controlGone({ address }: Control): void {
+		for (const [id, { control }] of this.probes) if (control.address === address) this.probes.delete(id);
+		for (const [id, { control }] of this.follows) if (control.address === address) this.logsDone(id);
 	}
+}
+
+function endOf(id: string): UpMessage {
+	return { type: 'logLines', id, lines: [], end: true };
 }
 
 function failedProbe(id: string, error: string): Probed {

@@ -1,5 +1,5 @@
 import type { Log } from '#log/log.ts';
-import { compareVersions, wantKey } from '#wire/region.ts';
+import { compareVersions, instancesOn, wantKey } from '#wire/region.ts';
 import type { Instance, Known, ReleaseSpec, UpMessage, Want, Wants } from '#wire/region.ts';
 
 /**
@@ -66,8 +66,27 @@ export class Board {
 	}
 
 	/** The releases that the wants of these regions name. */
-	placed(regions: readonly string[]): ReleaseSpec[] {
+	named(regions: readonly string[]): ReleaseSpec[] {
 		return this.releasesOf([...this.wants.values()].filter((want) => regions.includes(want.region)));
+	}
+
+	/** Those of them that run on this server: all that its agent may read. */
+	placed(regions: readonly string[], server: string): ReleaseSpec[] {
+		return this.releasesFor(
+			server,
+			[...this.wants.values()].filter((want) => regions.includes(want.region)),
+		);
+	}
+
+	releasesFor(server: string, wants: readonly Want[]): ReleaseSpec[] {
+		const here = (want: Want) => want.run.filter((run) => instancesOn(server, run) > 0);
+		const keys = new Set(wants.flatMap((want) => here(want).map(({ release }) => releaseKey(want.app, release))));
+		return [...keys].flatMap((key) => this.releases.get(key) ?? []);
+	}
+
+	/** Servers whose agents said something of instances. */
+	servers(): Set<string> {
+		return new Set([...this.groups.values()].map(({ server }) => server));
 	}
 
 	releasesOf(wants: readonly Want[]): ReleaseSpec[] {

@@ -74,6 +74,10 @@ export class Cache {
 		});
 	}
 
+	close(): void {
+		this.upstream.close();
+	}
+
 	/** Puts a gift's blobs and the tree it makes into the store, once what is going on now is over: no agent waits for the cache. */
 	gift(gift: Gift): void {
 		this.gifts = this.gifts

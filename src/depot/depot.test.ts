@@ -362,7 +362,7 @@ async function start(t: TestContext) {
 			dir: join(dir, 'depot'),
 			socket,
 			regions: REGIONS,
-			upstream: `http://127.0.0.1:${port}`,
+			upstreams: [`http://127.0.0.1:${port}`],
 			credential: () => ({ credential: credential('depot', REGIONS), publicKey: key.publicPem, installation: 'here' }),
 			log,
 			clock,

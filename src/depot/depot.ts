@@ -6,18 +6,19 @@ import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import { openDiskStore, type DiskStore } from '#store/disk.ts';
 import { treeOf } from '#store/manifest.ts';
-import { acceptLinks } from '#wire/accept.ts';
+import { acceptLinks, type Acceptor, type ServerLink } from '#wire/accept.ts';
 import { readCredential, type Claims } from '#wire/credential.ts';
-import { dial } from '#wire/link.ts';
-import type { UpMessage } from '#wire/region.ts';
+import type { Joined } from '#wire/joined.ts';
+import { createPeerHttps, listenForPeers, type TlsListener } from '#wire/tls-listener.ts';
 import { Board } from './board.ts';
 import { Cache } from './cache.ts';
+import { ControlLinks } from './control-links.ts';
 import { keep, recall } from './memory.ts';
 import { Relay } from './relay.ts';
 import { createHandler } from './serve.ts';
-import { createUpstream } from './upstream.ts';
+import { createUpstream, type UpstreamOptions } from './upstream.ts';
 
-/** A region's depot: its relay and its cache, on one unix socket. */
+/** A region's depot: its relay and its cache, on one unix socket, and over TLS for the region's other servers. */
 
 /** Blobs that no placed release names any more leave the cache. */
 const SWEEP_EACH_MS = 3_600_000;
@@ -29,14 +30,20 @@ export interface DepotOptions {
 	dir: string;
 	socket: string;
 	regions: readonly string[];
-	/** `http://127.0.0.1:7070` */
-	upstream: string;
+	/** Addresses of control: `http://127.0.0.1:7070`, or `https://…` from another machine. */
+	upstreams: readonly string[];
+	/** On a joined server. */
+	joined?: Joined | null;
+	/** Where the region's other servers reach it; only on a joined server. */
+	listen?: { host?: string | undefined; port: number } | undefined;
 	credential: () => { credential: string; publicKey: string; installation: string };
 	log: Log;
 	clock: Clock;
 }
 
 export interface Depot {
+	/** Of the listener for other servers; null: there is none. */
+	port: number | null;
 	close(): Promise<void>;
 }
 
@@ -47,8 +54,8 @@ export async function openDepot(options: DepotOptions): Promise<Depot> {
 	if (own?.role !== 'depot') throw new Error('the credential of this depot has expired or is not one of a depot');
 	const remembered = await recall(options.dir, installation, log);
 	const store = await openDiskStore(join(options.dir, 'blobs'), { durable: false });
-	const upstream = createUpstream(options.upstream, () => options.credential().credential);
-	const cache = new Cache({ store, upstream, log });
+	const towardsControl = routeToControl(options, installation);
+	const cache = new Cache({ store, upstream: createUpstream(towardsControl), log });
 	const board = new Board(log, remembered);
 	const keeper = keep(options.dir, () => ({ ...board.state(), installation, edges: relay.edges() }), log, clock);
 	const relay: Relay = new Relay({
@@ -57,56 +64,98 @@ export async function openDepot(options: DepotOptions): Promise<Depot> {
 		regions,
 		board,
 		remembered: remembered.edges,
-		up: (message: UpMessage) => link.send(message),
+		peers: options.joined?.peers ?? null,
+		up: (message) => control.send(message),
 		changed: () => keeper.changed(),
 		gift: (gift) => cache.gift(gift),
 		log,
 		clock,
 	});
-
-	const authenticate = (request: IncomingMessage): Claims | null => {
-		const [scheme, text] = (request.headers.authorization ?? '').split(' ');
-		return scheme === 'Bearer' && text ? readCredential(text, options.credential().publicKey, clock.now()) : null;
-	};
-	const server = createServer({ headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS });
-	server.on('request', createHandler({ cache, authenticate, placed: (theirs) => board.placed(theirs), log }));
-	const isBelow = (claims: Claims | null) => (claims && claims.role !== 'depot' ? claims : null);
-	const acceptor = acceptLinks(server, {
-		path: '/link',
-		authenticate: (request) => isBelow(authenticate(request)),
-		onLink: (below) => relay.onLink(below),
-		log,
-		clock,
-	});
-	rmSync(options.socket, { force: true });
-	const link = dial({
-		url: `${options.upstream.replace(/^http/, 'ws')}/link`,
-		credential: () => options.credential().credential,
+	const control = new ControlLinks({
+		...towardsControl,
 		hello: () => relay.hello(),
-		onMessage: (message, text) => relay.fromControl(message, text),
-		onUp: () => relay.controlUp(),
-		onDown: () => relay.controlDown(),
+		onMessage: (message, text, from) => relay.fromControl(message, text, from),
+		onUp: (from) => relay.controlUp(from),
+		onDown: (from) => relay.controlDown(from),
 		log,
 		clock,
 	});
-	server.listen(options.socket);
-	await once(server, 'listening');
+	const stopLooking = options.joined?.peers.onChange(() => control.look());
+	const doors = await openDoors(options, { cache, board, relay });
 	const sweeping = clock.every(SWEEP_EACH_MS, () => {
 		sweep(store, cache, board, regions).catch((error: unknown) => log.warn('sweep.failed', { error }));
 	});
-
 	return {
+		port: doors.port,
 		async close() {
 			sweeping.cancel();
-			link.close();
-			acceptor.close();
+			stopLooking?.();
+			control.close();
 			relay.close();
+			await doors.close();
+			await keeper.close();
+			cache.close();
+			await store.close();
+		},
+	};
+}
+
+/** Every address that control is said to have, and those this server was told when it joined: one of them may be right again. */
+function routeToControl({ upstreams, joined, credential }: DepotOptions, installation: string): UpstreamOptions {
+	return {
+		addresses: () => [...new Set([...(joined?.peers.newest.control ?? []), ...upstreams])],
+		...(joined ? { tls: () => joined.peers.towardsControl(installation) } : {}),
+		credential: () => credential().credential,
+	};
+}
+
+interface Rooms {
+	cache: Cache;
+	board: Board;
+	relay: Relay;
+}
+
+/** The unix socket, and on a joined server the TLS port: the same is answered on both, once it is known who asks. */
+async function openDoors(options: DepotOptions, { cache, board, relay }: Rooms): Promise<{ port: number | null; close(): Promise<void> }> {
+	const { clock, log, joined, listen } = options;
+	const claimsOf = (request: IncomingMessage): Claims | null => {
+		const [scheme, text] = (request.headers.authorization ?? '').split(' ');
+		const claims = scheme === 'Bearer' && text ? readCredential(text, options.credential().publicKey, clock.now()) : null;
+		return claims && claims.role !== 'depot' ? claims : null;
+	};
+	const door = (authenticate: typeof claimsOf) => ({
+		handler: createHandler({ cache, authenticate, placed: (theirs, server) => board.placed(theirs, server), log }),
+		links: { path: '/link', authenticate, onLink: (below: ServerLink) => relay.onLink(below), log, clock },
+	});
+
+	const here = door(claimsOf);
+	const server = createServer({ headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS }, here.handler);
+	const acceptor = acceptLinks(server, here.links);
+	rmSync(options.socket, { force: true });
+	server.listen(options.socket);
+	await once(server, 'listening');
+
+	let listener: TlsListener | null = null;
+	let others: Acceptor | null = null;
+	if (joined && listen) {
+		// A program's credential opens nothing from another server than its own.
+		const there = door((request) => {
+			const claims = claimsOf(request);
+			return claims?.server === listener?.peerOf(request.socket)?.name ? claims : null;
+		});
+		const tls = createPeerHttps(joined.peers, there.handler);
+		others = acceptLinks(tls, there.links);
+		listener = await listenForPeers(tls, { peers: joined.peers, ...listen, log, clock });
+	}
+	return {
+		port: listener?.port ?? null,
+		async close() {
+			acceptor.close();
+			others?.close();
+			await listener?.close();
 			server.closeAllConnections();
 			server.close();
 			await once(server, 'close');
-			await keeper.close();
-			upstream.close();
-			await store.close();
 		},
 	};
 }
@@ -114,7 +163,7 @@ export async function openDepot(options: DepotOptions): Promise<Depot> {
 async function sweep(store: DiskStore, cache: Cache, board: Board, regions: readonly string[]): Promise<void> {
 	const before = [...store.digests()];
 	const kept = new Set<string>();
-	for (const { artifact, vendor } of board.placed(regions)) {
+	for (const { artifact, vendor } of board.named(regions)) {
 		for (const root of vendor ? [artifact, vendor] : [artifact]) {
 			const { manifest, blobs } = await cache.tree(root);
 			for (const digest of blobs) kept.add(digest);

@@ -15,7 +15,7 @@ test('the program says that it is ready, keeps a pid file while it runs, and end
 	const credentialFile = join(data, 'depot.json');
 	writeFileSync(credentialFile, JSON.stringify({ credential: issueCredential(claims, privatePem), publicKey, installation: 'here' }));
 	const depotSocket = join(data, 'd.sock');
-	const settings = { data, name: 'depot', regions: ['fra'], upstream: 'http://127.0.0.1:9', depotSocket, credentialFile };
+	const settings = { data, name: 'depot', regions: ['fra'], upstreams: ['http://127.0.0.1:9'], depotSocket, credentialFile };
 	const program = spawn(process.execPath, [join(import.meta.dirname, '../../scripts/program.ts'), 'depot', data], {
 		env: { ...process.env, JIBE_PROGRAM: JSON.stringify(settings) },
 		stdio: ['ignore', 'pipe', 'ignore'],

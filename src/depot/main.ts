@@ -4,6 +4,7 @@ import { systemClock } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
 import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { readCredentialFile } from '#wire/credential.ts';
+import { openJoined } from '#wire/joined.ts';
 import { regionName } from '#wire/names.ts';
 import { openDepot } from './depot.ts';
 
@@ -12,21 +13,27 @@ const settingsSchema = z.object({
 	/** Only where regions have depots of their own: `depot-fra`. */
 	name: z.string().default('depot'),
 	regions: z.array(regionName).min(1),
-	/** Control's address. */
-	upstream: z.url(),
+	/** Every address of control; the first alone is needed. `https` ones are dialled with the identity. */
+	upstreams: z.array(z.url()).min(1),
+	/** `<data>/server` on a joined server: key and certificate of its own, and the list of the region's servers. */
+	identity: z.string().optional(),
+	/** Where the region's other servers reach it over TLS. */
+	listen: z.object({ host: z.string(), port: z.int() }).optional(),
 	depotSocket: z.string(),
 	credentialFile: z.string(),
 });
 
 /** The program `depot`. */
 export async function main(settings: unknown): Promise<void> {
-	const { data, name, regions, upstream, depotSocket, credentialFile } = settingsSchema.parse(settings);
+	const { data, name, regions, upstreams, identity, listen, depotSocket, credentialFile } = settingsSchema.parse(settings);
 	const log = createLog({ role: name });
 	const depot = await openDepot({
 		dir: join(data, name),
 		socket: depotSocket,
 		regions,
-		upstream,
+		upstreams,
+		joined: openJoined(identity, log),
+		listen,
 		credential: () => readCredentialFile(credentialFile),
 		log,
 		clock: systemClock,

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
-import { instance, releaseSpec, want } from '#wire/region.ts';
+import { instance, releaseSpec, reportOrder, version, want } from '#wire/region.ts';
 import type { BoardState } from './board.ts';
 
 /** What a depot keeps on disk (`board.json`), so that it can answer its region after a restart while control is away. */
@@ -11,7 +11,14 @@ import type { BoardState } from './board.ts';
 /** Changes come in bursts; control and the agents say again what a crash within this time loses. */
 const WRITE_DELAY_MS = 200;
 
-const group = z.object({ region: z.string(), app: z.string(), environment: z.string(), instances: z.array(instance) });
+const group = z.object({
+	region: z.string(),
+	app: z.string(),
+	environment: z.string(),
+	obeys: version.optional(),
+	order: reportOrder.optional(),
+	instances: z.array(instance),
+});
 const remembered = z.object({
 	installation: z.string(),
 	wants: z.array(want),

@@ -1,10 +1,12 @@
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
+import type { Peers } from '#wire/peers.ts';
 import { WIRE_VERSION, wantKey } from '#wire/region.ts';
-import type { DownMessage, Gift, Hello, Known, UpMessage, Want, Wants } from '#wire/region.ts';
+import type { DownMessage, Gift, Hello, Known, ServerState, Servers, UpMessage, Want, Wants } from '#wire/region.ts';
 import { Asks } from './asks.ts';
 import type { Board, Group } from './board.ts';
+import type { Control } from './control-links.ts';
 import { Settling } from './settle.ts';
 
 /**
@@ -25,7 +27,9 @@ export interface RelayOptions {
 	board: Board;
 	/** Edges that there were before this program started. */
 	remembered: { id: string; regions: string[] }[];
-	/** To control; false while it is away. */
+	/** On a joined server: whom its region's programs may trust. */
+	peers: Peers | null;
+	/** To every control there is; false while all are away. */
 	up(message: UpMessage): boolean;
 	/** The board or the edges changed: put them on disk some time soon. */
 	changed(): void;
@@ -37,14 +41,21 @@ export interface RelayOptions {
 
 export class Relay {
 	private readonly links = new Map<string, ServerLink>();
+	/** What the agents of now last said of their servers. */
+	private readonly states = new Map<string, ServerState>();
 	private readonly asks: Asks;
 	private readonly settling: Settling;
 	private readonly of: RelayOptions;
 
 	constructor(options: RelayOptions) {
 		this.of = options;
-		this.asks = new Asks({ up: (message) => void options.up(message), clock: options.clock });
-		this.settling = new Settling({ clock: options.clock, onSettled: (items) => this.sendSettled(items), remembered: options.remembered });
+		this.asks = new Asks(options.clock);
+		this.settling = new Settling({
+			clock: options.clock,
+			onSettled: (items) => this.sendSettled(items),
+			onCount: () => this.sendCounts(),
+			remembered: options.remembered,
+		});
 	}
 
 	hello(): Hello {
@@ -56,28 +67,29 @@ export class Relay {
 		return this.settling.list();
 	}
 
-	/** The link to control is up, and the hello was sent: all that it may have missed follows. */
-	controlUp(): void {
-		this.of.up(this.presence());
-		for (const message of this.of.board.replay(this.of.regions)) this.of.up(message);
+	/** A link to control is up, and the hello was sent: all that it may have missed follows. */
+	controlUp(control: Control): void {
+		control.send(this.presence());
+		for (const message of this.of.board.replay(this.of.regions)) control.send(message);
+		for (const state of this.states.values()) control.send(state);
 		for (const { id, items } of this.settling.said()) {
 			const [server = '', edge = ''] = id.split('/');
-			if (items.length > 0) this.of.up({ type: 'applied', server, edge, items });
+			if (items.length > 0) control.send({ type: 'applied', server, edge, items });
 		}
 	}
 
-	controlDown(): void {
-		this.asks.controlGone();
+	controlDown(control: Control): void {
+		this.asks.controlGone(control);
 	}
 
-	fromControl(message: DownMessage, text: string): void {
+	fromControl(message: DownMessage, text: string, control: Control): void {
 		switch (message.type) {
 			case 'wants':
 				return this.wants(message, text);
 			case 'probe':
-				return this.asks.probe(message, this.linksOf('edge', message.region));
+				return this.asks.probe(message, this.linksOf('edge', message.region), control);
 			case 'logsWanted':
-				return this.asks.logsWanted(message, this.linksOf('agent', message.region));
+				return this.asks.logsWanted(message, this.linksOf('agent', message.region), control);
 			case 'logsDone':
 				return this.asks.logsDone(message.id);
 			case 'welcome':
@@ -85,6 +97,7 @@ export class Relay {
 					this.of.log.error('control.other_installation', { theirs: message.installation });
 				return;
 			case 'servers':
+				return this.servers(message);
 			case 'settled':
 			case 'instances':
 				// A depot's own words to its agents and edges; control says neither.
@@ -100,8 +113,10 @@ export class Relay {
 		this.links.set(id, link);
 		this.of.log.info('link.up', { id, regions: regions.length });
 		link.send({ type: 'welcome', wire: WIRE_VERSION, installation: this.of.installation });
+		const servers = this.of.peers?.newest;
+		if (servers && servers.version > 0) link.send(servers);
 		const newer = this.of.board.newer(regions, known);
-		if (newer) link.send(newer);
+		if (newer) link.send(role === 'agent' ? this.narrowed(newer, link.hello.server) : newer);
 		const named = new Set<string>();
 		const settle = role === 'agent' ? this.agentJoined(link, named) : this.edgeJoined(link);
 		this.of.up(this.presence());
@@ -123,11 +138,14 @@ export class Relay {
 		const taken = this.of.board.take({ ...message, wants: mine });
 		if (taken.length === 0) return;
 		const whole = taken.length === message.wants.length;
+		const placed = taken.some(({ run }) => run.some((one) => one.placed));
 		const frames = new Map<string, string | null>();
 		for (const link of this.links.values()) {
-			const { regions } = link.hello;
-			const set = regions.join(' ');
-			if (!frames.has(set)) frames.set(set, this.frameFor(regions, taken, message, whole ? text : null));
+			const { regions, role, server } = link.hello;
+			// What is not placed on a server is none of its agent's business: neither its configuration nor its files.
+			const reader = placed && role === 'agent' ? server : null;
+			const set = `${reader ?? ''} ${regions.join(' ')}`;
+			if (!frames.has(set)) frames.set(set, this.frameFor({ regions, reader }, taken, message, whole ? text : null));
 			const frame = frames.get(set);
 			if (frame) link.sendFrame(frame);
 		}
@@ -135,12 +153,31 @@ export class Relay {
 		this.of.changed();
 	}
 
-	/** What of it concerns these regions: the frame as it came when that is all. */
-	private frameFor(regions: readonly string[], taken: readonly Want[], message: Wants, text: string | null): string | null {
+	/** What of it concerns them: the frame as it came when that is all. */
+	private frameFor({ regions, reader }: Reader, taken: readonly Want[], message: Wants, text: string | null): string | null {
 		const wants = taken.filter((want) => regions.includes(want.region));
 		if (wants.length === 0) return null;
-		if (text !== null && wants.length === message.wants.length) return text;
-		return JSON.stringify({ type: 'wants', wants, releases: this.of.board.releasesOf(wants), gift: message.gift } satisfies Wants);
+		if (text !== null && reader === null && wants.length === message.wants.length) return text;
+		const whole: Wants = { type: 'wants', wants, releases: this.of.board.releasesOf(wants), gift: message.gift };
+		return JSON.stringify(reader === null ? whole : this.narrowed(whole, reader));
+	}
+
+	/** The releases that run on this server, and the gift if it is for one of them. */
+	private narrowed(message: Wants, server: string): Wants {
+		const releases = this.of.board.releasesFor(server, message.wants);
+		const gift = releases.some(({ artifact }) => artifact === message.gift?.artifact) ? message.gift : null;
+		return { ...message, releases, gift };
+	}
+
+	/** Whom to trust from now on. Who is left out is cut off by the listener; of its instances nobody knows any more. */
+	private servers(message: Servers): void {
+		const { peers, board, regions } = this.of;
+		if (!peers?.take(message)) return;
+		for (const link of this.links.values()) link.send(message);
+		for (const server of board.servers()) {
+			if (server === this.of.server || peers.named(server)) continue;
+			this.report({ type: 'instances', server, groups: board.unnamed(server, regions, new Set()) }, null);
+		}
 	}
 
 	private fromBelow(link: ServerLink, named: Set<string>, message: UpMessage, text: string): void {
@@ -149,8 +186,17 @@ export class Relay {
 		if (message.type === 'logLines' && role === 'agent') return this.asks.logLines(link, message);
 		if (message.type === 'applied' && role === 'edge') return this.applied(link, message);
 		if (message.type === 'probed' && role === 'edge') return this.asks.probed(message);
-		if (message.type === 'stats' && role === 'edge') return void this.of.up(message);
+		if (message.type === 'stats' && role === 'edge') return void this.of.up({ ...message, server: link.hello.server });
+		if (message.type === 'serverState' && role === 'agent') return this.serverState(link, message);
 		this.of.log.warn('link.unexpected', { id: idOf(link), type: message.type });
+	}
+
+	/** An agent speaks for its own server and regions only. */
+	private serverState(link: ServerLink, message: ServerState): void {
+		const { server, regions } = link.hello;
+		const mine = { ...message, server, regions: message.regions.filter((region) => regions.includes(region)) };
+		this.states.set(server, mine);
+		this.of.up(mine);
 	}
 
 	private instances(link: ServerLink, named: Set<string>, message: Instances, text: string): void {
@@ -183,8 +229,8 @@ export class Relay {
 
 	private agentJoined(link: ServerLink, named: Set<string>): Timer {
 		const { server, regions } = link.hello;
-		const settled = this.settling.of(regions);
-		if (settled.length > 0) link.send({ type: 'settled', items: settled });
+		const items = this.settling.of(regions);
+		if (items.length > 0 || this.of.peers) link.send({ type: 'settled', items, ...this.countFor(regions) });
 		this.asks.agentJoined(link);
 		return this.of.clock.after(
 			UNNAMED_GONE_AFTER_MS,
@@ -210,8 +256,11 @@ export class Relay {
 		if (this.links.get(id) !== link) return;
 		this.links.delete(id);
 		this.of.log.info('link.down', { id, reason });
-		if (link.hello.role === 'agent') this.asks.agentGone(link);
-		else this.asks.edgeGone(link);
+		if (link.hello.role === 'agent') {
+			this.states.delete(link.hello.server);
+			this.asks.agentGone(link);
+		}
+		if (link.hello.role === 'edge') this.asks.edgeGone(link);
 		if (link.hello.role === 'edge') this.settling.left(`${link.hello.server}/${link.hello.name}`);
 		this.of.up(this.presence());
 	}
@@ -233,9 +282,26 @@ export class Relay {
 		for (const link of this.links.values()) {
 			if (link.hello.role !== 'agent') continue;
 			const theirs = items.filter((item) => link.hello.regions.includes(item.region));
-			if (theirs.length > 0) link.send({ type: 'settled', items: theirs });
+			if (theirs.length > 0) link.send({ type: 'settled', items: theirs, ...this.countFor(link.hello.regions) });
 		}
 	}
+
+	/** Where a region may have several depots, agents weigh what each of them says by whether it has edges at all. */
+	private countFor(regions: readonly string[]): { edges?: number } {
+		return this.of.peers ? { edges: this.settling.count(regions) } : {};
+	}
+
+	private sendCounts(): void {
+		if (!this.of.peers) return;
+		for (const link of this.links.values())
+			if (link.hello.role === 'agent') link.send({ type: 'settled', items: [], ...this.countFor(link.hello.regions) });
+	}
+}
+
+/** Whom a frame is for: an agent of this server, or null for those who may read all of these regions. */
+interface Reader {
+	regions: readonly string[];
+	reader: string | null;
 }
 
 function idOf({ hello }: ServerLink): string {

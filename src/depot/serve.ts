@@ -8,15 +8,15 @@ import type { ReleaseSpec } from '#wire/region.ts';
 import { encodeUpload } from '#wire/upload.ts';
 import type { Cache } from './cache.ts';
 
-/** `GET /trees/<root>`, `GET /blobs/<digest>`, `POST /blobs` for agents: only of releases placed in the regions they serve. */
+/** `GET /trees/<root>`, `GET /blobs/<digest>`, `POST /blobs` for agents: only of releases placed on their servers. */
 
 const MAX_REQUEST_BYTES = 2 * 1024 * 1024;
 
 export interface ServeOptions {
 	cache: Cache;
 	authenticate(request: IncomingMessage): Claims | null;
-	/** The releases that the wants of these regions name. */
-	placed(regions: readonly string[]): ReleaseSpec[];
+	/** The releases that the wants of these regions have run on this server. */
+	placed(regions: readonly string[], server: string): ReleaseSpec[];
 	log: Log;
 }
 
@@ -48,13 +48,13 @@ async function answer(request: IncomingMessage, options: ServeOptions): Promise<
 	const claims = options.authenticate(request);
 	if (!claims) throw new Answer(401, 'bad_credential', 'the credential is missing, expired, or not of this installation');
 	if (claims.role !== 'agent') throw new Answer(403, 'forbidden', `a program of role ${claims.role} reads no blobs here`);
-	const placed = options.placed(claims.regions);
+	const placed = options.placed(claims.regions, claims.server);
 	const [, kind = '', name = '', more] = (request.url ?? '').split('/');
 	if (request.method === 'POST' && kind === 'blobs' && name === '') return manyBlobs(await readBody(request), placed, options);
 	if (request.method !== 'GET' || more !== undefined || !isDigest(name))
 		throw new Answer(404, 'not_found', 'there are /trees/<root> and /blobs/<digest>');
 	if (kind === 'trees') {
-		if (!rootsOf(placed).has(name)) throw new Answer(404, 'not_placed', `no release placed in your regions has the tree ${name}`);
+		if (!rootsOf(placed).has(name)) throw new Answer(404, 'not_placed', `no release placed on your server has the tree ${name}`);
 		const { manifest } = await options.cache.tree(name);
 		return { type: 'application/json', body: Buffer.from(JSON.stringify({ set: Object.fromEntries(manifest) })) };
 	}
@@ -86,7 +86,7 @@ async function checkPlaced(digests: readonly Digest[], placed: readonly ReleaseS
 		left = left.filter((digest) => !blobs.has(digest));
 		if (left.length === 0) return;
 	}
-	throw new Answer(404, 'not_placed', `no release placed in your regions has the blob ${left[0]}`);
+	throw new Answer(404, 'not_placed', `no release placed on your server has the blob ${left[0]}`);
 }
 
 /** Newest releases first. */

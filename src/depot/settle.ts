@@ -14,16 +14,26 @@ interface Edge {
 	gone: Timer | null;
 }
 
+export interface SettlingOptions {
+	clock: Clock;
+	onSettled: (items: Known[]) => void;
+	/** There is an edge more, or one less. */
+	onCount?: () => void;
+	/** The edges that there were before this program started; they are about to come back. */
+	remembered: { id: string; regions: string[] }[];
+}
+
 export class Settling {
 	private readonly edges = new Map<string, Edge>();
 	private readonly settled = new Map<string, Known>();
 	private readonly onSettled: (items: Known[]) => void;
+	private readonly onCount: () => void;
 	private readonly clock: Clock;
 
-	/** `remembered`: the edges that there were before this program started; they are about to come back. */
-	constructor(options: { clock: Clock; onSettled: (items: Known[]) => void; remembered: { id: string; regions: string[] }[] }) {
+	constructor(options: SettlingOptions) {
 		this.clock = options.clock;
 		this.onSettled = options.onSettled;
+		this.onCount = options.onCount ?? (() => {});
 		for (const { id, regions } of options.remembered) {
 			this.edges.set(id, { regions, applied: new Map(), gone: null });
 			this.left(id);
@@ -33,7 +43,9 @@ export class Settling {
 	/** A new connection: the edge says again what it obeys. */
 	joined(id: string, regions: readonly string[]): void {
 		this.edges.get(id)?.gone?.cancel();
+		const known = this.edges.has(id);
 		this.edges.set(id, { regions, applied: new Map(), gone: null });
+		if (!known) this.onCount();
 	}
 
 	left(id: string): void {
@@ -58,6 +70,11 @@ export class Settling {
 		return [...this.settled.values()].filter((item) => regions.includes(item.region));
 	}
 
+	/** How many edges of these regions it counts on. */
+	count(regions: readonly string[]): number {
+		return [...this.edges.values()].filter((edge) => edge.regions.some((region) => regions.includes(region))).length;
+	}
+
 	list(): { id: string; regions: string[] }[] {
 		return [...this.edges].map(([id, { regions }]) => ({ id, regions: [...regions] }));
 	}
@@ -74,6 +91,7 @@ export class Settling {
 	private forget(id: string, edge: Edge): void {
 		if (this.edges.get(id) !== edge) return;
 		this.edges.delete(id);
+		this.onCount();
 		const others = [...this.edges.values()].filter((other) => other.regions.some((region) => edge.regions.includes(region)));
 		this.announce(others.flatMap((other) => [...other.applied.values()]));
 	}

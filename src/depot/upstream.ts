@@ -1,12 +1,17 @@
 import { once } from 'node:events';
-import { Agent, request, type IncomingMessage } from 'node:http';
+import { Agent, request as requestPlain, type IncomingMessage } from 'node:http';
+import { Agent as TlsAgent, request as requestTls } from 'node:https';
+import type { ConnectionOptions } from 'node:tls';
 import { sha256, type Digest } from '#digest/digest.ts';
 import { BlobMissing } from '#store/blob-store.ts';
 import { manifestOf, treeOf, type Manifest, type Tree } from '#store/manifest.ts';
 import { treeAnswer } from '#wire/api.ts';
 import { decodeUpload } from '#wire/upload.ts';
 
-/** Blobs and trees from control. Everything that comes is checked against the digest it was asked by. */
+/**
+ * Blobs and trees from control, from whichever of its addresses answers: the last that did is asked first. Everything that
+ * comes is checked against the digest it was asked by.
+ */
 
 const CONNECTIONS = 4;
 const TIMEOUT_MS = 30_000;
@@ -25,25 +30,57 @@ export class UpstreamError extends Error {
 	readonly code = 'control_unavailable';
 }
 
-export function createUpstream(url: string, credential: () => string): Upstream {
-	const agent = new Agent({ keepAlive: true, maxSockets: CONNECTIONS });
+export interface UpstreamOptions {
+	addresses: () => readonly string[];
+	/** For `https`. */
+	tls?: () => ConnectionOptions;
+	credential: () => string;
+}
 
-	async function ask(method: 'GET' | 'POST', path: string, body?: string): Promise<{ status: number; bytes: Buffer }> {
-		try {
-			const headers = { authorization: `Bearer ${credential()}`, ...(body === undefined ? {} : { 'content-type': 'application/json' }) };
-			const asked = request(url + path, { method, headers, agent, timeout: TIMEOUT_MS });
-			asked.on('timeout', () => asked.destroy(new Error(`no byte within ${TIMEOUT_MS} ms`)));
-			asked.end(body);
-			const [answer] = (await once(asked, 'response')) as [IncomingMessage];
-			const parts: Buffer[] = [];
-			for await (const part of answer as AsyncIterable<Buffer>) parts.push(part);
-			return { status: answer.statusCode ?? 0, bytes: Buffer.concat(parts) };
-		} catch (cause) {
-			throw new UpstreamError(`control at ${url} could not be asked for ${path}`, { cause });
+interface Got {
+	status: number;
+	bytes: Buffer;
+}
+
+export function createUpstream({ addresses, tls, credential }: UpstreamOptions): Upstream {
+	const agent = new Agent({ keepAlive: true, maxSockets: CONNECTIONS });
+	const tlsAgent = new TlsAgent({ keepAlive: true, maxSockets: CONNECTIONS, maxCachedSessions: 0 });
+	let answered: string | null = null;
+
+	async function ask(method: 'GET' | 'POST', path: string, body?: string): Promise<Got> {
+		const all = addresses();
+		const order = answered !== null && all.includes(answered) ? [answered, ...all.filter((one) => one !== answered)] : all;
+		let failure: unknown = new Error('no address of control is known');
+		for (const address of order) {
+			try {
+				const got = await askOne(address, method, path, body);
+				if (got.status < 500 || address === order.at(-1)) {
+					answered = address;
+					return got;
+				}
+				failure = new Error(`${address} answered ${got.status}`);
+			} catch (cause) {
+				failure = cause;
+			}
 		}
+		throw new UpstreamError(`control at ${order.join(', ')} could not be asked for ${path}`, { cause: failure });
 	}
 
-	function refuse(path: string, { status, bytes }: { status: number; bytes: Buffer }): never {
+	async function askOne(address: string, method: 'GET' | 'POST', path: string, body?: string): Promise<Got> {
+		const headers = { authorization: `Bearer ${credential()}`, ...(body === undefined ? {} : { 'content-type': 'application/json' }) };
+		const of = { method, headers, timeout: TIMEOUT_MS };
+		const asked = address.startsWith('https:')
+			? requestTls(address + path, { ...of, ...tls?.(), agent: tlsAgent })
+			: requestPlain(address + path, { ...of, agent });
+		asked.on('timeout', () => asked.destroy(new Error(`no byte within ${TIMEOUT_MS} ms`)));
+		asked.end(body);
+		const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+		const parts: Buffer[] = [];
+		for await (const part of answer as AsyncIterable<Buffer>) parts.push(part);
+		return { status: answer.statusCode ?? 0, bytes: Buffer.concat(parts) };
+	}
+
+	function refuse(path: string, { status, bytes }: Got): never {
 		throw new UpstreamError(`control answered ${status} to ${path}: ${bytes.toString().slice(0, 500)}`);
 	}
 
@@ -71,6 +108,9 @@ export function createUpstream(url: string, credential: () => string): Upstream 
 			if (tree.root !== root) throw new UpstreamError(`what control sent for the tree ${root} has the root ${tree.root}`);
 			return { manifest, tree };
 		},
-		close: () => agent.destroy(),
+		close() {
+			agent.destroy();
+			tlsAgent.destroy();
+		},
 	};
 }

@@ -154,7 +154,7 @@ function admits(front: Front, text: string, deployment: string): boolean {
 
 function answer(edge: EdgeContext, inbound: Inbound, res: ServerResponse, of: Answer): void {
 	const { status, headers, body } = render(of, inbound.header('accept') ?? '');
-	if (edge.closing || inbound.hasBody) headers.push('connection', 'close');
+	if (edge.closing || inbound.hasBody || inbound.problem !== null) headers.push('connection', 'close');
 	res.writeHead(status, headers).end(inbound.method === 'HEAD' ? undefined : body);
 }
 

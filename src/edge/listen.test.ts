@@ -26,23 +26,23 @@ async function holder(t: TestContext): Promise<number> {
 test('a port is shared with the sibling that says it holds it, and lives', async (t) => {
 	const directory = temporary(t);
 	const port = await holder(t);
-	noteHeldPorts({ directory, name: 'edge-0', others: [] }, PID, [port]);
+	noteHeldPorts({ directory, name: 'edge-0', others: [], host: '127.0.0.1' }, PID, [port]);
 	const alive = await answerAlive(join(directory, 'edge-0.alive.sock'));
 	t.after(() => alive.close());
-	const of = { directory, name: 'edge-1', others: ['edge-0'] };
+	const of = { directory, name: 'edge-1', others: ['edge-0'], host: '127.0.0.1' };
 	assert.equal(await listenTogether(await openServer(t), port, of, systemClock), port);
 });
 
 test('a port whose holder is not known, is dead, or is another one, is taken', async (t) => {
 	const directory = temporary(t);
 	const port = await holder(t);
-	const of = { directory, name: 'edge-1', others: ['edge-0'] };
+	const of = { directory, name: 'edge-1', others: ['edge-0'], host: '127.0.0.1' };
 	const refused = { name: 'Error', code: 'port_taken', message: new RegExp(`port ${port} on 127\\.0\\.0\\.1 is in use`) };
 	await assert.rejects(listenTogether(await openServer(t), port, of, hastyClock), refused);
-	noteHeldPorts({ directory, name: 'edge-0', others: [] }, PID, [port]);
+	noteHeldPorts({ directory, name: 'edge-0', others: [], host: '127.0.0.1' }, PID, [port]);
 	await assert.rejects(listenTogether(await openServer(t), port, of, hastyClock), PortTaken);
 	const alive = await answerAlive(join(directory, 'edge-0.alive.sock'));
 	t.after(() => alive.close());
-	noteHeldPorts({ directory, name: 'edge-0', others: [] }, PID + 1, [port]);
+	noteHeldPorts({ directory, name: 'edge-0', others: [], host: '127.0.0.1' }, PID + 1, [port]);
 	await assert.rejects(listenTogether(await openServer(t), port, of, hastyClock), PortTaken);
 });

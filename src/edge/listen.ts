@@ -10,15 +10,15 @@ import { pause, type Clock } from '#clock/clock.ts';
 export async function listenTogether(server: Server, port: number, of: Sibling, clock: Clock): Promise<number> {
 	const deadline = clock.monotonic() + STRANGER_AFTER_MS;
 	for (;;) {
-		const shared = port === 0 || (await isFree(port)) || (await siblingHolds(port, of));
+		const shared = port === 0 || (await isFree(port, of.host)) || (await siblingHolds(port, of));
 		if (shared) {
 			try {
-				return await listen(server, port, true);
+				return await listen(server, of.host, port, true);
 			} catch (error) {
 				// A sibling that looks whether the port is free holds it for a moment.
-				if (!inUse(error) || clock.monotonic() > deadline) throw taken(port, error);
+				if (!inUse(error) || clock.monotonic() > deadline) throw taken(port, of.host, error);
 			}
-		} else if (clock.monotonic() > deadline) throw taken(port, null);
+		} else if (clock.monotonic() > deadline) throw taken(port, of.host, null);
 		await pause(RETRY_MS, clock);
 	}
 }
@@ -30,9 +30,10 @@ export interface Sibling {
 	name: string;
 	/** The other edges' names. */
 	others: readonly string[];
+	/** The address that all of them answer on. */
+	host: string;
 }
 
-const HOST = '127.0.0.1';
 const STRANGER_AFTER_MS = 2_000;
 const RETRY_MS = 20;
 
@@ -48,8 +49,8 @@ export class PortTaken extends Error {
 	readonly code = 'port_taken';
 }
 
-function taken(port: number, cause: unknown): PortTaken {
-	return new PortTaken(`port ${port} on ${HOST} is in use by another program: end it, or choose another with --edge-port`, { cause });
+function taken(port: number, host: string, cause: unknown): PortTaken {
+	return new PortTaken(`port ${port} on ${host} is in use by another program: end it, or choose another with --edge-port`, { cause });
 }
 
 async function siblingHolds(port: number, of: Sibling): Promise<boolean> {
@@ -94,10 +95,10 @@ export async function answerAlive(socketPath: string): Promise<Server> {
 	return server;
 }
 
-async function isFree(port: number): Promise<boolean> {
+async function isFree(port: number, host: string): Promise<boolean> {
 	const server = createServer();
 	try {
-		await listen(server, port, false);
+		await listen(server, host, port, false);
 		return true;
 	} catch (error) {
 		if (inUse(error)) return false;
@@ -107,10 +108,10 @@ async function isFree(port: number): Promise<boolean> {
 	}
 }
 
-function listen(server: Server, port: number, reusePort: boolean): Promise<number> {
+function listen(server: Server, host: string, port: number, reusePort: boolean): Promise<number> {
 	const { promise, resolve, reject } = Promise.withResolvers<number>();
 	const failed = (error: Error): void => reject(error);
-	server.once('error', failed).listen({ port, host: HOST, reusePort, backlog: BACKLOG }, () => {
+	server.once('error', failed).listen({ port, host, reusePort, backlog: BACKLOG }, () => {
 		server.off('error', failed);
 		const address = server.address();
 		resolve(typeof address === 'object' && address !== null ? address.port : port);

@@ -19,13 +19,18 @@ const settingsSchema = z.object({
 	name: z.string().regex(/^[a-z0-9-]+-\d+$/),
 	server: serverName,
 	regions: z.array(z.object({ name: regionName, port: z.int().min(0).max(65_535) })).min(1),
+	/** Of the depot on this server; a joined server may have none: then the socket is not there, and those of other servers are dialled. */
 	depotSocket: z.string(),
 	credentialFile: z.string(),
+	/** `<data>/server` on a joined server: key and certificate of its own, and the list of the region's servers. */
+	identity: z.string().optional(),
+	/** The address that it answers on: loopback on control's own machine. */
+	host: z.string().default('127.0.0.1'),
 });
 
 /** The program `edge`. It serves what it remembers at once; the depot's newer word comes when it comes. */
 export async function main(settings: unknown): Promise<void> {
-	const { data, name, server, regions, depotSocket, credentialFile } = settingsSchema.parse(settings);
+	const { data, name, server, regions, depotSocket, credentialFile, host } = settingsSchema.parse(settings);
 	const log = createLog({ role: name });
 	const run = runDirectory(data);
 	const edge = new Edge({
@@ -51,7 +56,7 @@ export async function main(settings: unknown): Promise<void> {
 	const aliveSocket = join(run, `${name}.alive.sock`);
 	rmSync(aliveSocket, { force: true });
 	const alive = await answerAlive(aliveSocket);
-	const sibling: Sibling = { directory: run, name, others: siblings(name) };
+	const sibling: Sibling = { directory: run, name, others: siblings(name), host };
 	const fronts: Server[] = [];
 	for (const { name: region, port } of regions) {
 		const front = edge.front(region);
@@ -81,22 +86,40 @@ export async function main(settings: unknown): Promise<void> {
 	process.stdout.write('ready\n');
 }
 
-/** No new connections; what is under way has `STOP_MS` to end. */
+/**
+ * No new connections, which the other edge takes. Those that are open have a moment to send the request that they were
+ * opened for, or the next one, which is answered with the word to close; what is under way has `STOP_MS` to end.
+ */
 export async function stopFronts(fronts: readonly Server[], edge: Edge): Promise<void> {
 	edge.closing();
-	for (const front of fronts) {
-		// Not http's own close, which ends idle connections while their clients can still open a new one to nobody.
-		TcpServer.prototype.close.call(front);
-		front.closeIdleConnections();
-	}
+	await quietTurn();
 	const deadline = systemClock.monotonic() + STOP_MS;
+	// Not http's own close, which ends idle connections at once.
+	const gone = Promise.all(fronts.map((front) => new Promise((resolve) => TcpServer.prototype.close.call(front, resolve))));
+	await Promise.race([gone, pause(LAST_REQUEST_MS)]);
+	for (const front of fronts) front.closeIdleConnections();
 	while (edge.underWay > 0 && systemClock.monotonic() < deadline) await pause(STOP_STEP_MS);
 	await edge.close();
 	for (const front of fronts) front.closeAllConnections();
 }
 
-const STOP_MS = 10_000;
+/**
+ * Resolves right after a turn of the event loop that accepted what waited and did little else: who waits in the queue of
+ * a socket that is closed is reset, unless the kernel hands him to the other edge (`net.ipv4.tcp_migrate_req`).
+ */
+async function quietTurn(): Promise<void> {
+	for (let turns = 0; turns < QUIET_TURNS; turns++) {
+		const before = systemClock.monotonic();
+		await new Promise(setImmediate);
+		if (systemClock.monotonic() - before < QUIET_MS) return;
+	}
+}
+
+const QUIET_TURNS = 500;
+const QUIET_MS = 0.05;
+const STOP_MS = 30_000;
 const STOP_STEP_MS = 20;
+const LAST_REQUEST_MS = 1_000;
 
 /** Of two edges, the other one. */
 function siblings(name: string): string[] {

@@ -23,6 +23,7 @@ export class Serving {
 	readonly #waiting = new Set<() => void>();
 	readonly #clock: Clock;
 	#candidateSeed = 0;
+	#anySpare = false;
 
 	constructor(key: { region: string; app: string; environment: string }, clock: Clock) {
 		this.region = key.region;
@@ -122,7 +123,9 @@ export class Serving {
 		const routable = this.#byRelease.get(release)?.filter((upstream) => upstream.routable(warmRuns) && !tried.includes(upstream)) ?? [];
 		if (routable.length === 1) return routable[0] as Upstream;
 		const healthy = routable.filter((upstream) => upstream.healthy);
-		return lessBusy(healthy.length > 0 ? healthy : routable);
+		const best = healthy.length > 0 ? healthy : routable;
+		const staying = this.#anySpare ? best.filter((upstream) => !upstream.spare) : best;
+		return lessBusy(staying.length > 0 ? staying : best);
 	}
 
 	/** A healthy instance of the release that the want keeps warm, when nothing else answers. Frozen ones are not woken from here. */
@@ -202,9 +205,23 @@ export class Serving {
 
 	#markInUse(): void {
 		const pointer = this.obeyed?.pointer;
+		const counted = new Map<string, number>();
+		this.#anySpare = false;
 		for (const upstream of this.#upstreams.values()) {
-			upstream.use(upstream.release === pointer?.primary || upstream.release === pointer?.candidate?.release);
+			upstream.spare = this.#isSpare(upstream, counted);
+			this.#anySpare ||= upstream.spare;
+			const named = upstream.release === pointer?.primary || upstream.release === pointer?.candidate?.release;
+			upstream.use(named && !upstream.spare);
 		}
+	}
+
+	/** Of more than are placed on a server the first stay, in the order in which its agent names them: it keeps the same. */
+	#isSpare({ server, release, state }: Upstream, counted: Map<string, number>): boolean {
+		const placed = this.obeyed?.run.find((run) => run.release === release)?.placed;
+		if (!placed || state === 'draining') return false;
+		const before = counted.get(`${server} ${release}`) ?? 0;
+		counted.set(`${server} ${release}`, before + 1);
+		return before >= (placed[server] ?? 0);
 	}
 }
 

@@ -17,6 +17,8 @@ export class Upstream implements ConnectionOwner {
 	saidAt: Version | undefined;
 	/** Named by the pointer: its connections are worth keeping. */
 	inUse = false;
+	/** More than its server is to have of its release: about to go, and asked only where there is no other. */
+	spare = false;
 	/** Requests in flight. */
 	inFlight = 0;
 	/** Too many connections in a row failed: no requests until one succeeds again. */

@@ -169,6 +169,10 @@ export class ControlProcess {
 					this.#send(want);
 				}
 			},
+			servers: () => [],
+			wanted: () => this.#database.wants.values(),
+			instancesByServer: ({ region }) =>
+				view(region).said.instances.map((instance) => ({ server: 'server', instance, obeys: view(region).said.obeys })),
 			instances: ({ region }): Instance[] => upToDate(view(region).said, view(region).want?.run ?? []),
 			applied: ({ region }) => {
 				if (this.#mistake === 'trusts-itself') return { epoch: 1, version: 1_000_000 };
@@ -224,6 +228,7 @@ export class ControlProcess {
 				return call(() => database.advance(forgotten ? { ...step, writes: [] } : step));
 			},
 			take: (id, owner, from) => call(() => database.take(id, owner, from)),
+			lanes: () => call(() => database.lanes()),
 			open: () => call(() => database.open()),
 			deployment: (id) => call(() => structuredClone(database.deployments.get(id)?.deployment ?? null)),
 			history: (of) => call(() => database.history(of)),

@@ -80,9 +80,19 @@ export class MemoryDatabase {
 		return structuredClone({ version: row.version, wants, deployment: row.deployment });
 	}
 
-	take(id: string, owner: string, from?: string): Held {
+	lanes(): { app: string; environment: string; owners: string[] }[] {
+		const driven = [...this.deployments.values()].filter(({ deployment }) => deployment.endedAt === null || deployment.watchUntil !== null);
+		const last = [...this.deployments.values()].filter(({ deployment }) => deployment.state === 'Deployed').at(-1);
+		const rows = last ? [...driven, last] : driven;
+		return [...Map.groupBy(rows, ({ deployment }) => `${deployment.app}/${deployment.environment}`).values()].map((theirs) => {
+			const { app, environment } = theirs[0]!.deployment;
+			return { app, environment, owners: [...new Set(theirs.map(({ owner }) => owner))] };
+		});
+	}
+
+	take(id: string, owner: string, from?: readonly string[]): Held {
 		const row = this.#row(id);
-		if (from !== undefined && row.owner !== from) throw new MemoryError('fenced', `${id} was taken over by ${row.owner}`);
+		if (this.checks.fence && from !== undefined && !from.includes(row.owner)) throw new MemoryError('fenced', `${id} was taken over by ${row.owner}`);
 		row.fence++;
 		row.owner = owner;
 		return structuredClone(row);

@@ -5,7 +5,7 @@ import { simulate, type Variant } from './run.ts';
 const SEEDS = 100;
 const TESTED_SEEDS = 30;
 /** A broken variant has to show itself within these. */
-const VARIANT_SEEDS = 40;
+const VARIANT_SEEDS = 100;
 
 test(`${SEEDS} lives of an installation keep every invariant`, async () => {
 	for (let seed = 0; seed < SEEDS; seed++) {

@@ -87,9 +87,9 @@ export class RegionTable implements Regions {
 		this.db = db;
 	}
 
-	async set(regions: readonly { name: string; edgePort: number }[]): Promise<void> {
+	async set(regions: readonly { name: string; edgePort: number }[], home?: string): Promise<void> {
 		const rows = regions.map(({ name, edgePort }, position) => ({ name, position, edge_port: edgePort }));
-		await this.db.call('jibe_set_regions', 'select jibe.set_regions($1)', [JSON.stringify(rows)]);
+		await this.db.call('jibe_set_local_regions', 'select jibe.set_local_regions($1, $2)', [JSON.stringify(rows), home ?? null]);
 	}
 
 	async list(): Promise<RegionRow[]> {

@@ -158,7 +158,20 @@ async function run<T>(client: pg.PoolClient, query: Compilable<T>): Promise<T[]>
 	return (await client.query(sql, [...parameters])).rows as T[];
 }
 
-const LOST_CODES = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMEDOUT', 'EAI_AGAIN', '57P01', '57P02', '57P03', '53300']);
+/** 25006: it has become a standby, and another server takes writes now. */
+const LOST_CODES = new Set([
+	'ECONNREFUSED',
+	'ECONNRESET',
+	'ENOENT',
+	'EPIPE',
+	'ETIMEDOUT',
+	'EAI_AGAIN',
+	'57P01',
+	'57P02',
+	'57P03',
+	'53300',
+	'25006',
+]);
 /** The client has no codes for what it finds out itself. */
 const LOST_MESSAGES = /^(Connection terminated|timeout e|Query read timeout|Client has encountered a connection error|Client was closed)/;
 

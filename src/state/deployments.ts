@@ -10,9 +10,11 @@ import {
 	type Advance,
 	type Deployments,
 	type Held,
+	type LaneRow,
 	type NewDeployment,
 	type NewRelease,
 	type PointerWrite,
+	type Recovery,
 	type StoredRelease,
 } from './state.ts';
 
@@ -59,8 +61,24 @@ export class DeploymentTable implements Deployments {
 		return { version: held.version, wants: held.wants, deployment: held.deployment };
 	}
 
-	async take(deployment: string, owner: string, from?: string): Promise<Held> {
-		return this.db.call<Held>('jibe_take', 'select jibe.take_deployment($1, $2, $3)', [deployment, owner, from ?? null]);
+	async take(deployment: string, owner: string, from?: readonly string[]): Promise<Held> {
+		return this.db.call<Held>('jibe_take_over', 'select jibe.take_over($1, $2, $3)', [deployment, owner, from ?? null]);
+	}
+
+	lanes(of: { app?: string; environment?: string }): Promise<LaneRow[]> {
+		return this.db.call('jibe_lanes', 'select jibe.lanes($1, $2)', [of.app ?? null, of.environment ?? null]);
+	}
+
+	/** See `State.recover`. */
+	async recover({ releases, environments, ...of }: Recovery): Promise<{ epoch: number; wants: Want[] }> {
+		const rows = releases.map(({ blobs: _, ...row }) => row);
+		const written = environments.map(({ writes, ...where }) => ({ ...where, writes: flatWrites(writes) }));
+		const parameter = toJson({ ...of, at: this.clock.now(), releases: rows, environments: written });
+		const pins = releases.map(({ blobs }) => packDigests(blobs));
+		const done = await this.db.call<{ epoch: number; wants: Want[] }>('jibe_recover', 'select jibe.recover_app($1, $2)', [parameter, pins]);
+		this.nextNumbers.delete(of.app);
+		this.events.hint();
+		return done;
 	}
 
 	open(): Promise<Held[]> {

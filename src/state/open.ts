@@ -1,3 +1,4 @@
+import type pg from 'pg';
 import { pause } from '#clock/clock.ts';
 import { AppTable, EnvironmentTable, RegionTable } from './apps.ts';
 import { AuditTable } from './audit.ts';
@@ -6,8 +7,10 @@ import { collect } from './collect.ts';
 import { connect, isLost, RETRY_FOR_MS, type Database } from './database.ts';
 import { DeploymentTable } from './deployments.ts';
 import { openEvents } from './events.ts';
-import { establish, installationOf } from './installation.ts';
+import { checkTimeline, establish, installationOf } from './installation.ts';
 import { migrate } from './migrate.ts';
+import { ReplicaTable } from './replicas.ts';
+import { ServerTable } from './servers.ts';
 import { StateError, type Installation, type State, type StateOptions } from './state.ts';
 import { LoginTable, TokenTable } from './tokens.ts';
 
@@ -20,6 +23,7 @@ export async function openState(options: StateOptions): Promise<State> {
 		const events = await openEvents(db, { log, clock });
 		const deployments = new DeploymentTable(db, clock, events);
 		const tokens = new TokenTable(db, clock);
+		const replicas = new ReplicaTable({ db, events, log, clock });
 		return {
 			deployments,
 			tokens,
@@ -30,11 +34,16 @@ export async function openState(options: StateOptions): Promise<State> {
 			regions: new RegionTable(db),
 			logins: new LoginTable(db, clock, tokens),
 			audit: new AuditTable(db),
+			servers: new ServerTable(db, clock, events),
+			replicas,
 			installation: () => installation(db),
-			raiseEpoch: (by) => db.call('jibe_raise_epoch', 'select jibe.raise_epoch($1, $2, null)', [by, clock.now()]),
+			raiseEpoch: (by) => db.call('jibe_raise_epoch', 'select jibe.raise_epoch_above($1, $2, null, 0)', [by, clock.now()]),
+			recover: (of) => deployments.recover(of),
+			checkTimeline: () => withClient(db, options, (client) => checkTimeline(client, options)),
 			collect: (now) => collect(db, now),
 			reachable: () => db.reachable(),
 			async close() {
+				await replicas.close();
 				await events.close();
 				await db.close();
 			},
@@ -49,13 +58,12 @@ async function prepare(db: Database, options: StateOptions): Promise<void> {
 	const { log, clock } = options;
 	const deadline = clock.monotonic() + (options.retryForMs ?? RETRY_FOR_MS);
 	for (;;) {
-		const client = db.client();
-		client.on('error', (error) => log.debug('database.connection_lost', { error }));
 		try {
-			await client.connect();
-			const applied = await migrate(client);
-			if (applied > 0) log.info('database.migrated', { applied });
-			return await establish(client, options);
+			return await withClient(db, options, async (client) => {
+				const applied = await migrate(client);
+				if (applied > 0) log.info('database.migrated', { applied });
+				await establish(client, options);
+			});
 		} catch (error) {
 			if (!isLost(error)) throw error;
 			if (clock.monotonic() > deadline) {
@@ -63,10 +71,19 @@ async function prepare(db: Database, options: StateOptions): Promise<void> {
 					cause: error,
 				});
 			}
-		} finally {
-			await client.end().catch((error: unknown) => log.debug('database.connection_lost', { error }));
 		}
 		await pause(250, clock);
+	}
+}
+
+async function withClient<T>(db: Database, { log }: StateOptions, work: (client: pg.Client) => Promise<T>): Promise<T> {
+	const client = db.client();
+	client.on('error', (error) => log.debug('database.connection_lost', { error }));
+	try {
+		await client.connect();
+		return await work(client);
+	} finally {
+		await client.end().catch((error: unknown) => log.debug('database.connection_lost', { error }));
 	}
 }
 

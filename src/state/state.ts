@@ -5,7 +5,7 @@ import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome, Token } from '#wire/api.ts';
 import type { AppConfig } from '#wire/config.ts';
-import type { Pointer, ReleaseSpec, Run, Want } from '#wire/region.ts';
+import type { Pointer, ReleaseSpec, Role, Run, Want } from '#wire/region.ts';
 import type { tokenRole } from '#wire/api.ts';
 
 /** What the house remembers: everything below is in PostgreSQL and survives the loss of any program. */
@@ -19,10 +19,19 @@ export interface State {
 	readonly tokens: Tokens;
 	readonly logins: Logins;
 	readonly audit: Audit;
+	readonly servers: Servers;
+	readonly replicas: Replicas;
 	/** Who this installation is. Made when the database is first opened. */
 	installation(): Promise<Installation>;
 	/** One epoch up: every pointer written from now on is newer than any that a region may hold. */
 	raiseEpoch(by: string): Promise<number>;
+	/** Writes what is to hold of an app that a region knew more of than this database, newer than anything a region has seen. */
+	recover(of: Recovery): Promise<{ epoch: number; wants: Want[] }>;
+	/**
+	 * Looks whether this is still the database that control knows: restored, promoted from a standby or copied since, the
+	 * epoch is raised. Answers whether it was.
+	 */
+	checkTimeline(): Promise<boolean>;
 	/** Forgets what retention no longer keeps, and says which blobs must stay in the store. */
 	collect(now: number): Promise<Collected>;
 	/** Whether PostgreSQL answers now. Never throws. */
@@ -39,6 +48,8 @@ export interface StateOptions {
 	clock: Clock;
 	/** How long a statement waits for a server that is away (default 20 s). */
 	retryForMs?: number;
+	/** What the database's files are known by where they are ours: a copy of them, or a backup put in their place, is another database. */
+	place?: string;
 }
 
 /**
@@ -57,7 +68,21 @@ export type StateErrorCode =
 	| 'cursor_pruned'
 	| 'database_unavailable'
 	| 'database_full'
-	| 'schema_unknown';
+	| 'schema_unknown'
+	| ServerErrorCode;
+
+/** Why a machine is not, or no longer, a server of this installation: `servers.ts` says which is which. */
+export type ServerErrorCode =
+	| 'join_token_unknown'
+	| 'join_token_used'
+	| 'join_token_expired'
+	| 'join_other_region'
+	| 'join_roles'
+	| 'server_exists'
+	| 'server_unknown'
+	| 'server_removed'
+	| 'server_replaced'
+	| 'server_conflict';
 
 export class StateError extends Error {
 	readonly code: StateErrorCode;
@@ -73,6 +98,8 @@ export interface Installation {
 	privatePem: string;
 	publicPem: string;
 	createdAt: number;
+	/** Jibe's own CA: PEM of its certificate and of its private key. */
+	ca: { certificate: string; key: string };
 }
 
 /** One region's new pointer and run list, written only over the version it was decided on; null: there is no row yet. */
@@ -142,8 +169,10 @@ export interface Held {
 export interface Deployments {
 	create(input: NewDeployment): Promise<Held & { spec: ReleaseSpec; wants: Want[] }>;
 	advance(step: Advance): Promise<{ version: number; wants: Want[]; deployment: Deployment }>;
-	/** Takes the deployment over: the former owner's next `advance` is refused. */
-	take(deployment: string, owner: string): Promise<Held>;
+	/** Takes the deployment over: the former owner's next `advance` is refused. Given `from`, only from one of these: else `fenced`. */
+	take(deployment: string, owner: string, from?: readonly string[]): Promise<Held>;
+	/** Who drives what: the owners of all that is open in each app's environment, and of what was last Deployed there. */
+	lanes(of: { app?: string; environment?: string }): Promise<LaneRow[]>;
 	/** Everything not ended, or still watching. */
 	open(): Promise<Held[]>;
 	deployment(id: string): Promise<Deployment | null>;
@@ -155,6 +184,12 @@ export interface Deployments {
 	releases(app: string, numbers: readonly number[]): Promise<ReleaseRow[]>;
 	/** With what a new release of the same artifact is made of (`env set`); null when there is no such release. */
 	release(app: string, number: number): Promise<StoredRelease | null>;
+}
+
+export interface LaneRow {
+	app: string;
+	environment: string;
+	owners: string[];
 }
 
 export type ReleaseRow = ReleaseSpec & { commit: string | null; createdAt: number; config: AppConfig };
@@ -236,6 +271,73 @@ export interface NewEvent {
 	data: Record<string, unknown>;
 }
 
+/** What is to hold of an app after a recovery. */
+export interface Recovery {
+	app: string;
+	by: string;
+	/** The highest epoch that any region has seen. */
+	above: number;
+	/** The highest number of a release that any region has heard of. */
+	lastRelease: number;
+	/** Whose word was taken, for the audit. */
+	took: 'regions' | 'database';
+	/** Those that only the regions remember. */
+	releases: {
+		number: number;
+		environment: string;
+		deployment: string;
+		artifact: Digest;
+		vendor: Digest | null;
+		config: AppConfig;
+		spec: ReleaseSpec;
+		blobs: Digest[];
+	}[];
+	environments: { environment: string; removed: boolean; writes: PointerWrite[] }[];
+}
+
+/** A control process on this database. */
+export interface ReplicaRow {
+	id: string;
+	/** Where it is reached. */
+	addresses: string[];
+	/** Of the machine and directory that it runs in. */
+	home: string;
+	version: string;
+	startedAt: number;
+	/** How long ago it last said that it lives, by PostgreSQL's clock. */
+	silentMs: number;
+}
+
+/** Control processes on this database: each holds a lock that others wait for, and says that it lives. */
+export interface Replicas {
+	/** Those that joined and have not been found dead. */
+	list(): Promise<ReplicaRow[]>;
+	/** This process is one from now on, until `leave`. */
+	join(of: NewReplica): Promise<Membership>;
+}
+
+export interface NewReplica {
+	id: string;
+	addresses: string[];
+	home: string;
+	version: string;
+	/** Another one is gone: takes over what it drove. When that fails, it is called again. */
+	onGone(id: string): Promise<void>;
+	/** This one was away or silent for so long that others may have taken over what it drove. */
+	onReturned(): Promise<void>;
+	/** Others than the usual ones, for tests. */
+	times?: { beatMs: number; leaseMs: number; lookMs: number };
+}
+
+export interface Membership {
+	/** Ids of the others that live, as far as is known. */
+	others(): ReadonlySet<string>;
+	/** The same with their addresses. */
+	peers(): ReplicaRow[];
+	/** Others may have what it drove at once. */
+	leave(): Promise<void>;
+}
+
 export interface RegionRow {
 	name: string;
 	/** Order: the first is the canary region. */
@@ -244,8 +346,11 @@ export interface RegionRow {
 }
 
 export interface Regions {
-	/** These are the regions from now on, in this order. Those left out stay known as long as something is wanted there. */
-	set(regions: readonly { name: string; edgePort: number }[]): Promise<void>;
+	/**
+	 * These are the local regions of the control that lives in `home` (absent: of the only one), in this order. Those it
+	 * left out stay known as long as something is wanted there; those of others stay as they are.
+	 */
+	set(regions: readonly { name: string; edgePort: number }[], home?: string): Promise<void>;
 	list(): Promise<RegionRow[]>;
 }
 
@@ -297,4 +402,91 @@ export interface Audit {
 	write(entry: Omit<AuditEntry, 'id'>): Promise<void>;
 	/** Newest first; `before` is an id. */
 	list(of: { app?: string; limit: number; before?: number }): Promise<AuditEntry[]>;
+}
+
+export interface ServerRow {
+	name: string;
+	region: string;
+	roles: Role[];
+	labels: string[];
+	/** Where the region's other servers reach it. */
+	host: string;
+	depotPort: number | null;
+	agentPort: number | null;
+	edgePort: number | null;
+	/** `sha256/<base64>` of its public key. */
+	spki: string;
+	joinedAt: number;
+	certificateExpires: number;
+	draining: boolean;
+	/** Why it is refused until a person chooses, or null. */
+	conflict: string | null;
+	/** When, and from which address, it last checked in. */
+	seenAt: number;
+	seenFrom: string;
+}
+
+/** What control, depots, agents and edges go by: whom to trust, and where control is. */
+export interface ServerList {
+	/** Counts up with each change. */
+	version: number;
+	servers: ServerRow[];
+	/** Every address of control that a replica said lately, the latest first. */
+	addresses: string[];
+}
+
+/** Servers of the team that joined. Each change is published as an event `server.…`. @throws StateError */
+export interface Servers {
+	/** Those that joined and were not removed, by name; with those in conflict. */
+	list(): Promise<ServerRow[]>;
+	all(): Promise<ServerList>;
+	/** A token that lets one machine join, within 15 min. */
+	createToken(of: NewJoinToken): Promise<{ token: string; expiresAt: number }>;
+	/** Uses the token up; asked again by the same key, it answers the same. */
+	join(of: JoiningServer): Promise<ServerRow>;
+	/** A server shows that it is the one machine with its identity. `certificateExpires`: of the new certificate it gets. */
+	checkIn(of: CheckIn): Promise<ServerRow>;
+	setDraining(name: string, draining: boolean, by: string): Promise<ServerRow>;
+	/** false: there is no such server. */
+	remove(name: string, by: string): Promise<boolean>;
+	/** This control is reached at these addresses. */
+	announce(addresses: readonly string[]): Promise<void>;
+}
+
+export interface NewJoinToken {
+	region: string;
+	roles: Role[];
+	labels: string[];
+	/** Of the server that it may take the place of; null: a new one. */
+	name: string | null;
+	by: string;
+}
+
+export interface JoiningServer {
+	token: string;
+	name: string;
+	/** Fewer than the token's; null: the token's. */
+	roles: Role[] | null;
+	/** The region that it believes to join; null: that of the token. */
+	region: string | null;
+	host: string;
+	depotPort: number;
+	agentPort: number;
+	edgePort: number;
+	spki: string;
+	/** The key that it has shown to have under this name before. */
+	formerSpki: string | null;
+	ticket: string;
+	from: string;
+	certificateExpires: number;
+}
+
+export interface CheckIn {
+	name: string;
+	spki: string;
+	/** What it was to show this time, and what it will show the next. */
+	ticket: string;
+	next: string;
+	from: string;
+	certificateExpires: number | null;
 }

@@ -1,7 +1,7 @@
 import type { ColumnType, GeneratedAlways } from 'kysely';
 import type { RegionOutcome } from '#wire/api.ts';
 import type { AppConfig } from '#wire/config.ts';
-import type { ReleaseSpec } from '#wire/region.ts';
+import type { ReleaseSpec, Role } from '#wire/region.ts';
 
 /** The tables of `sql/`, as the query builder sees them. Deployments, wants and events are written by functions of `sql/` alone. */
 export interface Tables {
@@ -14,8 +14,44 @@ export interface Tables {
 		created_at: number;
 		timeline: string | null;
 		pruned_cursor: ColumnType<number, never, number>;
+		ca_certificate: string | null;
+		ca_key: string | null;
+		servers_version: ColumnType<number, never, number>;
 	};
-	'jibe.region': { name: string; position: number; edge_port: number; retired: boolean };
+	'jibe.server': {
+		name: string;
+		region: string;
+		roles: Role[];
+		labels: string[];
+		host: string;
+		depot_port: number | null;
+		agent_port: number | null;
+		edge_port: number | null;
+		spki: string;
+		joined_at: number;
+		certificate_expires: number;
+		draining: boolean;
+		conflict: string | null;
+		ticket: string;
+		ticket_epoch: number;
+		seen_at: number;
+		seen_from: string;
+		removed_at: number | null;
+	};
+	'jibe.join_token': {
+		hash: Buffer;
+		region: string;
+		roles: Role[];
+		labels: string[];
+		name: string | null;
+		created_at: number;
+		expires_at: number;
+		used_at: number | null;
+		used_by: string | null;
+		used_spki: string | null;
+	};
+	'jibe.control_address': { address: string; seen_at: number };
+	'jibe.region': { name: string; position: number; edge_port: number; retired: boolean; home: string | null };
 	'jibe.app': { name: string; created_at: number; removed_at: number | null; last_release: number; read_only: string | null };
 	'jibe.release': {
 		app: string;

@@ -1,5 +1,6 @@
 import { hash } from 'node:crypto';
-import { zstdCompressSync, zstdDecompressSync } from 'node:zlib';
+import { promisify } from 'node:util';
+import { zstdCompress, zstdCompressSync, zstdDecompress, zstdDecompressSync } from 'node:zlib';
 import { sha256, type Digest } from '#digest/digest.ts';
 
 /**
@@ -17,10 +18,15 @@ export const MAX_PACK_BYTES = 32 * 1024 * 1024;
 /** Blobs below this are stored as they are: a zstd frame's own overhead eats the gain. */
 const MIN_COMPRESS_BYTES = 128;
 /** Stored compressed only when that saves a tenth; else reading would pay for nothing. */
-export const WORTHWHILE_RATIO = 0.9;
+const WORTHWHILE_RATIO = 0.9;
 
-const PLAIN = 0;
-const ZSTD = 1;
+/** Above this a blob is stored by itself, and handled on other threads than ours. */
+export const BIG_BLOB_BYTES = 1024 * 1024;
+/** Limit of what a big blob may unpack to: an artifact's. */
+const MAX_BIG_BYTES = 2 * 1024 * 1024 * 1024;
+
+export const PLAIN = 0;
+export const ZSTD = 1;
 type Encoding = typeof PLAIN | typeof ZSTD;
 
 /** Where a blob's stored bytes lie within its pack's file. */
@@ -54,6 +60,19 @@ export function encodeBlob(digest: Digest, raw: Uint8Array): EncodedBlob {
 export function decodeBlob(of: { digest: Digest; rawBytes: number; encoding: number }, stored: Buffer): Buffer | null {
 	const raw = of.encoding === ZSTD ? inflate(stored, of.rawBytes) : stored;
 	return raw !== null && raw.length === of.rawBytes && sha256(raw) === of.digest ? raw : null;
+}
+
+/** As `encodeBlob`, for a big one. */
+export async function encodeBig(digest: Digest, raw: Uint8Array): Promise<EncodedBlob> {
+	const compressed = await promisify(zstdCompress)(raw);
+	const pays = compressed.length < raw.length * WORTHWHILE_RATIO;
+	return { digest, stored: pays ? compressed : raw, rawBytes: raw.length, encoding: pays ? ZSTD : PLAIN };
+}
+
+/** The big blob, or null when the bytes are not those that the digest names. */
+export async function decodeBig(of: { digest: Digest; encoding: number }, stored: Buffer): Promise<Buffer | null> {
+	const raw = of.encoding === ZSTD ? await inflateBig(stored) : stored;
+	return raw !== null && sha256(raw) === of.digest ? raw : null;
 }
 
 /** The whole file, and where each blob lies in it. */
@@ -114,6 +133,15 @@ function inflate(stored: Buffer, rawBytes: number): Buffer | null {
 		return zstdDecompressSync(stored, { maxOutputLength: Math.max(rawBytes, 1) });
 	} catch {
 		// Damaged or larger than declared: the caller reports the blob as corrupt, by its digest.
+		return null;
+	}
+}
+
+async function inflateBig(stored: Buffer): Promise<Buffer | null> {
+	try {
+		return await promisify(zstdDecompress)(stored, { maxOutputLength: MAX_BIG_BYTES });
+	} catch {
+		// Not a whole zstd frame: the caller reports the blob as corrupt.
 		return null;
 	}
 }

@@ -1,7 +1,7 @@
 import { statfs } from 'node:fs/promises';
 import type { WallMs } from '#clock/clock.ts';
 import type { Digest } from '#digest/digest.ts';
-import type { DiskStore } from './disk.ts';
+import type { SweptStore } from './blob-store.ts';
 
 /** How long a blob that nobody wants stays: longer than any deploy that may have begun with it. */
 export const SWEEP_AFTER_MS = 24 * 3_600_000;
@@ -24,9 +24,10 @@ export interface Swept {
 
 /**
  * Marks what is unwanted, and deletes what has been since a day. A blob that is written again, though known, loses its
- * mark (`DiskStore.write`), so whoever stores before it refers can't lose a race against this.
+ * mark (`write` of every store), so whoever stores before it refers can't lose a race against this.
  */
-export async function sweep(store: DiskStore, wanted: ReadonlySet<Digest>, now: WallMs, waitMs = SWEEP_AFTER_MS): Promise<Swept> {
+export async function sweep(store: SweptStore, wanted: ReadonlySet<Digest>, now: WallMs, waitMs = SWEEP_AFTER_MS): Promise<Swept> {
+	await store.refresh();
 	let marked = 0;
 	const doomed: Digest[] = [];
 	for (const digest of store.digests()) {

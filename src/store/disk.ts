@@ -1,46 +1,37 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { promisify } from 'node:util';
-import { zstdCompress, zstdDecompress } from 'node:zlib';
 import { systemClock } from '#clock/clock.ts';
 import { randomId, sha256, type Digest } from '#digest/digest.ts';
 import {
+	BIG_BLOB_BYTES,
+	decodeBig,
 	decodeBlob,
 	decodePackIndex,
+	encodeBig,
 	encodeBlob,
 	encodePack,
 	MAX_PACK_BLOBS,
 	MAX_PACK_BYTES,
 	PACK_HEADER_BYTES,
 	packIndexEnd,
-	WORTHWHILE_RATIO,
+	PLAIN,
+	ZSTD,
 	type EncodedBlob,
 	type PackEntry,
 } from './blob-pack.ts';
-import { BlobCorrupt, BlobMissing, StoreFull, type BlobStore } from './blob-store.ts';
+import { BlobCorrupt, BlobMissing, StoreFull, type SweptStore } from './blob-store.ts';
 
 /**
  * Blobs on a disk: `packs/<name>.pack` for small ones, `big/<hex>[.zst]` for those above 1 MiB, `marks.json` of the
  * collection. Files appear by rename only, so a crash leaves either all of a write or nothing but a temporary file.
  * One process at a time writes to a directory; names are unique, so that two by mistake waste space but lose nothing.
  */
-export interface DiskStore extends BlobStore {
-	/** Everything stored. */
-	digests(): Iterable<Digest>;
-	/** Blobs that the collection found unwanted, with the wall time of that in ms. */
-	readonly marks: Map<Digest, number>;
-	/** Puts `marks` on disk. */
-	saveMarks(): Promise<void>;
-	/** Merges small packs once there are many, so that opening the store stays quick. */
-	compact(): Promise<void>;
+export interface DiskStore extends SweptStore {
 	/** Files read at open that turned out to be damaged; they were set aside as `*.damaged`. */
 	readonly damaged: readonly string[];
-	close(): Promise<void>;
 }
 
-/** Above this a blob gets a file of its own. */
-const BIG_BLOB_BYTES = 1024 * 1024;
 /** Reading the index of one pack takes 30 µs: this many small ones are let be. */
 const SMALL_PACKS_KEPT = 256;
 const SMALL_PACK_BYTES = 1024 * 1024;
@@ -113,20 +104,11 @@ class Disk implements DiskStore {
 	}
 
 	async read(digest: Digest): Promise<Buffer> {
-		const place = this.places.get(digest);
-		if (!place) throw new BlobMissing(digest);
-		try {
-			const raw = 'big' in place ? await readBig(digest, place.big) : readPacked(place.pack.path, place.entry);
-			if (raw) return raw;
-		} catch (cause) {
-			if (!isCode(cause, 'ENOENT')) throw cause;
-			this.forget(digest, place);
-			throw new BlobMissing(digest, { cause });
-		}
-		// Forgotten, so that whoever has it can write it again. Damage rarely comes alone.
-		this.suspect = true;
-		this.forget(digest, place);
-		throw new BlobCorrupt(digest);
+		return (await this.find(digest)).raw;
+	}
+
+	async readStored(digest: Digest): Promise<EncodedBlob> {
+		return (await this.find(digest)).blob;
 	}
 
 	async write(blobs: Iterable<Uint8Array>): Promise<Digest[]> {
@@ -145,6 +127,29 @@ class Disk implements DiskStore {
 		if (fresh.size > 0) waits.add(this.begin(fresh));
 		await Promise.all(waits);
 		return digests;
+	}
+
+	async writeStored(blobs: readonly EncodedBlob[]): Promise<void> {
+		const fresh = blobs.filter(({ digest }) => !this.places.has(digest));
+		for (const { digest } of blobs) this.marks.delete(digest);
+		const small = fresh.filter(({ rawBytes }) => rawBytes <= BIG_BLOB_BYTES);
+		for (let at = 0; at < small.length; at += MAX_PACK_BLOBS) await this.writePack(small.slice(at, at + MAX_PACK_BLOBS));
+		for (const blob of fresh) if (blob.rawBytes > BIG_BLOB_BYTES) await this.writeBig(blob);
+	}
+
+	inOrder(digests: Iterable<Digest>): Digest[] {
+		const key = (digest: Digest) => {
+			const place = this.places.get(digest);
+			return place && 'entry' in place ? { path: place.pack.path, offset: place.entry.offset } : { path: place?.big ?? '', offset: 0 };
+		};
+		const keyed = Array.from(digests, (digest) => ({ digest, ...key(digest) }));
+		keyed.sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : a.offset - b.offset));
+		return keyed.map(({ digest }) => digest);
+	}
+
+	/** Nobody else writes here. */
+	refresh(): Promise<void> {
+		return Promise.resolve();
 	}
 
 	delete(digests: readonly Digest[]): Promise<void> {
@@ -174,6 +179,23 @@ class Disk implements DiskStore {
 		await Promise.allSettled([...this.pending.values(), this.deletion]);
 	}
 
+	private async find(digest: Digest): Promise<Found> {
+		const place = this.places.get(digest);
+		if (!place) throw new BlobMissing(digest);
+		try {
+			const found = 'big' in place ? await readBig(digest, place.big) : readPacked(place.pack.path, place.entry);
+			if (found) return found;
+		} catch (cause) {
+			if (!isCode(cause, 'ENOENT')) throw cause;
+			this.forget(digest, place);
+			throw new BlobMissing(digest, { cause });
+		}
+		// Forgotten, so that whoever has it can write it again. Damage rarely comes alone.
+		this.suspect = true;
+		this.forget(digest, place);
+		throw new BlobCorrupt(digest);
+	}
+
 	private eraseInTurn(touched: Set<Pack>, files: readonly string[]): Promise<void> {
 		const work = this.deletion.then(() => this.erase(touched, files));
 		// Who asked hears of a failure; the next in turn goes on from what is there.
@@ -197,7 +219,7 @@ class Disk implements DiskStore {
 		let sinceYieldBytes = 0;
 		for (const [digest, blob] of fresh) {
 			if (blob.length > BIG_BLOB_BYTES) {
-				await this.writeBig(digest, blob);
+				await this.writeBig(await encodeBig(digest, blob));
 				continue;
 			}
 			const encoded = encodeBlob(digest, blob);
@@ -231,11 +253,9 @@ class Disk implements DiskStore {
 		return { pack, entries };
 	}
 
-	private async writeBig(digest: Digest, blob: Uint8Array): Promise<void> {
-		const compressed = await promisify(zstdCompress)(blob);
-		const pays = compressed.length < blob.length * WORTHWHILE_RATIO;
-		const path = join(this.big, `${digest.slice('sha256:'.length)}${pays ? '.zst' : ''}`);
-		await this.place(pays ? compressed : blob, path, this.big);
+	private async writeBig({ digest, stored, encoding }: EncodedBlob): Promise<void> {
+		const path = join(this.big, `${digest.slice('sha256:'.length)}${encoding === ZSTD ? '.zst' : ''}`);
+		await this.place(stored, path, this.big);
 		this.places.set(digest, { big: path });
 	}
 
@@ -392,27 +412,23 @@ function readStored(path: string, entry: PackEntry): Buffer | null {
 	}
 }
 
-function readPacked(path: string, entry: PackEntry): Buffer | null {
+interface Found {
+	raw: Buffer;
+	blob: EncodedBlob;
+}
+
+function readPacked(path: string, entry: PackEntry): Found | null {
+	const { digest, rawBytes, encoding } = entry;
 	const stored = readStored(path, entry);
-	return stored && decodeBlob(entry, stored);
+	const raw = stored && decodeBlob(entry, stored);
+	return raw && { raw, blob: { digest, stored, rawBytes, encoding } };
 }
 
-/** Limit of what a big blob may unpack to: an artifact's. */
-const MAX_BIG_BYTES = 2 * 1024 * 1024 * 1024;
-
-async function readBig(digest: Digest, path: string): Promise<Buffer | null> {
+async function readBig(digest: Digest, path: string): Promise<Found | null> {
 	const stored = await readFile(path);
-	const raw = path.endsWith('.zst') ? await inflate(stored) : stored;
-	return raw && sha256(raw) === digest ? raw : null;
-}
-
-async function inflate(stored: Buffer): Promise<Buffer | null> {
-	try {
-		return await promisify(zstdDecompress)(stored, { maxOutputLength: MAX_BIG_BYTES });
-	} catch {
-		// Not a whole zstd frame: the caller reports the blob as corrupt.
-		return null;
-	}
+	const encoding = path.endsWith('.zst') ? ZSTD : PLAIN;
+	const raw = await decodeBig({ digest, encoding }, stored);
+	return raw && { raw, blob: { digest, stored, rawBytes: raw.length, encoding } };
 }
 
 async function removeStale(path: string): Promise<void> {

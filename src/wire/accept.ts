@@ -38,8 +38,10 @@ export interface AcceptOptions {
 	path: string;
 	/** The peer's claims; null: 401. */
 	authenticate(request: IncomingMessage): Claims | null;
+	/** Why it is refused in spite of its claims, or null. */
+	refusal?(request: IncomingMessage, claims: Claims): string | null;
 	/** Host header check against DNS rebinding; absent: any (unix sockets). */
-	hostAllowed?(host: string): boolean;
+	hostAllowed?(request: IncomingMessage): boolean;
 	/** Called once the peer has said hello. */
 	onLink(link: ServerLink): LinkHandlers;
 	/** Upgrades to other paths; absent: 404. */
@@ -61,13 +63,18 @@ export function acceptLinks(server: Server, options: AcceptOptions): Acceptor {
 			if (options.otherwise) return options.otherwise(request, socket, head);
 			return refuseUpgrade(socket, 404, 'not_found', `nothing to upgrade to here; links are at ${options.path}`);
 		}
-		if (options.hostAllowed && !options.hostAllowed(request.headers.host ?? '')) {
+		if (options.hostAllowed && !options.hostAllowed(request)) {
 			return refuseUpgrade(socket, 421, 'wrong_host', 'this server does not answer to that Host');
 		}
 		// Programs send no Origin: a browser that tries is a page of another site.
 		if (request.headers.origin !== undefined) return refuseUpgrade(socket, 403, 'cross_site', 'links are not for browsers');
 		const claims = options.authenticate(request);
 		if (!claims) return refuseUpgrade(socket, 401, 'bad_credential', 'the credential is missing, expired, or not of this installation');
+		const refusal = options.refusal?.(request, claims) ?? null;
+		if (refusal !== null) {
+			options.log.warn('link.refused', { reason: refusal, role: claims.role, server: claims.server });
+			return refuseUpgrade(socket, 403, 'bad_certificate', refusal);
+		}
 		sockets.handleUpgrade(request, socket, head, (peer) => greet(peer, claims, options));
 	};
 	server.on('upgrade', upgrade);

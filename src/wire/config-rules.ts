@@ -19,13 +19,12 @@ interface Breach {
 }
 
 /** What has its place in the file, and nothing behind it yet: said before a deploy, not found out after it. */
-function unsupported({ runtime, secrets, servers, types }: AppConfig): Breach[] {
+function unsupported({ runtime, secrets, types }: AppConfig): Breach[] {
 	const found: Breach[] = [];
 	const instead = 'this version runs "fetch": a module whose default export answers requests';
 	if (runtime !== 'fetch') found.push({ path: ['runtime'], message: `runtime "${runtime}" is not there yet; ${instead}` });
 	if (secrets.length > 0)
 		found.push({ path: ['secrets'], message: '"secrets" are not there yet; "env" and `jibe env set` are, and are no secret' });
-	if (servers.length > 0) found.push({ path: ['servers'], message: '"servers" are not there yet: everything runs on this machine' });
 	if (types)
 		found.push({ path: ['types'], message: '"types" is not there yet: have "test" check them, as in "tsc --noEmit && node --test"' });
 	return found;
@@ -71,8 +70,8 @@ function staysInside(path: string): boolean {
 }
 
 function regionBreaches(config: AppConfig): Breach[] {
-	const { regions, strategy } = config;
-	const found: Breach[] = [];
+	const { regions, servers, strategy } = config;
+	const found: Breach[] = twice(servers, ['servers']);
 	if (regions !== 'all') found.push(...twice(regions, ['regions']));
 	const waves = 'waves' in strategy ? (strategy.waves ?? []) : [];
 	const path = ['strategy', 'waves'];

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { appName, environmentName, regionName } from './names.ts';
+import { appName, environmentName, regionName, serverLabel } from './names.ts';
 
 /** jibe.json. The JSON Schema that is published is generated from this; docs/config.md is checked against it. */
 
@@ -53,7 +53,8 @@ const settings = {
 	cpu: z.number().positive().optional(),
 	include: z.array(z.string()).default([]),
 	exclude: z.array(z.string()).default([]),
-	servers: z.array(z.string()).default([]),
+	/** Labels that a server must have to be given instances. */
+	servers: z.array(serverLabel).max(20).default([]),
 	drain: z
 		.strictObject({ requests: duration.default('30s'), streams: duration.default('10m') })
 		.default({ requests: '30s', streams: '10m' }),

@@ -136,7 +136,7 @@ async function listen(t: TestContext, path?: string): Promise<Peer> {
 	const acceptor = acceptLinks(server, {
 		path: '/link',
 		authenticate: (request) => readCredential(request.headers.authorization?.slice(7) ?? '', key.publicPem, clock.now()),
-		hostAllowed: (host) => /^(127\.0\.0\.1(:\d+)?|localhost)$/.test(host),
+		hostAllowed: ({ headers }) => /^(127\.0\.0\.1(:\d+)?|localhost)$/.test(headers.host ?? ''),
 		onLink: (link) => {
 			links.push(link);
 			return handlers;

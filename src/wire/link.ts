@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
+import type { ConnectionOptions } from 'node:tls';
 import { WebSocket } from 'ws';
 import type { RawData } from 'ws';
 import type { Clock, MonotonicMs, Timer } from '#clock/clock.ts';
@@ -26,8 +27,10 @@ export interface Link {
 }
 
 export interface DialOptions {
-	/** `ws://host:port/link` or `ws+unix:/path.sock:/link`. */
+	/** `ws://host:port/link`, `wss://host:port/link` or `ws+unix:/path.sock:/link`. */
 	url: string;
+	/** For `wss`: who we are and who the other end must be. Read at each attempt, so that a renewed certificate is used at the next. */
+	tls?: () => ConnectionOptions;
 	/** Read at each attempt, so that a renewed credential is used at the next. */
 	credential: () => string;
 	/** First frame of each connection. */
@@ -120,6 +123,7 @@ async function refusalOf(response: IncomingMessage): Promise<string> {
 
 function open(options: DialOptions): WebSocket {
 	return new WebSocket(options.url, {
+		...options.tls?.(),
 		headers: { authorization: `Bearer ${options.credential()}` },
 		handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
 		maxPayload: MAX_FRAME_BYTES,

@@ -19,6 +19,8 @@ export const serverName = z
 	.min(1)
 	.max(63)
 	.regex(/^[a-z0-9][a-z0-9-]*$/);
+/** What a server has that others may lack, such as `gpu`: given when it joins, asked for by `servers` in jibe.json. */
+export const serverLabel = z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/, 'lower-case letters, digits and hyphens');
 /** `dpl_` and at least 8 characters of lower-case Crockford base32. */
 export const deploymentId = z.string().regex(/^dpl_[0-9a-hjkmnp-tv-z]{8,26}$/);
 /** A release's number, unique per app: `v42` is 42. */

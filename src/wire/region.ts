@@ -159,6 +159,9 @@ export const hello = z.object({
 	/** The wants it holds; it is sent what is newer. A depot also learns here of a region ahead of the database. */
 	known: z.array(known),
 });
+/** `run` counts an agent's starts, `count` what it said since. */
+export const reportOrder = z.object({ run: z.int().nonnegative(), count: z.int().nonnegative() });
+export type ReportOrder = z.infer<typeof reportOrder>;
 /**
  * All instances that an agent has of each (app, environment, region) named; replaces what it said of that key before.
  * After each connection an agent says all it has: a key that it does not name within 30 s of its hello has none.
@@ -171,6 +174,8 @@ export const instances = z.object({
 			...key,
 			/** The want that these instances are moved towards. An agent of the version before does not say. */
 			obeys: version.optional(),
+			/** Which of two reports of one agent is the newer, whichever way they came. An agent of the version before does not say. */
+			order: reportOrder.optional(),
 			instances: z.array(instance),
 		}),
 	),
@@ -219,6 +224,8 @@ const sketch = z.record(z.string(), z.int().nonnegative());
 /** What an edge counted in one second of wall time; sent once the second is over, nothing when there was nothing. */
 export const stats = z.object({
 	type: z.literal('stats'),
+	/** Of the edge: edges of several servers have the same names. */
+	server: serverName.optional(),
 	edge: z.string(),
 	second: z.int(),
 	rows: z.array(
@@ -276,8 +283,13 @@ export const wants = z.object({
 	releases: z.array(releaseSpec),
 	gift: gift.nullable(),
 });
-/** depot → agents: every connected edge of the region obeys this version, so what it does not name gets no new requests. */
-export const settled = z.object({ type: z.literal('settled'), items: z.array(known) });
+/** depot → agents: every edge that the depot counts on obeys this version, so what it does not name gets no new requests. */
+export const settled = z.object({
+	type: z.literal('settled'),
+	items: z.array(known),
+	/** How many edges it counts on. Where a region has several depots, each speaks for its own edges, and one without edges for none. */
+	edges: z.int().nonnegative().optional(),
+});
 export const probe = z.object({
 	type: z.literal('probe'),
 	id: z.string(),
@@ -338,6 +350,12 @@ export function upToDate(said: { obeys?: Version | undefined; instances: readonl
 	if (!obeys) return [...all];
 	const ahead = new Set(runs.filter(({ since }) => since && compareVersions(obeys, since) < 0).map(({ release }) => release));
 	return ahead.size === 0 ? [...all] : all.filter(({ release }) => !ahead.has(release));
+}
+
+/** Whether a report is not older than the one that is held of the same agent; one without an order is taken. */
+export function isLaterReport(report: { order?: ReportOrder | undefined }, held: { order?: ReportOrder | undefined } | undefined): boolean {
+	const [a, b] = [report.order, held?.order];
+	return !a || !b || a.run > b.run || (a.run === b.run && a.count >= b.count);
 }
 
 /** Negative when `a` is older than `b`. */

@@ -1,9 +1,11 @@
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isAlive, ownIdentity, type Identity } from '#process/identity.ts';
+import { signalProcess } from '#process/control.ts';
 import { readPidFile } from '#process/pid-file.ts';
 import { EXIT, Failure } from '../failure.ts';
 import { endpointUrl } from './installation.ts';
+import { hasEnded } from './keeper.ts';
 
 /** One supervisor a data directory. @throws Failure (already_running) */
 export function claim(data: string): void {
@@ -53,4 +55,20 @@ export function refuseWhenRunning(data: string): void {
 		hint: 'jibe down stops it; another installation needs another --data DIR',
 		fields: { url, pid: running.pid },
 	});
+}
+
+const LET_GO_WITHIN_MS = 1_000;
+
+/** The supervisor ends at this signal and leaves everything running; one that is stuck must not start things again. */
+export async function letGo(supervisor: Identity): Promise<void> {
+	if (supervisor.pid === process.pid || !signalProcess(supervisor, 'SIGUSR2')) return;
+	if (await hasEnded(supervisor, LET_GO_WITHIN_MS)) return;
+	signalProcess(supervisor, 'SIGKILL');
+	await hasEnded(supervisor, LET_GO_WITHIN_MS);
+}
+
+/** Ends the directory's supervisor, if it has one, so that another one can take its place; all else runs on. */
+export async function takeOver(data: string): Promise<void> {
+	const running = readPidFile(data, 'up');
+	if (running?.alive) await letGo(running);
 }

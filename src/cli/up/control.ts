@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { pause, systemClock } from '#clock/clock.ts';
 import { ask, type Server } from '../server.ts';
 import { EXIT, Failure } from '../failure.ts';
+import type { Keeper } from './keeper.ts';
 import type { Layout } from './installation.ts';
 import type { Program } from './programs.ts';
 
@@ -87,6 +88,20 @@ export async function obtainCredential(layout: Layout, program: Program): Promis
 	const draft = `${credentialFile}.${process.pid}`;
 	writeFileSync(draft, JSON.stringify(answer), { mode: 0o600 });
 	renameSync(draft, credentialFile);
+}
+
+/** Resolves once a program that was just started says that it is ready. `given()` throws when waiting has no point any more. */
+export async function programReady(keeper: Keeper, given: () => void): Promise<void> {
+	const deadline = systemClock.monotonic() + READY_WITHIN_MS;
+	while (!keeper.ready) {
+		given();
+		if (systemClock.monotonic() > deadline) {
+			throw new Failure('not_ready', EXIT.jibe, `${keeper.program.name} was not ready within ${READY_WITHIN_MS / 1000} s`, {
+				hint: 'the others run as they did; jibe up tries again',
+			});
+		}
+		await pause(READY_LOOK_MS);
+	}
 }
 
 interface RegionStatus {

@@ -23,11 +23,11 @@ test('the directory is its owner’s alone, and what was chosen is remembered', 
 	const data = join(temporary(t, 'jibe-up-'), 'data');
 	openData(data);
 	assert.equal(statSync(data).mode & 0o777, 0o700);
-	const first = await chooseLayout({ data, regions: ['fra', 'ams'], port: null, edgePort: null, separate: false });
+	const first = await chooseLayout({ data, regions: ['fra', 'ams'], port: null, edgePort: null, separate: false, takeOver: false });
 	remember(first, {});
 	writeEndpoint(first);
 	assert.equal(endpointUrl(data), `http://127.0.0.1:${first.port}`);
-	const again = await chooseLayout({ data, regions: null, port: null, edgePort: null, separate: false });
+	const again = await chooseLayout({ data, regions: null, port: null, edgePort: null, separate: false, takeOver: false });
 	assert.deepEqual(again.regions, ['fra', 'ams']);
 	assert.throws(() => openData(join(data, 'endpoint.json', 'x')), { code: 'data_directory', exit: 2 });
 });
@@ -49,7 +49,7 @@ test('one supervisor a directory: the second is refused, a dead one is taken ove
 });
 
 test('programs for all regions, or for each; what changes them is seen', () => {
-	const layout = { data: '/tmp', regions: ['fra', 'ams'], port: 7070, edgePort: 8080, separate: false };
+	const layout = { data: '/tmp', regions: ['fra', 'ams'], port: 7070, edgePort: 8080, separate: false, takeOver: false };
 	const names = (separate: boolean) => regionPrograms({ ...layout, separate }).map(({ name }) => name);
 	assert.deepEqual(names(false), ['depot', 'agent', 'edge-0', 'edge-1']);
 	assert.deepEqual(names(true), [

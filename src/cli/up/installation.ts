@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { LOCAL_REGIONS } from '#wire/local-regions.ts';
 import { readPidFile, readPidFiles } from '#process/pid-file.ts';
 import { Failure, EXIT, usage } from '../failure.ts';
+import { ownPackage, type Package } from '../installed/package.ts';
 import { choosePorts } from './ports.ts';
 
 /** What `jibe up` was told, and what an installation remembers of it for the next time. */
@@ -13,8 +14,12 @@ export interface UpSettings {
 	/** Null: not asked for. */
 	port: number | null;
 	edgePort: number | null;
+	/** Where control keeps blobs (`s3://bucket`); null: where it did the last time, or in the directory itself. */
+	store?: string | null;
 	/** One depot, agent and pair of edges per region, as on servers of their own. */
 	separate: boolean;
+	/** The place of a supervisor that runs is taken; what it started runs on, and is replaced where it is of another version. */
+	takeOver: boolean;
 }
 
 export interface Layout {
@@ -22,6 +27,7 @@ export interface Layout {
 	regions: string[];
 	port: number;
 	edgePort: number;
+	store?: string | null;
 	separate: boolean;
 }
 
@@ -32,6 +38,16 @@ const DEFAULT_EDGE_PORT = 8080;
 export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 	const { data, separate } = settings;
 	const before = remembered(data);
+	if (before?.ownDatabase && !process.env['DATABASE_URL']) {
+		throw new Failure(
+			'database_url_missing',
+			EXIT.usage,
+			'the state of this installation is in a PostgreSQL of yours, and DATABASE_URL is not set',
+			{
+				hint: 'set DATABASE_URL as it was; an installation with a database of its own needs another --data DIR',
+			},
+		);
+	}
 	const regions = settings.regions ?? before?.regions ?? LOCAL_REGIONS.slice(0, 1);
 	const ours = new Set<number>();
 	if (before !== null && readPidFile(data, 'control')?.alive) ours.add(before.port);
@@ -54,7 +70,7 @@ export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 		ours,
 		avoid: new Set([port]),
 	});
-	return { data, regions, port, edgePort, separate };
+	return { data, regions, port, edgePort, separate, store: settings.store ?? before?.store ?? null };
 }
 
 /** `3`, or names with commas. @throws Failure (usage) */
@@ -91,8 +107,14 @@ interface Remembered {
 	regions: string[];
 	port: number;
 	edgePort: number;
+	/** Absent: in the directory itself. */
+	store?: string;
 	/** Digest of the settings each program was last started with. */
 	programs: Record<string, string>;
+	/** Which package started them; absent before packages were remembered. */
+	package?: Package;
+	/** True where DATABASE_URL named a server of the team's. */
+	ownDatabase?: boolean;
 }
 
 export function remembered(data: string): Remembered | null {
@@ -105,8 +127,10 @@ export function remembered(data: string): Remembered | null {
 }
 
 export function remember(layout: Layout, programs: Record<string, string>): void {
-	const { regions, port, edgePort } = layout;
-	replaceFile(join(layout.data, 'installation.json'), { regions, port, edgePort, programs });
+	const { regions, port, edgePort, store } = layout;
+	const ownDatabase = Boolean(process.env['DATABASE_URL']);
+	const kept = { regions, port, edgePort, programs, package: ownPackage(), ownDatabase, ...(store ? { store } : {}) };
+	replaceFile(join(layout.data, 'installation.json'), kept);
 }
 
 export function edgeUrl(layout: Layout, index: number): string {

@@ -19,6 +19,8 @@ const BACKOFF_LONGEST_MS = 10_000;
 const GOOD_LIFE_MS = 30_000;
 const OLD_LOG_BYTES = 32 * 1024 * 1024;
 const STOP_WITHIN_MS = 5_000;
+/** An edge lets requests end that are in flight (30 s); the others are gone at once. */
+const REPLACE_WITHIN_MS = 35_000;
 
 export interface KeeperEvents {
 	/** It ended without being told to; `inMs`: when it is started again. */
@@ -38,6 +40,8 @@ export class Keeper {
 	#stopping = false;
 	readonly #logFile: string;
 	#timer: Timer | null = null;
+	/** Of the pid file that was written for it: each is a new file, renamed into place. */
+	#writtenInode: number | null = null;
 
 	constructor(program: Program, data: string, log: Log, events: KeeperEvents) {
 		this.program = program;
@@ -47,19 +51,33 @@ export class Keeper {
 		this.#logFile = join(data, 'logs', `${program.name}.log`);
 	}
 
-	/** True when one that runs was taken over. `asWanted`: it was started with today's settings. */
-	async begin(asWanted: boolean): Promise<boolean> {
+	/** Takes over the one that runs, whatever it was started with, or starts it. */
+	async begin(): Promise<'adopted' | 'started'> {
 		const running = readPidFile(this.#data, this.program.name);
-		if (running?.alive && asWanted) {
+		if (running?.alive) {
 			this.identity = { pid: running.pid, start: running.start };
 			this.startedAt = systemClock.monotonic();
 			this.#log.info('adopted', { pid: running.pid });
 			this.#lookLater();
-			return true;
+			return 'adopted';
 		}
-		if (running?.alive) await endProcess(running);
 		await this.#start();
-		return false;
+		return 'started';
+	}
+
+	/** Ends the one that runs, which has time to finish what it has in flight, and starts today's. */
+	async replace(): Promise<void> {
+		const running = this.identity;
+		// So that its end is not taken for one that nobody wanted.
+		this.identity = null;
+		this.#timer?.cancel();
+		if (running !== null) await endProcess(running, REPLACE_WITHIN_MS);
+		if (!this.#stopping) await this.#start();
+	}
+
+	/** It lives and has said that it is ready, which it does by writing its pid file itself. */
+	get ready(): boolean {
+		return this.identity !== null && isAlive(this.identity) && pidFileInode(this.#data, this.program.name) !== this.#writtenInode;
 	}
 
 	/** From now on it stays dead when it dies. */
@@ -93,6 +111,7 @@ export class Keeper {
 		});
 		// At once, so that it is found when this process is killed before the program writes the file itself.
 		if (!writePidFile(this.#data, name, identity)) this.#log.warn('pid_file.not_written', { pid: identity.pid, why: 'the disk is full' });
+		this.#writtenInode = pidFileInode(this.#data, name);
 		this.identity = identity;
 		this.startedAt = systemClock.monotonic();
 		this.#log.info('started', { pid: identity.pid });
@@ -128,6 +147,10 @@ export class Keeper {
 			});
 		});
 	}
+}
+
+function pidFileInode(data: string, name: string): number | null {
+	return statSync(join(data, 'pids', `${name}.json`), { throwIfNoEntry: false })?.ino ?? null;
 }
 
 /** SIGTERM, and SIGKILL when it takes too long. */

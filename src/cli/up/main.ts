@@ -5,8 +5,8 @@ import { createLog, type Log } from '#log/log.ts';
 import { isolation } from '#process/isolation.ts';
 import { readPidFile, removePidFile } from '#process/pid-file.ts';
 import { EXIT, Failure } from '../failure.ts';
-import { claim } from './claim.ts';
-import { controlReady, hasCredential, obtainCredential, regionsReady } from './control.ts';
+import { claim, takeOver } from './claim.ts';
+import { controlReady, hasCredential, programReady, obtainCredential, regionsReady } from './control.ts';
 import { watchFrozen } from './frozen.ts';
 import { chooseLayout, edgeUrl, openData, remember, remembered, writeEndpoint, type Layout, type UpSettings } from './installation.ts';
 import { endProcess, Keeper } from './keeper.ts';
@@ -19,6 +19,7 @@ export async function main(settings: UpSettings): Promise<void> {
 	let house: House | null = null;
 	try {
 		openData(settings.data);
+		if (settings.takeOver) await takeOver(settings.data);
 		claim(settings.data);
 		for (const line of isolation().missing) tellParent({ warning: line });
 		const layout = await chooseLayout(settings);
@@ -52,6 +53,10 @@ class House {
 	readonly #keepers: Keeper[];
 	/** Programs that ran before and were taken over. */
 	adopted = 0;
+	/** Of these, those that were not started as they are wanted now: replaced one after the other. */
+	readonly #stale = new Set<Keeper>();
+	/** What each program was started with. */
+	#runs: Record<string, string> = {};
 
 	constructor(layout: Layout, log: Log) {
 		this.layout = layout;
@@ -66,27 +71,54 @@ class House {
 	async open(): Promise<void> {
 		const { layout } = this;
 		const before = remembered(layout.data)?.programs ?? {};
-		const today = Object.fromEntries(this.#keepers.map(({ program }) => [program.name, programDigest(program)]));
-		const begin = async (keeper: Keeper) => {
-			if (await keeper.begin(before[keeper.program.name] === today[keeper.program.name])) this.adopted++;
-		};
-		await this.#endOthers(Object.keys(before).filter((name) => !(name in today)));
-		remember(layout, today);
+		await this.#endOthers(Object.keys(before).filter((name) => !this.#keepers.some(({ program }) => program.name === name)));
+		this.#runs = Object.fromEntries(this.#keepers.flatMap(({ program: { name } }) => (before[name] ? [[name, before[name]]] : [])));
+		remember(layout, this.#runs);
 		writeEndpoint(layout);
 		const early = this.#keepers.filter(({ program }) => hasCredential(program));
 		const late = this.#keepers.filter((keeper) => !early.includes(keeper));
 		const given = () => this.#giveUpWhenHopeless();
 		tellParent({ now: 'Starting control…' });
-		await Promise.all(early.map(begin));
+		await Promise.all(early.map((keeper) => this.#begin(keeper)));
 		await controlReady(layout, given);
 		tellParent({ now: 'Starting agents and edges…' });
 		await Promise.all(
 			late.map(async (keeper) => {
 				await obtainCredential(layout, keeper.program);
-				await begin(keeper);
+				await this.#begin(keeper);
 			}),
 		);
+		for (const keeper of this.#keepers.filter((one) => this.#stale.has(one))) {
+			await this.#replace(keeper);
+			await programReady(keeper, given);
+		}
 		await regionsReady(layout, given, (missing) => tellParent({ now: `Waiting for ${missing.join(', ')}…` }));
+	}
+
+	/**
+	 * What runs as it is wanted, or of another version or with other settings, is taken over: nothing ends before everything
+	 * runs. But for control, which the others can do without.
+	 */
+	async #begin(keeper: Keeper): Promise<void> {
+		const { role, name } = keeper.program;
+		if ((await keeper.begin()) === 'started') return this.#note(keeper);
+		this.adopted++;
+		if (this.#runs[name] === programDigest(keeper.program)) return;
+		if (role === 'control') await this.#replace(keeper);
+		else this.#stale.add(keeper);
+	}
+
+	async #replace(keeper: Keeper): Promise<void> {
+		tellParent({ said: `Replacing ${keeper.program.name}…` });
+		await keeper.replace();
+		this.#stale.delete(keeper);
+		this.#note(keeper);
+	}
+
+	/** Only once it was started: a supervisor that is killed meanwhile is followed by one that replaces it again. */
+	#note({ program }: Keeper): void {
+		this.#runs[program.name] = programDigest(program);
+		remember(this.layout, this.#runs);
 	}
 
 	/** Kills what is frozen, for as long as this process lives. */

@@ -1,4 +1,5 @@
-import { join } from 'node:path';
+import { globSync, readFileSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { canonicalJson, sha256 } from '#digest/digest.ts';
 import { runDirectory } from '#process/directory.ts';
 import type { Role } from '#wire/region.ts';
@@ -26,7 +27,8 @@ const EDGES_PER_REGION = 2;
 export function controlProgram(layout: Layout): Program {
 	const regions = layout.regions.map((name, index) => ({ name, edgePort: layout.edgePort + index }));
 	const databaseUrl = process.env['DATABASE_URL'];
-	const settings = { data: layout.data, port: layout.port, regions, ...(databaseUrl ? { databaseUrl } : {}) };
+	const { data, port, store } = layout;
+	const settings = { data, port, regions, ...(databaseUrl ? { databaseUrl } : {}), ...(store ? { store } : {}) };
 	return { role: 'control', name: 'control', label: null, settings, regions: [], credentialFile: null, server: LOCAL_SERVER };
 }
 
@@ -45,16 +47,28 @@ export function regionPrograms(layout: Layout): Program[] {
 		};
 		const edgeRegions = regions.map((name) => ({ name, port: ports.get(name) }));
 		return [
-			program('depot', `depot${suffix}`, { upstream: `http://127.0.0.1:${layout.port}` }),
+			program('depot', `depot${suffix}`, { upstreams: [`http://127.0.0.1:${layout.port}`] }),
 			program('agent', `agent${suffix}`, {}),
 			...Array.from({ length: EDGES_PER_REGION }, (_, n) => program('edge', `edge${suffix}-${n}`, { regions: edgeRegions })),
 		];
 	});
 }
 
-/** What a program that runs must have been started with to be adopted. */
+/** What a program that runs must have been started with to be left as it is: its settings, and what its file holds. */
 export function programDigest(program: Program): string {
-	return sha256(canonicalJson({ settings: program.settings, script: scriptOf(program.role) }));
+	return sha256(canonicalJson({ settings: program.settings, script: scriptOf(program.role), bundle: bundleDigest(program.role) }));
+}
+
+/** What a program is made of beside its bundle, below `dist/`. */
+const MADE_OF: Readonly<Partial<Record<Program['role'], string>>> = { agent: 'instance.js', control: '{sql,dashboard}/**' };
+
+/** Another version may have come to the same place; run from source, a program is as old as it is. */
+function bundleDigest(role: Program['role']): string | null {
+	const [file = ''] = scriptOf(role);
+	if (!file.endsWith('.js')) return null;
+	const others = globSync(MADE_OF[role] ?? [], { cwd: dirname(file) }).map((name) => join(dirname(file), name));
+	const files = [file, ...others.filter((name) => statSync(name).isFile()).sort()];
+	return sha256(files.map((name) => sha256(readFileSync(name))).join());
 }
 
 /** Node's arguments: in the package the program's bundle stands beside this one, in the repository its source is run. */
@@ -95,7 +109,7 @@ export function nodeOptions(role: string): string[] {
 }
 
 const PASSED_ON =
-	/^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|XDG_.*|SUDO_[UG]ID|NODE_EXTRA_CA_CERTS|JIBE_.*|DATABASE_URL|PG[A-Z]+)$/;
+	/^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|XDG_.*|SUDO_[UG]ID|NODE_EXTRA_CA_CERTS|JIBE_.*|DATABASE_URL|PG[A-Z]+|AWS_[A-Z0-9_]+)$/;
 const KEPT_BACK: ReadonlySet<string> = new Set(['JIBE_TOKEN', 'JIBE_SERVER', 'JIBE_PROGRAM', 'JIBE_DATA']);
 
 /** The environment of a program: not what a shell happens to have. Settings go here, so that `ps` shows none of them. */
@@ -103,7 +117,7 @@ export function programEnvironment(data: string, role: string, settings: object)
 	const env: Record<string, string> = {};
 	for (const [name, value] of Object.entries(process.env)) {
 		if (value === undefined || !PASSED_ON.test(name) || KEPT_BACK.has(name)) continue;
-		if (/^(DATABASE_URL|PG)/.test(name) && role !== 'control' && role !== 'up') continue;
+		if (/^(DATABASE_URL|PG|AWS_)/.test(name) && role !== 'control' && role !== 'up') continue;
 		env[name] = value;
 	}
 	return { ...env, ...THRIFTY_MALLOC, NODE_COMPILE_CACHE: join(data, 'cache', 'v8'), JIBE_PROGRAM: JSON.stringify(settings) };

@@ -2,10 +2,11 @@ import { readdirSync, readFileSync, realpathSync, rmSync, statSync } from 'node:
 
 import { stopPostgres } from '#state/embedded.ts';
 import { cgroupOf, killCgroup, type Cgroup } from '#process/cgroup.ts';
-import { signalGroup, signalProcess } from '#process/control.ts';
+import { signalGroup } from '#process/control.ts';
 import { runDirectory } from '#process/directory.ts';
 import { identify, type Identity } from '#process/identity.ts';
 import { readPidFiles, removePidFile } from '#process/pid-file.ts';
+import { letGo } from './claim.ts';
 import { isFrozen, removeGroups } from './groups.ts';
 import { endProcess, hasEnded } from './keeper.ts';
 import { removeEndpoint } from './installation.ts';
@@ -34,16 +35,7 @@ interface Found extends Identity {
 	role: string;
 }
 
-const LET_GO_WITHIN_MS = 1_000;
 const INSTANCE_WITHIN_MS = 3_000;
-
-/** The supervisor ends at this signal and leaves everything running; one that is stuck must not start things again. */
-async function letGo(supervisor: Identity): Promise<void> {
-	if (supervisor.pid === process.pid || !signalProcess(supervisor, 'SIGUSR2')) return;
-	if (await hasEnded(supervisor, LET_GO_WITHIN_MS)) return;
-	signalProcess(supervisor, 'SIGKILL');
-	await hasEnded(supervisor, LET_GO_WITHIN_MS);
-}
 
 /** Its whole process group: an app may have children. One that is frozen can't hear SIGTERM and has nothing in flight. */
 async function endInstance(instance: Identity): Promise<void> {

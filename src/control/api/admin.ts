@@ -12,6 +12,7 @@ import {
 } from '#wire/api.ts';
 import { issueCredential } from '#wire/credential.ts';
 import { appName, serverName } from '#wire/names.ts';
+import { isEncrypted } from '../access.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
 import { Raw, route, type Route } from '../route.ts';
@@ -115,11 +116,12 @@ function installationRoutes({ state, url, metrics, clock }: House): Route[] {
 			summary: 'A link that signs one browser in as this token, once.',
 			role: 'viewer',
 			answer: loginAnswer,
-			async handle({ caller }) {
+			async handle({ caller, request }) {
+				const base = isEncrypted(request) ? `https://${request.headers.host}` : url;
 				const entry = { at: clock.now(), by: caller.by, action: 'login.created', app: null, environment: null };
 				await state.audit.write({ ...entry, detail: { token: caller.token.id } });
 				const { code, expiresAt } = await state.logins.createCode(caller.token.id);
-				return { url: `${url}/login?code=${encodeURIComponent(code)}`, expiresAt };
+				return { url: `${base}/login?code=${encodeURIComponent(code)}`, expiresAt };
 			},
 		}),
 		route({

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { SESSION_COOKIE, cookie } from '../access.ts';
+import { SESSION_COOKIE, cookie, isEncrypted } from '../access.ts';
 import type { House } from '../house.ts';
 import type { Pages } from '../pages.ts';
 import { Refusal } from '../ports.ts';
@@ -32,11 +32,11 @@ function signInRoutes({ state, clock }: House, pages: Pages): Route[] {
 			role: 'public',
 			query: z.object({ code: z.string().max(512).default('') }),
 			answer: 'text/html',
-			async handle({ query }) {
+			async handle({ query, request }) {
 				const login = await state.logins.redeem(query.code);
 				if (!login) return page(pages.signIn('This link was used before, or is older than 5 minutes.'));
 				const life = Math.max(1, Math.floor((login.expiresAt - clock.now()) / 1000));
-				const value = `${SESSION_COOKIE}=${login.session}; Path=/; HttpOnly; SameSite=Strict; Max-Age=${life}`;
+				const value = `${SESSION_COOKIE}=${login.session}; Path=/; HttpOnly; SameSite=Strict; Max-Age=${life}${isEncrypted(request) ? '; Secure' : ''}`;
 				return page(pages.signedIn, { 'set-cookie': value });
 			},
 		}),

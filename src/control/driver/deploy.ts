@@ -100,7 +100,11 @@ async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk>
 		state: testing ? 'Testing' : waiting ? 'ReadyToDeploy' : 'Deploying',
 		plan: (release) => {
 			const rollout = newRollout({ kind: 'deploy', release, plan, waiting, testing, now });
-			return { rollout, regions: outcomes(rollout), writes: prepareEverywhere(lane, plan, release, superseded) };
+			return {
+				rollout,
+				regions: outcomes(rollout),
+				writes: prepareEverywhere(lane, plan, { release, labels: input.release.config.servers }, superseded),
+			};
 		},
 		owner,
 		supersedes: superseded.map((walk) => walk.deployment.id),
@@ -111,13 +115,18 @@ async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk>
 	return walk;
 }
 
-/** Every region of the plan starts the release, without traffic; what was waiting until now is let go of. */
-function prepareEverywhere(lane: Lane, plan: Plan, release: number, superseded: readonly Walk[]): PointerWrite[] {
+/** Every region of the plan starts the release, without traffic; what was waiting until now is let go of. @throws Refusal without room */
+function prepareEverywhere(
+	lane: Lane,
+	plan: Plan,
+	fresh: { release: number; labels: readonly string[] },
+	superseded: readonly Walk[],
+): PointerWrite[] {
 	const regions = new Set([...plan.regions, ...superseded.flatMap((walk) => walk.rollout.plan.regions)]);
 	return [...regions].flatMap((region) => {
 		const wanted = wantedOf(lane.wants.get(region));
 		const without = superseded.reduce((left, walk) => dropped(left, walk.rollout.release), wanted);
-		const next = plan.regions.includes(region) ? prepared(without, release, plan.instances) : without;
-		return sameWanted(wanted, next) ? [] : [pointerWrite(lane, region, next)];
+		const next = plan.regions.includes(region) ? prepared(without, fresh.release, plan.instances) : without;
+		return sameWanted(wanted, next) ? [] : [pointerWrite(lane, region, next, fresh)];
 	});
 }

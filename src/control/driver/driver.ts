@@ -1,14 +1,18 @@
 import { pause } from '#clock/clock.ts';
+import type { Event } from '#wire/api.ts';
 import { compareVersions } from '#wire/region.ts';
 import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInput } from '../ports.ts';
 import { cancel, remove, tested } from './cancel.ts';
 import { deploy } from './deploy.ts';
 import { Lane } from './lane.ts';
+import { Placing } from './placing.ts';
 import { Presence } from './presence.ts';
 import { rollback, rollbackTarget } from './rollback.ts';
 import type { DriverSettings, Listener } from './settings.ts';
 
 const RESUME_RETRY_MS = 500;
+/** Tell that an app's environment was changed. */
+const LANE_EVENTS = new Set(['deployment.state', 'pointer.written', 'runs.written']);
 
 /** Moves deployments through the regions: one lane for each app and environment, each woken by what the hub tells and by the clock. */
 export function createDriver(settings: DriverSettings): Driver {
@@ -18,6 +22,7 @@ export function createDriver(settings: DriverSettings): Driver {
 class RolloutDriver implements Driver {
 	readonly #settings: DriverSettings;
 	readonly #presence: Presence;
+	readonly #placing: Placing;
 	readonly #lanes = new Map<string, Lane>();
 	readonly #listeners = new Set<Listener>();
 	/** App → the region that has seen more than the database. */
@@ -28,7 +33,10 @@ class RolloutDriver implements Driver {
 	constructor(settings: DriverSettings) {
 		this.#settings = settings;
 		this.#presence = new Presence(settings.hub, settings.clock);
-		this.#unsubscribe = settings.hub.subscribe((event) => this.#heard(event));
+		const { hub, clock, joined } = settings;
+		this.#placing = new Placing({ hub, clock, joined: () => joined?.servers() ?? [], changed: () => this.#lookAll() });
+		const stops = [hub.subscribe((event) => this.#heard(event)), joined?.subscribe(() => this.#serversChanged())];
+		this.#unsubscribe = () => stops.forEach((stop) => stop?.());
 	}
 
 	deploy(input: DeployInput) {
@@ -75,19 +83,50 @@ class RolloutDriver implements Driver {
 		}
 	}
 
+	/** What others drive that live is theirs. A lane that can't be read now tries again by itself. */
 	async resume() {
-		for (const { app, environment } of await this.#unfinished()) this.#lane(app, environment);
-		// A lane that can't be read now tries again by itself.
-		await Promise.allSettled([...this.#lanes.values()].map((lane) => lane.exclusive(async () => lane.look())));
+		const others = this.#settings.others?.() ?? new Set();
+		const rows = await this.#driven();
+		await Promise.allSettled(
+			rows.map(async ({ app, environment, owners }) => {
+				const lane = this.#lane(app, environment);
+				if (!owners.some((owner) => others.has(owner))) await lane.takeOver(owners);
+			}),
+		);
+	}
+
+	/** @throws when one of its lanes could not be read */
+	async takeOver(gone: string) {
+		const rows = await this.#settings.store.lanes({});
+		const theirs = rows.filter(({ owners }) => owners.includes(gone));
+		await Promise.all(
+			theirs.map(({ app, environment }) =>
+				this.#lane(app, environment)
+					.takeOver([gone])
+					.catch((error: unknown) => {
+						// Another one was quicker.
+						if ((error as { code?: unknown }).code !== 'fenced') throw error;
+					}),
+			),
+		);
+	}
+
+	async verify() {
+		await Promise.all([...this.#lanes.values()].map((lane) => lane.verify()));
+	}
+
+	heard(event: Event) {
+		if (event.app === null || event.environment === null || !LANE_EVENTS.has(event.type)) return;
+		// Also where it was unknown: what is counted of it from now on is evidence, should this process come to drive it.
+		this.#lane(event.app, event.environment).heard(event);
 	}
 
 	/** Everything that is wanted or open. The database may still be starting: asked until it answers. */
-	async #unfinished(): Promise<{ app: string; environment: string }[]> {
+	async #driven(): Promise<{ app: string; environment: string; owners: string[] }[]> {
 		const { store, clock, log } = this.#settings;
 		while (!this.#closed) {
 			try {
-				const [wants, open] = await Promise.all([store.wants({}), store.open()]);
-				return [...wants.filter((want) => !want.removed), ...open.map((held) => held.deployment)];
+				return await store.lanes({});
 			} catch (error) {
 				log.warn('driver.resume_retry', { inMs: RESUME_RETRY_MS, error });
 				await pause(RESUME_RETRY_MS, clock);
@@ -122,6 +161,7 @@ class RolloutDriver implements Driver {
 	async close() {
 		this.#closed = true;
 		this.#unsubscribe();
+		this.#placing.close();
 		await Promise.all([...this.#lanes.values()].map((lane) => lane.close()));
 	}
 
@@ -134,6 +174,7 @@ class RolloutDriver implements Driver {
 			environment,
 			settings: this.#settings,
 			presence: this.#presence,
+			placing: this.#placing,
 			told: (deployment, event) => {
 				for (const listener of this.#listeners) listener(deployment, event);
 			},
@@ -154,12 +195,23 @@ class RolloutDriver implements Driver {
 				return this.#counted(event.stats.second, event.stats.rows);
 			case 'ahead':
 				return this.#isAhead(event);
+			case 'servers':
+				return this.#serversChanged();
 			case 'lost':
 			case 'back':
 			case 'presence':
 				this.#presence.look();
-				for (const lane of this.#lanes.values()) lane.look();
+				this.#placing.candidates.look();
+				this.#lookAll();
 		}
+	}
+
+	#serversChanged(): void {
+		if (this.#placing.candidates.look()) this.#lookAll();
+	}
+
+	#lookAll(): void {
+		for (const lane of this.#lanes.values()) lane.look();
 	}
 
 	#counted(second: number, rows: Extract<HubEvent, { type: 'stats' }>['stats']['rows']): void {

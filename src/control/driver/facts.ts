@@ -2,6 +2,7 @@ import type { Facts, RegionFacts, Rollout, RunEntry, Wanted } from '#rollout/rol
 import { isWarm, NOTHING, readiness } from '#rollout/runs.ts';
 import { compareVersions, type ReleaseSpec, type Run, type Want } from '#wire/region.ts';
 import type { PointerWrite, RegionHub } from '../ports.ts';
+import type { LabelsOf, Placing } from './placing.ts';
 import type { Presence } from './presence.ts';
 
 /** One app and environment, as the hub and the database know it. */
@@ -12,6 +13,8 @@ export interface Scene {
 	releases: ReadonlyMap<number, { spec: Pick<ReleaseSpec, 'warm'> }>;
 	hub: RegionHub;
 	presence: Presence;
+	placing: Placing;
+	labelsOf: LabelsOf;
 }
 
 /** The facts that a rollout is stepped with. `keep`: releases of the other open deployments. */
@@ -55,14 +58,26 @@ export function wantedOf(want: Want | undefined): Wanted {
 	return { primary: want.pointer.primary, candidate: want.pointer.candidate, run: want.run };
 }
 
-/** The write that makes a region want this, over the version that it was decided on. */
-export function pointerWrite(scene: Scene, region: string, wanted: Wanted): PointerWrite {
+/**
+ * The write that makes a region want this, over the version that it was decided on. With `fresh`, a release that nobody
+ * knows yet, it is refused where the region's servers have no room. @throws Refusal
+ */
+export function pointerWrite(
+	scene: Scene,
+	region: string,
+	wanted: Wanted,
+	fresh?: { release: number; labels: readonly string[] },
+): PointerWrite {
 	const want = scene.wants.get(region);
+	const key = { region, app: scene.app, environment: scene.environment };
+	const labelsOf: LabelsOf = (release) => (release === fresh?.release ? fresh.labels : scene.labelsOf(release));
+	const strict = fresh !== undefined && scene.presence.all().get(region)?.connected === true;
+	const run = wanted.run.map((entry) => runOf(scene, want, entry));
 	return {
 		region,
 		expect: want ? { epoch: want.epoch, version: want.version } : null,
 		pointer: { primary: wanted.primary, candidate: wanted.candidate, hold: want?.pointer.hold ?? null },
-		run: wanted.run.map((entry) => runOf(scene, want, entry)),
+		run: scene.placing.assign(key, want, run, { labelsOf, strict }),
 	};
 }
 

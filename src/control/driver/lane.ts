@@ -2,14 +2,16 @@ import type { Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import { isOpen, isTesting, type Effect, type Facts, type Rollout, type RolloutEvent } from '#rollout/rollout.ts';
 import { nextLook, step } from '#rollout/step.ts';
-import type { Deployment } from '#wire/api.ts';
+import type { Deployment, Event } from '#wire/api.ts';
 import type { AppConfig } from '#wire/config.ts';
-import type { Gift, ReleaseSpec, Want } from '#wire/region.ts';
+import { compareVersions, type Gift, type ReleaseSpec, type Want } from '#wire/region.ts';
 import { Refusal, type Advance, type Held } from '../ports.ts';
 import { Ledger } from './evidence.ts';
 import { factsFor, pointerWrite, type Scene } from './facts.ts';
+import type { Placing } from './placing.ts';
 import type { Presence } from './presence.ts';
 import { askProbes } from './probes.ts';
+import { rearrange } from './rearrange.ts';
 import { outcomes, timings } from './record.ts';
 import type { DriverSettings, Listener } from './settings.ts';
 import { judge, nextJudgement } from './watch.ts';
@@ -46,6 +48,7 @@ export class Lane implements Scene {
 	readonly environment: string;
 	readonly settings: DriverSettings;
 	readonly presence: Presence;
+	readonly placing: Placing;
 	readonly hub: Scene['hub'];
 	readonly log: Log;
 	readonly ledger = new Ledger();
@@ -63,10 +66,10 @@ export class Lane implements Scene {
 	#timer: Timer | null = null;
 	#retryMs = RETRY_FIRST_MS;
 	#closed = false;
-	/** Another process took a deployment of it over. */
-	#ceded = false;
-	/** The next time it is read, what is open is taken from whoever has it. Not after mere trouble: another may have taken over meanwhile. */
-	#seize = true;
+	/** It is another process's: read for who asks about it, and left alone. */
+	#ceded: boolean;
+	/** From whom what is open is taken the next time it is read. Not after mere trouble: another may have taken over meanwhile. */
+	#seize: Seize;
 	#everLoaded = false;
 	/** What it holds of deployments is older than the database's. */
 	#outdated = false;
@@ -76,6 +79,7 @@ export class Lane implements Scene {
 		environment: string;
 		settings: DriverSettings;
 		presence: Presence;
+		placing: Placing;
 		told: Listener;
 		blocked: () => boolean;
 	}) {
@@ -83,18 +87,27 @@ export class Lane implements Scene {
 		this.environment = of.environment;
 		this.settings = of.settings;
 		this.presence = of.presence;
+		this.placing = of.placing;
 		this.hub = of.settings.hub;
 		this.log = of.settings.log.with({ app: of.app, environment: of.environment });
+		this.#ceded = of.settings.others !== undefined;
+		this.#seize = this.#ceded ? null : ANYBODY;
 		this.#told = of.told;
 		this.#blocked = of.blocked;
 	}
 
 	/** Runs `task` when everything before it is done, with the lane read from the database. */
 	exclusive<T>(task: () => Promise<T>): Promise<T> {
+		return this.#queue(async () => {
+			await this.#load();
+			return await task();
+		});
+	}
+
+	#queue<T>(task: () => Promise<T>): Promise<T> {
 		const result = this.#tail.then(async () => {
 			if (this.#closed) throw new Error('the driver is closed');
 			try {
-				await this.#load();
 				return await task();
 			} catch (error) {
 				this.#failed(error);
@@ -110,17 +123,83 @@ export class Lane implements Scene {
 
 	/** The same for what a person asked: when somebody else had the lane, it is taken over and asked once more. */
 	async request<T>(task: () => Promise<T>): Promise<T> {
-		this.#ceded = false;
-		if (!this.#loaded) this.#seize = true;
+		const attempt = () =>
+			this.#queue(async () => {
+				if (this.#loaded && (await this.#isOthers())) this.#loaded = false;
+				if (!this.#loaded) this.#seizeFrom(ANYBODY);
+				await this.#load();
+				return await task();
+			});
 		try {
-			return await this.exclusive(task);
+			return await attempt();
 		} catch (error) {
 			const code = (error as { code?: unknown }).code;
 			if (code !== 'fenced' && code !== 'stale') throw error;
-			this.#ceded = false;
-			this.#seize = true;
-			return this.exclusive(task);
+			this.#loaded = false;
+			return attempt();
 		}
+	}
+
+	/** These are gone, and what they drove is driven from here on; it is left alone where somebody else was quicker. */
+	async takeOver(from: readonly string[]): Promise<void> {
+		await this.#queue(async () => {
+			this.#loaded = false;
+			this.#seizeFrom(from);
+			await this.#load();
+			this.look();
+		});
+	}
+
+	/** Something was written that may not have been by this process: who else drives it now is left alone. */
+	heard(event: Event): void {
+		if (!this.#loaded || this.#knows(event)) return;
+		this.#queue(async () => {
+			if (!this.#loaded || this.#knows(event)) return;
+			if (await this.#isOthers()) return this.#cede();
+			// Its own write, whose answer was lost.
+			this.#loaded = false;
+			this.look();
+		}).catch(() => undefined); // logged, and tried again
+	}
+
+	/** Who drives it is asked again: this process was away. */
+	async verify(): Promise<void> {
+		await this.#queue(async () => {
+			if (this.#loaded && (await this.#isOthers())) this.#cede();
+		});
+	}
+
+	#knows({ type, deployment, data }: Event): boolean {
+		if (type === 'deployment.state') {
+			const known = this.history.find((one) => one.id === deployment);
+			return known?.stages.some((stage) => stage.state === data['state']) === true;
+		}
+		return writtenBy(type, data).every((version) => {
+			const want = this.wants.get(version.region);
+			return want !== undefined && compareVersions(want, version) >= 0;
+		});
+	}
+
+	async #isOthers(): Promise<boolean> {
+		const { store, owner, others } = this.settings;
+		if (!others || others().size === 0) return false;
+		const [lane] = await store.lanes({ app: this.app, environment: this.environment });
+		return lane !== undefined && lane.owners.some((one) => one !== owner);
+	}
+
+	#seizeFrom(from: NonNullable<Seize>): void {
+		this.#ceded = false;
+		this.#seize = from;
+	}
+
+	#cede(): void {
+		this.log.info('lane.taken_over');
+		this.#timer?.cancel();
+		this.#lookDue = false;
+		this.#loaded = false;
+		this.#ceded = true;
+		this.#seize = null;
+		this.walks = [];
 	}
 
 	/** Something may have changed: looks at it as soon as possible. Calls that come meanwhile are answered by one look. */
@@ -143,6 +222,9 @@ export class Lane implements Scene {
 		for (const effect of effects) if (effect.type === 'probe') askProbes(this, walk, effect);
 		return effects.length > 0;
 	}
+
+	/** Which servers a release asks for. */
+	labelsOf = (release: number): readonly string[] => this.releases.get(release)?.config.servers ?? [];
 
 	facts(rollout: Rollout): Facts {
 		const keep = this.walks.filter((walk) => isOpen(walk.rollout) && walk.rollout !== rollout).map((walk) => walk.rollout.release);
@@ -246,10 +328,9 @@ export class Lane implements Scene {
 		}
 	}
 
-	/** Reads everything anew at the next use. */
+	/** Reads everything anew at the next use; where there are others, only what is its own. */
 	reload(): void {
-		this.#seize = true;
-		this.#ceded = false;
+		if (!this.#ceded) this.#seize = this.settings.others ? null : ANYBODY;
 		this.#loaded = false;
 	}
 
@@ -283,7 +364,7 @@ export class Lane implements Scene {
 		this.#tidyWalks();
 		const waiting = this.waiting((walk) => !isTesting(walk.rollout));
 		if (waiting && !this.walking() && this.swinging().length === 0) return this.tell(waiting, { type: 'turn' }).then(() => true);
-		return judge(this);
+		return (await rearrange(this)) || judge(this);
 	}
 
 	/** Once another one walks it decides about every region: those that were away wait for it. */
@@ -371,10 +452,16 @@ export class Lane implements Scene {
 		this.wants.clear();
 		for (const want of wants) if (want.environment === environment) this.wants.set(want.region, want);
 		const held = open.filter(({ deployment }) => deployment.app === app && deployment.environment === environment);
-		if (!reading && !this.#seize && held.some((one) => one.owner !== owner))
+		const allowed = this.#seize === ANYBODY ? null : [...(this.#seize ?? []), owner];
+		if (!reading && allowed && held.some((one) => !allowed.includes(one.owner)))
 			throw new TakenOver(`${app} in ${environment} is another process's now`);
-		this.walks = reading ? [] : await this.#takeAll(held.map((one) => one.deployment));
-		this.#seize = false;
+		this.walks = reading
+			? held.map(asRead)
+			: await this.#takeAll(
+					held.map((one) => one.deployment),
+					allowed,
+				);
+		this.#seize = null;
 		this.#everLoaded = true;
 		this.#outdated = false;
 		await this.#fetchReleases(
@@ -395,7 +482,7 @@ export class Lane implements Scene {
 	}
 
 	/** What is open, and what serves: regions that were away catch up with that, and its fence guards what is kept warm. */
-	async #takeAll(open: readonly Deployment[]): Promise<Walk[]> {
+	async #takeAll(open: readonly Deployment[], allowed: readonly string[] | null): Promise<Walk[]> {
 		const ids = new Set(open.map((one) => one.id));
 		const last = this.lastDeployed();
 		const walks: Walk[] = [];
@@ -409,7 +496,7 @@ export class Lane implements Scene {
 		}
 		const { store, owner } = this.settings;
 		for (const id of ids) {
-			const { deployment, fence, version, rollout } = await store.take(id, owner, this.#seize ? undefined : owner);
+			const { deployment, fence, version, rollout } = await store.take(id, owner, allowed ?? undefined);
 			if (id !== last?.id || serves || open.some((one) => one.id === id))
 				walks.push({ deployment, fence, version, rollout: rollout as Rollout });
 		}
@@ -440,15 +527,12 @@ export class Lane implements Scene {
 		this.#loaded = false;
 		this.#lookDue = false;
 		// A person's word to take it counts for the attempt it was given for.
-		if (this.#everLoaded) this.#seize = false;
+		if (this.#seize === ANYBODY && (this.#everLoaded || this.settings.others)) this.#seize = null;
 		if (this.#closed) return;
-		if (code === 'fenced') {
-			// It is somebody else's now. Taking it back unasked would have the two take it from each other for ever.
-			this.log.info('lane.taken_over');
-			this.#ceded = true;
-			this.walks = [];
-			return;
-		}
+		// It is somebody else's now. Taking it back unasked would have the two take it from each other for ever.
+		if (code === 'fenced') return this.#cede();
+		// There is nothing to do about what is another's.
+		if (this.#ceded) return;
 		// With the right fence and the wrong version: its own write, whose answer was lost.
 		if (code === 'stale') this.#outdated = true;
 		this.log.warn('lane.retry', { inMs: this.#retryMs, error });
@@ -460,6 +544,24 @@ export class Lane implements Scene {
 
 class TakenOver extends Error {
 	readonly code = 'fenced';
+}
+
+/** From whom a lane may be taken: from whoever has it (a person asked), from those that are gone, or, null, only what is its own. */
+type Seize = typeof ANYBODY | readonly string[] | null;
+const ANYBODY = 'anybody';
+
+/** No write of it is accepted: fences begin at 1. */
+const NO_FENCE = 0;
+
+function asRead({ deployment, version, rollout }: Held): Walk {
+	return { deployment, fence: NO_FENCE, version, rollout: rollout as Rollout };
+}
+
+/** The versions of wants that an event tells of. */
+export function writtenBy(type: string, data: Record<string, unknown>): { region: string; epoch: number; version: number }[] {
+	if (type === 'pointer.written') return [data as { region: string; epoch: number; version: number }];
+	if (type === 'runs.written') return data['wants'] as { region: string; epoch: number; version: number }[];
+	return [];
 }
 
 /** A region that was away has heard of it after the end: nothing else would record that. */

@@ -2,6 +2,7 @@ import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { Deployment, Event } from '#wire/api.ts';
 import type { DeploymentStore, RegionHub } from '../ports.ts';
+import type { Joined } from './candidates.ts';
 
 /** What the driver is given. */
 export interface DriverSettings {
@@ -11,8 +12,12 @@ export interface DriverSettings {
 	log: Log;
 	/** Names this process in the fence: who owns a deployment. */
 	owner: string;
+	/** Other control processes on the same database that live. Absent: there are none. */
+	others?: () => ReadonlySet<string>;
 	/** Where people reach the app. */
 	urlOf: (app: string, environment: string) => string;
+	/** Servers that joined, and who hears of each change; absent: there are none but this machine. */
+	joined?: { servers(): readonly Joined[]; subscribe(listener: () => void): () => void };
 }
 
 /** Told of each deployment as it changes. */

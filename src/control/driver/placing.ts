@@ -1,0 +1,190 @@
+import type { Clock } from '#clock/clock.ts';
+import { nextPlaced } from '#placement/move.ts';
+import { count, samePlaced, type Placed } from '#placement/place.ts';
+import { compareVersions, wantKey, type Run, type Want } from '#wire/region.ts';
+import type { RegionHub } from '../ports.ts';
+import { Candidates, type Candidate, type Joined } from './candidates.ts';
+import { refusalToPlace } from './no-place.ts';
+import { Reserved, type Key } from './reserved.ts';
+import { Table } from './table.ts';
+
+export type LabelsOf = (release: number) => readonly string[];
+
+/**
+ * Which server of a region runs which instances, of all apps at once: they share the servers' budgets. Decided when a run
+ * list is written, and again when a server joins, drains, is lost or comes back.
+ */
+export class Placing {
+	readonly candidates: Candidates;
+	readonly reserved: Reserved;
+	readonly #hub: RegionHub;
+	/** Key → the version and the servers with which it was found to be as it should be. */
+	readonly #inOrder = new Map<string, string>();
+
+	constructor(of: { hub: RegionHub; clock: Clock; joined: () => readonly Joined[]; changed: () => void }) {
+		this.#hub = of.hub;
+		this.candidates = new Candidates(of);
+		this.reserved = new Reserved(of.hub, of.clock);
+	}
+
+	/**
+	 * Gives the instances of a new run list to servers: what runs already stays where it is, what begins is placed.
+	 * `strict`: refused when there is no room. @throws Refusal
+	 */
+	assign(key: Key, before: Want | undefined, runs: readonly Run[], of: { labelsOf: LabelsOf; strict: boolean }): Run[] {
+		const arePlaced = this.candidates.arePlaced(key.region);
+		const version = (before?.version ?? 0) + 1;
+		if (!arePlaced && (!of.strict || this.candidates.in(key.region).length === 0)) {
+			this.reserved.note(key, runs, version);
+			return [...runs];
+		}
+		const table = this.#table(key);
+		const current = new Map(before?.run.map((run) => [run.release, this.#placedNow(key, run)]));
+		const kept = new Set(runs.filter((run) => stays(before, run)));
+		for (const run of kept) table.take(run, current.get(run.release)!);
+		const written = runs.map((run) => {
+			if (kept.has(run)) return { ...run, placed: { ...current.get(run.release)! } };
+			const placed = this.#begin(key, table, run, current, of);
+			table.take(run, placed);
+			return { ...run, placed: { ...placed } };
+		});
+		const result = arePlaced ? written : [...runs];
+		this.reserved.note(key, result, version);
+		return result;
+	}
+
+	/** The run list with its instances where they should be by now, or on their way there; null: nothing is to be done. */
+	rearranged(want: Want, labelsOf: LabelsOf): Run[] | null {
+		const { region } = want;
+		if (want.removed || want.run.length === 0 || !this.candidates.arePlaced(region)) return null;
+		const state = `${want.epoch}.${want.version} ${this.candidates.generation}`;
+		if (this.#inOrder.get(wantKey(want)) === state) return null;
+		const candidates = this.candidates.in(region);
+		// Nobody is there to go to: who returns finds all as it was.
+		if (!candidates.some((one) => one.connected && one.takes !== 'none')) return null;
+		const gone = new Set(candidates.filter((one) => one.why === 'lost' || one.why === 'removed').map((one) => one.name));
+		const table = this.#table(want);
+		const current = want.run.map((run) => this.#placedNow(want, run));
+		for (const [i, run] of want.run.entries()) table.take(run, current[i]!);
+		let arrived = true;
+		const next = want.run.map((run, i) => {
+			const now = current[i]!;
+			table.giveBack(run, now);
+			const target = targetOf(table, run, now, labelsOf(run.release));
+			const placed = nextPlaced({ current: now, target, gone, healthy: this.#healthy(want, run) });
+			table.take(run, placed);
+			arrived &&= samePlaced(placed, target) && count(placed) === run.instances;
+			return { ...run, placed: { ...placed } };
+		});
+		if (next.some((run, i) => !want.run[i]!.placed || !samePlaced(run.placed, want.run[i]!.placed))) {
+			this.reserved.note(want, next, want.version + 1);
+			return next;
+		}
+		if (arrived) this.#inOrder.set(wantKey(want), state);
+		return null;
+	}
+
+	/** false: what was said of its instances says nothing of now. */
+	isConnected(region: string, server: string): boolean {
+		return this.candidates.in(region).some((one) => one.name === server && one.connected);
+	}
+
+	close(): void {
+		this.candidates.close();
+	}
+
+	#table(key: Key): Table {
+		return new Table(this.candidates.in(key.region), key.app, (server) => this.reserved.on(server, key));
+	}
+
+	#begin(
+		key: Key,
+		table: Table,
+		run: Run,
+		current: ReadonlyMap<number, Placed>,
+		{ labelsOf, strict }: { labelsOf: LabelsOf; strict: boolean },
+	): Placed {
+		const labels = labelsOf(run.release);
+		// Nobody begins on a server that can't be reached, whatever it holds.
+		const held = Object.entries(current.get(run.release) ?? {});
+		const running = Object.fromEntries(held.filter(([server]) => this.isConnected(key.region, server)));
+		const answer = table.place(run, { running, home: homeOf(current, run), labels, steady: false });
+		if (!answer.refused) return answer.placed;
+		if (strict) throw refusalToPlace(key, run.instances, labels, answer.refused, table.candidates);
+		return table.placeAnyhow(run, { running, labels });
+	}
+
+	/** Of a list from before the region had several servers: where they were seen. */
+	#placedNow(key: Key, run: Run): Placed {
+		if (run.placed) return run.placed;
+		const servers = this.candidates.in(key.region);
+		if (servers.length === 1) return { [servers[0]!.name]: run.instances };
+		const seen: Record<string, number> = {};
+		for (const { server, instance } of this.#hub.instancesByServer(key)) {
+			if (instance.release === run.release && instance.state !== 'failed') seen[server] = (seen[server] ?? 0) + 1;
+		}
+		return seen;
+	}
+
+	/** Of agents that know what is wanted now: what they said before may be on its way out. */
+	#healthy(want: Want, run: Run): Placed {
+		const healthy: Record<string, number> = {};
+		for (const { server, instance, obeys } of this.#hub.instancesByServer(want)) {
+			if (instance.release !== run.release || !instance.healthy || !STANDS[run.as].includes(instance.state)) continue;
+			if ((obeys && compareVersions(obeys, want) < 0) || !this.isConnected(want.region, server)) continue;
+			healthy[server] = (healthy[server] ?? 0) + 1;
+		}
+		return healthy;
+	}
+}
+
+/** What counts as arrived, by what it is to be. */
+const STANDS: Record<Run['as'], readonly string[]> = {
+	serving: ['prepared', 'serving'],
+	prepared: ['prepared', 'serving'],
+	warm: ['warm'],
+};
+
+/** It runs already, and goes on; what comes back from rest is placed anew if its server is not there. */
+function stays(before: Want | undefined, run: Run): boolean {
+	const old = before?.run.find((one) => one.release === run.release);
+	return old?.instances === run.instances && !(old.as === 'warm' && run.as !== 'warm');
+}
+
+/** Moved off a server that drains or is lost, or to spread what stands too close. What finds no room stays where it is. */
+function targetOf(table: Table, run: Run, now: Placed, labels: readonly string[]): Placed {
+	const ask = { running: now, home: {}, labels };
+	const steady = table.place(run, { ...ask, steady: true });
+	// What only stands by is not worth a better spread.
+	if (!steady.refused) return run.as === 'warm' && allMayStay(table.candidates, run, now) ? now : steady.placed;
+	const answer = table.place(run, { ...ask, steady: false });
+	return answer.refused ? stranded(answer.placed, now, run.instances) : answer.placed;
+}
+
+function allMayStay(candidates: readonly Candidate[], run: Run, now: Placed): boolean {
+	const mayStay = (server: string) => candidates.some((one) => one.name === server && one.takes !== 'none');
+	return count(now) === run.instances && Object.keys(now).every(mayStay);
+}
+
+/** Even where nobody is there: it may come back. */
+function stranded(placed: Placed, now: Placed, instances: number): Placed {
+	const next: Record<string, number> = { ...placed };
+	let missing = instances - count(placed);
+	for (const server of Object.keys(now).toSorted()) {
+		const more = Math.min(missing, Math.max(0, now[server]! - (next[server] ?? 0)));
+		if (more === 0) continue;
+		next[server] = (next[server] ?? 0) + more;
+		missing -= more;
+	}
+	return next;
+}
+
+/** Where the app's other releases are. */
+function homeOf(current: ReadonlyMap<number, Placed>, run: Run): Placed {
+	const home: Record<string, number> = {};
+	for (const [release, placed] of current) {
+		if (release === run.release) continue;
+		for (const [server, instances] of Object.entries(placed)) home[server] = Math.max(home[server] ?? 0, instances);
+	}
+	return home;
+}

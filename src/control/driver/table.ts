@@ -1,0 +1,78 @@
+import { place, type Placed, type Placement } from '#placement/place.ts';
+import type { Run } from '#wire/region.ts';
+import type { Candidate } from './candidates.ts';
+import { FIRST_RESERVATION_MIB } from './reserved.ts';
+
+export interface Ask {
+	/** What the server is known to run of it now; its memory is not taken from the room. */
+	running: Placed;
+	/** Where other releases of the app are. */
+	home: Placed;
+	labels: readonly string[];
+	/** Nothing goes to a server that came back only now. */
+	steady: boolean;
+}
+
+/** The servers of one region while a decision is made: what is placed is taken from their room. */
+export class Table {
+	readonly candidates: readonly Candidate[];
+	readonly #app: string;
+	readonly #freeMiB: Map<string, number>;
+
+	constructor(candidates: readonly Candidate[], app: string, reservedMiB: (server: string) => number) {
+		this.candidates = candidates;
+		this.#app = app;
+		this.#freeMiB = new Map(candidates.map(({ name, budgetMiB }) => [name, budgetMiB - reservedMiB(name)]));
+	}
+
+	place(run: Run, { running, home, labels, steady }: Ask): Placement {
+		const servers = this.candidates.map((one) => ({
+			name: one.name,
+			labels: one.labels,
+			takes: one.takes === 'any' && steady && one.unsteady ? ('kept' as const) : one.takes,
+			freeMiB: this.#freeMiB.get(one.name)! - (run.as === 'warm' ? 0 : (running[one.name] ?? 0) * this.#need(one.name)),
+			running: running[one.name] ?? 0,
+			home: home[one.name] ?? 0,
+		}));
+		return place(servers, { instances: run.instances, instanceMiB: (server) => this.#need(server), labels });
+	}
+
+	/** Where there is room or not: on whoever can be reached, else on whoever may come back. The servers' own word is the last. */
+	placeAnyhow(run: Run, { running, labels }: Pick<Ask, 'running' | 'labels'>): Placed {
+		const takes = (['any', 'kept', 'none'] as const).find((one) =>
+			this.candidates.some((server) => server.takes === one && fits(server, labels)),
+		);
+		const servers = this.candidates
+			.filter((one) => one.takes === takes)
+			.map(({ name, labels: all }) => ({
+				name,
+				labels: all,
+				takes: 'any' as const,
+				freeMiB: run.instances,
+				running: running[name] ?? 0,
+				home: 0,
+			}));
+		return place(servers, { instances: run.instances, instanceMiB: () => 1, labels }).placed;
+	}
+
+	take({ as }: Run, placed: Placed): void {
+		if (as !== 'warm') for (const [server, instances] of Object.entries(placed)) this.#add(server, -instances);
+	}
+
+	giveBack({ as }: Run, placed: Placed): void {
+		if (as !== 'warm') for (const [server, instances] of Object.entries(placed)) this.#add(server, instances);
+	}
+
+	#add(server: string, instances: number): void {
+		const free = this.#freeMiB.get(server);
+		if (free !== undefined) this.#freeMiB.set(server, free + instances * this.#need(server));
+	}
+
+	#need(server: string): number {
+		return this.candidates.find((one) => one.name === server)?.appsMiB[this.#app] ?? FIRST_RESERVATION_MIB;
+	}
+}
+
+function fits(server: Candidate, labels: readonly string[]): boolean {
+	return labels.every((label) => server.labels.includes(label));
+}
