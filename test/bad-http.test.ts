@@ -64,7 +64,7 @@ test('requests on whose end two parsers might disagree: refused by the edge, non
 	for (const [name, bytes] of Object.entries(smuggling(HOST))) {
 		const answers = answersIn(await raw(edgePort(), bytes));
 		assert.equal(answers.length, 1, name);
-		assert.match(answers[0]!, / (400|431|502)$/, name);
+		assert.match(answers[0], / (400|431|502)$/, name);
 	}
 	assert.deepEqual(await seen(), before);
 	assert.equal((await jibe.request(0, HOST, '/after', { method: 'POST', body: '12345' })).body, 'reached');
@@ -109,12 +109,13 @@ test('an upload that breaks off reaches neither the app as a whole nor control a
 test('slow-loris: heads that drip in are cut off, and users are answered meanwhile', async () => {
 	let answered = 0;
 	const cut = Promise.all(lorises.map(({ said }) => said));
-	const all = cut.then(() => true);
+	let over = false;
+	void cut.then(() => (over = true));
 	await eventually(async () => {
 		assert.equal((await jibe.request(0, HOST, '/')).status, 200);
 		await jibe.api('/api/v1/apps');
 		answered++;
-		return (await Promise.race([all, null])) ? true : null;
+		return over ? true : null;
 	}, 'an end of all connections that never say what they want');
 	assert.ok(answered > 0);
 	for (const said of await cut) assert.match(said, /^(HTTP\/1\.1 408 |$)/);

@@ -1,8 +1,9 @@
 import { pause, systemClock } from '#clock/clock.ts';
 import { exitCode } from '#pipeline/states.ts';
-import type { Deployment, DeploymentState, ProgressLine } from '#wire/api.ts';
+import type { Deployment, DeploymentState, ProgressLine, RampProgress } from '#wire/api.ts';
 import { EXIT, Failure, type Exit } from './failure.ts';
 import type { Output } from './output.ts';
+import { RampLine } from './ramp.ts';
 import { ApiFailure, ask, askLines, Interrupted, type Ask, type Server } from './server.ts';
 
 /** Follows a deployment from the request that makes it to its end, through restarts of control and through Ctrl-C. */
@@ -40,6 +41,7 @@ export async function follow(of: Follow): Promise<Outcome> {
 		return await Promise.race([seen.requested(), seen.left]);
 	} finally {
 		unlisten();
+		seen.stopTelling();
 	}
 }
 
@@ -52,12 +54,14 @@ class Seen {
 	#already = false;
 	#firstByteMs: number | null = null;
 	#cancelling = false;
+	readonly #ramp: RampLine;
 	readonly #gone = new AbortController();
 	#leave: (outcome: Outcome) => void = () => {};
 	#fail: (error: unknown) => void = () => {};
 
 	constructor(of: Follow) {
 		this.#of = of;
+		this.#ramp = new RampLine(of.out);
 		this.left = new Promise((resolve, reject) => {
 			this.#leave = resolve;
 			this.#fail = reject;
@@ -90,6 +94,10 @@ class Seen {
 		}
 	}
 
+	stopTelling(): void {
+		this.#ramp.end();
+	}
+
 	/** Asks until it has ended: its stream is gone with the control that was telling it. */
 	async #ended(id: string, deadline: number): Promise<Outcome> {
 		for (;;) {
@@ -118,6 +126,8 @@ class Seen {
 		}
 		const { event } = line;
 		if (event.deployment !== null) this.#name(event.deployment);
+		if (event.type === 'deployment.ramp') this.#ramp.hear(event.data as unknown as RampProgress);
+		else if (event.type === 'deployment.state') this.#ramp.end();
 		const words = wordsFor(event.type, event.data);
 		if (words !== null) this.#of.out.now(words);
 		return null;

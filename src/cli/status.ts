@@ -32,7 +32,7 @@ function lines(status: AppStatus): string[] {
 	const rows = regions.map((region) => [
 		region.region,
 		region.state + (region.reason === null ? '' : ` (${region.reason})`),
-		release(region.wanted.pointer.primary),
+		served(region.wanted.pointer),
 		region.instances.map(instance).join('; '),
 		region.warmRelease === null ? '' : `v${region.warmRelease}`,
 	]);
@@ -72,6 +72,10 @@ function otherWarm({ rollbackTo, serving, regions }: AppStatus): string[] {
 	const warm = regions.find((region) => region.warmRelease !== null)?.warmRelease ?? null;
 	if (warm === null || warm === serving || warm === rollbackTo?.release) return [];
 	return [`v${warm} stands by, but was rolled back: jibe rollback --to v${warm} --again`];
+}
+
+function served({ primary, candidate }: AppStatus['regions'][number]['wanted']['pointer']): string {
+	return candidate === null ? release(primary) : `${release(primary)}, ${release(candidate.release)} at ${candidate.weightBp / 100} %`;
 }
 
 function release(number: number | null): string {

@@ -17,6 +17,7 @@ export type Strategy =
 			waves?: readonly ('rest' | readonly string[])[];
 			/** Percent. */
 			ramp: readonly number[];
+			/** How long weights below 100 % are held, those of all waves together. */
 			windowMs: number;
 			onWindowEnd: 'promote' | 'hold' | 'rollback';
 	  }
@@ -76,7 +77,7 @@ export function planDeploy(input: PlanInput): Plan {
 		// The last wave has nothing to hold back any more: what follows it is the watch. A single wave is gated.
 		gates: waves.map((_, index) => index === 0 || index < waves.length - 1),
 		ramp,
-		holdMs: input.strategy.type === 'canary' ? Math.ceil(input.strategy.windowMs / Math.max(1, ramp.length - 1)) : 0,
+		holdMs: input.strategy.type === 'canary' ? Math.ceil(input.strategy.windowMs / Math.max(1, (ramp.length - 1) * waves.length)) : 0,
 	};
 }
 

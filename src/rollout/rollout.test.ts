@@ -242,7 +242,7 @@ test('a warm rollback: every pointer in the first step, what served stands by, w
 	assert.equal(scene.rollout.regions[2]!.stage, 'pending');
 });
 
-test('a canary: its ramp of weights, each held, then the rest of the regions', () => {
+test('a canary: its ramp of weights, each held, then the rest of the regions, all within its window', () => {
 	const strategy: Strategy = { type: 'canary', watchMs: 1, ramp: [5, 25, 100], windowMs: 300_000, onWindowEnd: 'promote' };
 	const scene = new Scene(['fra', 'iad'], { serving: 1, plan: planDeploy(input(['fra', 'iad'], { strategy })) });
 	scene.set(['fra', 'iad'], { target: { state: 'ready' } }).tell();
@@ -250,13 +250,21 @@ test('a canary: its ramp of weights, each held, then the rest of the regions', (
 	const weights = [weight()];
 	scene.set(['fra'], { confirmed: true }).tell({ ...passed, region: 'fra' });
 	for (let rung = 1; rung < 3; rung++) {
-		assert.equal(nextLook(scene.rollout, scene.now + 149_999), scene.now + 150_000);
-		scene.now += 150_000;
+		assert.equal(nextLook(scene.rollout, scene.now + 74_999), scene.now + 75_000);
+		scene.now += 75_000;
 		weights.push((scene.tell(), weight()));
 		scene.set(['fra'], { confirmed: true }).tell();
 	}
 	assert.deepEqual(weights, [500, 2500, 10_000]);
 	assert.deepEqual(scene.facts['iad']!.wanted!.candidate, { release: 2, weightBp: 500 });
+	for (let rung = 0; rung < 3; rung++) {
+		assert.equal(scene.rollout.phase, 'walking');
+		scene.set(['iad'], { confirmed: true }).tell();
+		scene.now += 75_000;
+		scene.tell();
+	}
+	assert.equal(scene.rollout.phase, 'live');
+	assert.equal(scene.rollout.times.ended, 300_000);
 });
 
 test('what can not be done is refused by name', () => {

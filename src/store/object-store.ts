@@ -50,7 +50,7 @@ export interface ObjectStoreOptions {
 }
 
 const MARKS = 'marks.json';
-/** Stands among the indexes once a store could be opened. */
+/** Stands among the indexes, and names the store that they are of. */
 const OPENED = 'opened';
 const INDEXES_MAX_BYTES = 1024 * 1024 * 1024;
 /** Names come from clocks, of several machines, and before the object is there: a listing begins this much earlier. */
@@ -104,13 +104,16 @@ class ObjectStore implements SweptStore {
 
 	/** A store that can't be reached is no reason not to start, once it was: what serves needs control, and control needs no blobs for that. */
 	async open(): Promise<void> {
-		const before = [...this.indexes.names()];
-		for (const name of before.toSorted()) await this.learn(FOLDER + name, 0, await this.indexes.read(name));
+		const known = (await this.indexes.read(OPENED))?.toString() === this.objects.place;
+		for (const name of [...this.indexes.names()].toSorted()) {
+			if (!known) await this.indexes.forget(name);
+			else if (name !== OPENED) await this.learn(FOLDER + name, 0, await this.indexes.read(name));
+		}
 		try {
 			await this.refresh();
 			await this.indexes.keep(OPENED, Buffer.from(this.objects.place));
 		} catch (error) {
-			if (before.length === 0) throw error;
+			if (!known) throw error;
 			this.log.warn('store.unavailable', { place: this.objects.place, error });
 		}
 	}

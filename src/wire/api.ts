@@ -119,7 +119,7 @@ export type Deployment = z.infer<typeof deployment>;
 export const event = z.object({
 	cursor: z.int(),
 	at: z.number(),
-	/** deployment.state, deployment.region, pointer.written, pointer.applied, region.lost, region.back, instance.failed, harm, app.removed, env.changed, token.created, token.revoked, … */
+	/** deployment.state, deployment.region, deployment.ramp (progress only, never recorded), pointer.written, pointer.applied, region.lost, region.back, instance.failed, harm, app.removed, env.changed, token.created, token.revoked, … */
 	type: z.string(),
 	app: z.string().nullable(),
 	environment: z.string().nullable(),
@@ -138,6 +138,18 @@ export const progressLine = z.union([
 	z.object({ error: z.object({ code: z.string(), message: z.string(), hint: z.string().nullable(), data: z.unknown().optional() }) }),
 ]);
 export type ProgressLine = z.infer<typeof progressLine>;
+
+/** The data of `deployment.ramp`: a canary's weight that is held now. */
+export interface RampProgress {
+	weightBp: number;
+	/** Where. */
+	regions: string[];
+	/** Until the next weight. */
+	leftMs: number;
+	/** Of the new release, since its first pointer. */
+	requests: number;
+	errors: number;
+}
 
 export const errorBody = z.object({
 	error: z.object({ code: z.string(), message: z.string(), hint: z.string().nullable(), data: z.unknown().optional() }),

@@ -31,8 +31,8 @@ export class Ledger {
 		now: number,
 	): Evidence {
 		return {
-			next: this.#counted(of.release, of.since),
-			current: of.current === null ? { requests: 0, errors: 0 } : this.#counted(of.current, of.since - BASELINE_MS),
+			next: this.counted(of.release, of.since),
+			current: of.current === null ? { requests: 0, errors: 0 } : this.counted(of.current, of.since - BASELINE_MS),
 			instances: this.#instances(scene, of.release, of.regions, now),
 			watchMs: of.watchMs,
 		};
@@ -44,7 +44,8 @@ export class Ledger {
 		return ahead.length === 0 ? null : Math.min(...ahead);
 	}
 
-	#counted(release: number, since: number): Counts {
+	/** Requests and errors of a release since then. */
+	counted(release: number, since: number): Counts {
 		const from = Math.floor(since / 1000);
 		const sum = { requests: 0, errors: 0 };
 		for (const [second, [requests, errors]] of this.#seconds.get(release) ?? []) {

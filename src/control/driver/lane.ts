@@ -12,6 +12,7 @@ import type { Placing } from './placing.ts';
 import type { Presence } from './presence.ts';
 import { askProbes } from './probes.ts';
 import { rearrange } from './rearrange.ts';
+import { RampTeller } from './ramp.ts';
 import { outcomes, timings } from './record.ts';
 import type { DriverSettings, Listener } from './settings.ts';
 import { judge, nextJudgement } from './watch.ts';
@@ -59,6 +60,7 @@ export class Lane implements Scene {
 	/** Newest first. */
 	history: Deployment[] = [];
 	readonly #told: Listener;
+	readonly #ramp: RampTeller;
 	readonly #blocked: () => boolean;
 	#loaded = false;
 	#tail: Promise<void> = Promise.resolve();
@@ -93,6 +95,7 @@ export class Lane implements Scene {
 		this.#ceded = of.settings.others !== undefined;
 		this.#seize = this.#ceded ? null : ANYBODY;
 		this.#told = of.told;
+		this.#ramp = new RampTeller(of.told);
 		this.#blocked = of.blocked;
 	}
 
@@ -353,6 +356,7 @@ export class Lane implements Scene {
 			if (!(await this.#stepOne())) break;
 		}
 		this.#retryMs = RETRY_FIRST_MS;
+		this.#ramp.look(this);
 		this.#setTimer();
 	}
 
