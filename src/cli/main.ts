@@ -16,7 +16,8 @@ if (major < LEAST_NODE[0] || (major === LEAST_NODE[0] && minor < LEAST_NODE[1]))
 }
 // Only ever below the user's own directories: whoever can write compiled code can run code.
 const cache = process.env['XDG_CACHE_HOME'] ?? (process.env['HOME'] ? `${homedir()}/.cache` : undefined);
-if (cache !== undefined) enableCompileCache(`${cache}/jibe/v8`);
+// What is uninstalled leaves no cache behind.
+if (cache !== undefined && process.argv[2] !== 'uninstall') enableCompileCache(`${cache}/jibe/v8`);
 
 const { run } = await import('./run.ts');
 process.exit(await run(process.argv.slice(2)));

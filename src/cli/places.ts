@@ -1,12 +1,16 @@
 import { homedir } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
+import { isRoot } from '#process/directory.ts';
+import { installedData } from './installed/note.ts';
 
 /** Where things are on this machine. */
 
-/** Everything of one installation: `--data`, else JIBE_DATA, else the platform's data directory. */
+/** Everything of one installation: `--data`, else JIBE_DATA, else, for root, the service's, else the platform's data directory. */
 export function dataDirectory(option: string | null): string {
 	const named = option ?? process.env['JIBE_DATA'];
 	if (named) return resolve(named);
+	const service = isRoot() ? installedData() : null;
+	if (service !== null) return service;
 	if (process.platform === 'darwin') return join(homedir(), 'Library', 'Application Support', 'jibe');
 	const base = process.env['XDG_DATA_HOME'];
 	return base && isAbsolute(base) ? join(base, 'jibe') : join(homedir(), '.local', 'share', 'jibe');

@@ -28,7 +28,8 @@ export interface Entry {
 /** Every verb, in the order in which help lists them; two words where a verb has verbs of its own. */
 export const VERBS: Readonly<Record<string, Entry>> = {
 	up: {
-		usage: 'up [--regions N|a,b,c] [--data DIR] [--port 7070] [--edge-port 8080] [--store s3://BUCKET] [--detach]',
+		usage:
+			'up [--regions N|a,b,c|none] [--listen HOST:PORT] [--data DIR] [--port 7070] [--edge-port 8080] [--store s3://BUCKET] [--detach]',
 		summary: 'start Jibe on this machine',
 		load: () => import('./up.ts'),
 	},
@@ -68,10 +69,33 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 	'app list': { usage: 'app list', summary: 'every app', load: () => import('./app-list.ts') },
 	'app remove': { usage: 'app remove APP --yes', summary: 'stop an app and forget it', load: () => import('./app-remove.ts') },
 	'region list': { usage: 'region list', summary: 'regions and who is connected', load: () => import('./region-list.ts') },
+	install: {
+		usage: 'install [control|agent|all] [--data DIR] [--regions …] [--port 7070] [--edge-port 80] [--listen HOST:PORT]',
+		summary: 'make it a service of this machine',
+		load: () => import('./install.ts'),
+	},
+	uninstall: { usage: 'uninstall [--keep-data]', summary: 'end it and leave nothing behind', load: () => import('./uninstall.ts') },
 	upgrade: {
 		usage: 'upgrade [PACKAGE.tgz|DIR|VERSION]',
 		summary: 'go over to another version of Jibe while it serves',
 		load: () => import('./upgrade.ts'),
+	},
+	'server add': {
+		usage: 'server add --region R [--roles depot,agent,edge] [--labels a,b] [--name N]',
+		summary: 'a line to paste on a new server, or on one that takes the place of N',
+		load: () => import('./server-add.ts'),
+	},
+	'server list': { usage: 'server list', summary: 'servers that joined, and how they are', load: () => import('./server-list.ts') },
+	'server drain': {
+		usage: 'server drain SERVER [--cancel]',
+		summary: 'move what runs on a server away, and wait for it',
+		load: () => import('./server-drain.ts'),
+	},
+	'server remove': { usage: 'server remove SERVER', summary: 'refuse a server from now on', load: () => import('./server-remove.ts') },
+	'agent join': {
+		usage: 'agent join STRING [--name N] [--host ADDRESS] [--roles depot,agent,edge] [--edge-port 8080] [--detach]',
+		summary: 'make this machine a server of a Jibe elsewhere',
+		load: () => import('./agent-join.ts'),
 	},
 	doctor: { usage: 'doctor', summary: 'look for what is wrong', load: () => import('./doctor.ts') },
 	open: { usage: 'open [APP]', summary: 'the page of this installation, or of an app', load: () => import('./open.ts') },
@@ -82,7 +106,7 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 
 /** Verbs that the design names and this version does not have yet. */
 export const LATER: readonly string[] = [
-	'promote', 'abort', 'approve', 'secret', 'server', 'domain', 'dev', 'install', 'uninstall', 'backup', 'restore', 'control',
+	'promote', 'abort', 'approve', 'secret', 'domain', 'dev', 'backup', 'restore', 'control',
 	'edge',
 ]; // prettier-ignore
 

@@ -6,7 +6,7 @@ import { readPidFile } from '#process/pid-file.ts';
 import { EXIT, Failure } from '../failure.ts';
 import type { Package } from './package.ts';
 import { restartService } from './service.ts';
-import { readInstalled } from './chosen.ts';
+import { readInstalled } from './note.ts';
 
 /** An upgrade that is under way: what there was before stays known until the new version runs, however often it is begun. */
 export interface Upgrade {

@@ -14,7 +14,7 @@ import {
 	symlinkSync,
 } from 'node:fs';
 import { execFileSync } from 'node:child_process';
-import { dirname, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { EXIT, Failure } from '../failure.ts';
 
 /** A version of Jibe as it lies on this machine: the directory with `bin/`, `dist/` and `sql/`, and what of npm it needs beside it. */
@@ -189,6 +189,16 @@ function arrange(place: string, id: string, build: (draft: string) => void): Pac
 
 function carry(modules: ReadonlyMap<string, string>, draft: string): void {
 	for (const [name, from] of modules) copyTree(from, join(draft, 'node_modules', name));
+	linkPostgres(join(draft, 'node_modules', POSTGRES));
+}
+
+/** Packages of npm hold no links: PostgreSQL's are made after its installation, and the service that runs it may not write there. */
+function linkPostgres(root: string): void {
+	const list = join(root, 'native', 'pg-symlinks.json');
+	if (!existsSync(list)) return;
+	for (const { source, target } of JSON.parse(readFileSync(list, 'utf8')) as { source: string; target: string }[]) {
+		if (!existsSync(join(root, target))) symlinkSync(basename(source), join(root, target));
+	}
 }
 
 function copyTree(from: string, to: string): void {

@@ -1,13 +1,13 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { EXIT, Failure } from '../failure.ts';
-import type { Installed } from './chosen.ts';
+import type { Installed } from './note.ts';
 
-/** The service manager of this machine, where one runs. */
+/** The service manager of this machine, where one runs, and its users. */
 
 /** systemd is there only where it is the first process: in a container its files may be, and nobody reads them. */
-export function systemdRuns(): boolean {
-	return existsSync('/run/systemd/system');
+export function isManaged(manager: Installed['manager']): boolean {
+	return manager === 'systemd' ? existsSync('/run/systemd/system') : process.platform === 'darwin';
 }
 
 /** False where no service manager has it in hand. */
@@ -18,12 +18,69 @@ export function restartService({ manager, service }: Installed): boolean {
 	return true;
 }
 
-export function isManaged(manager: Installed['manager']): boolean {
-	return manager === 'systemd' ? systemdRuns() : process.platform === 'darwin';
+/** From now on, and at each boot. False where no service manager runs. */
+export function enableService({ manager, service, files }: Installed): boolean {
+	if (!isManaged(manager)) return false;
+	if (manager === 'systemd') {
+		call('systemctl', ['daemon-reload']);
+		call('systemctl', ['enable', '--quiet', `${service}.service`]);
+		call('systemctl', ['restart', `${service}.service`]);
+	} else {
+		const plist = files.find((file) => file.endsWith('.plist')) ?? '';
+		spawnSync('launchctl', ['bootout', `system/${service}`]); // what is not loaded can't be
+		call('launchctl', ['bootstrap', 'system', plist]);
+	}
+	return true;
 }
 
-export function call(command: string, words: string[]): void {
+/** It is not started again; what it started runs on. */
+export function stopService({ manager, service }: Installed): void {
+	if (!isManaged(manager)) return;
+	if (manager === 'systemd') call('systemctl', ['stop', `${service}.service`]);
+	else spawnSync('launchctl', ['bootout', `system/${service}`]); // not loaded: stopped already
+}
+
+export function forgetService({ manager, service }: Installed, removeFiles: () => void): void {
+	if (isManaged(manager) && manager === 'systemd') call('systemctl', ['disable', '--quiet', `${service}.service`]);
+	removeFiles();
+	if (isManaged(manager) && manager === 'systemd') {
+		call('systemctl', ['daemon-reload']);
+		spawnSync('systemctl', ['reset-failed', `${service}.service`]); // says no when it had not failed
+	}
+}
+
+/** What systemd has to say against a unit; empty where it has nothing, or is not installed. */
+export function verifyUnit(file: string): string[] {
+	const { stderr, error } = spawnSync('systemd-analyze', ['verify', file], { encoding: 'utf8' });
+	return error ? [] : stderr.split('\n').filter((line) => line.trim() !== '');
+}
+
+export function call(command: string, words: readonly string[]): void {
 	const { status, stderr, error } = spawnSync(command, words, { encoding: 'utf8' });
 	if (status === 0) return;
 	throw new Failure('service_manager', EXIT.jibe, `${command} ${words.join(' ')}: ${(error?.message ?? stderr).trim()}`);
+}
+
+export interface SystemUser {
+	name: string;
+	uid: number;
+	/** It was not there before. */
+	made: boolean;
+}
+
+/** The system's user of this name, made when it is missing: without a home, a password or a shell. */
+export function systemUser(name: string, home: string): SystemUser {
+	const there = findUser(name);
+	if (there !== null) return { name, uid: there, made: false };
+	call('useradd', ['--system', '--user-group', '--home-dir', home, '--no-create-home', '--shell', '/usr/sbin/nologin', name]);
+	const uid = findUser(name);
+	if (uid === null) throw new Failure('no_user', EXIT.jibe, `useradd made no user ${name}`);
+	return { name, uid, made: true };
+}
+
+function findUser(name: string): number | null {
+	const line = readFileSync('/etc/passwd', 'utf8')
+		.split('\n')
+		.find((one) => one.startsWith(`${name}:`));
+	return line === undefined ? null : Number(line.split(':')[2]);
 }
