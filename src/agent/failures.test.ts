@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
+import { pause, systemClock } from '#clock/clock.ts';
+import { exitCode } from '#pipeline/states.ts';
 import { isolation } from '#process/isolation.ts';
+import { readPidFiles } from '#process/pid-file.ts';
 import type { Instance, ReleaseSpec } from '#wire/region.ts';
 import { ask, openTestbed } from './testbed.ts';
 
@@ -51,6 +54,26 @@ test('a process that exits on import shows its last output', async () => {
 	const { reason, detail } = await failure('exits', { 'src/server.ts': `console.log('bye'); process.exit(7);` });
 	assert.equal(reason, 'exited');
 	assert.equal(detail, 'it ended with code 7; its last output:\nbye');
+});
+
+test("a process that can't warm up in time is the server's fault, not the app's", async () => {
+	let leadMs = 0;
+	const slow = await openTestbed({ clock: { ...systemClock, monotonic: () => systemClock.monotonic() + leadMs } });
+	try {
+		const spec = slow.release(slow.put({ 'src/server.ts': ok }), { app: 'starved' });
+		slow.want(spec, [{ release: spec.release, instances: 1, as: 'prepared' }]);
+		let born: { pid: number } | undefined;
+		while (!(born = readPidFiles(slow.data).find(({ name }) => name.startsWith('instance-')))) await pause(1);
+		process.kill(born.pid, 'SIGSTOP');
+		leadMs = 31_000;
+		const [failed] = await slow.until(spec, 'failure', ([i]) => i?.state === 'failed');
+		assert.equal(failed?.reason, 'platform');
+		assert.match(failed.detail ?? '', /did not warm up within 30 s: this server is overloaded/);
+		assert.equal(exitCode('DeployFailed', failed.reason), 4);
+		slow.want(spec, []);
+	} finally {
+		await slow.close();
+	}
 });
 
 test('a runtime that this agent has not is refused in words', async () => {

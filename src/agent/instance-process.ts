@@ -58,6 +58,11 @@ export class StartTimeout extends Error {
 	readonly code = 'start';
 }
 
+/** No module of the release had its turn yet: that it took so long is not for its author to mend. */
+export class WarmUpTimeout extends Error {
+	readonly code = 'platform';
+}
+
 /** What an idle process is born with; processes of the same template are alike. */
 export interface Template extends Place {
 	key: string;
@@ -157,7 +162,9 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 	child.once('exit', life.look);
 	await warmUp(around, record, life, hurried);
 	const process = await attach(around, record, life);
-	await process.hear(['idle'], START_LIMIT_MS);
+	await process.hear(['idle'], START_LIMIT_MS).catch((error: unknown) => {
+		throw error instanceof StartTimeout ? notWarm(around, record) : error;
+	});
 	return process;
 }
 
@@ -174,13 +181,16 @@ async function warmUp(around: ProcessSurroundings, record: InstanceRecord, life:
 			patient = false;
 			setNiceness(record.identity, 0);
 		}
-		if (clock.monotonic() > until) {
-			killTree(record.identity, record.cgroup ?? undefined);
-			const said = lastLines(logFile(layout, record.id), LAST_LINES);
-			throw new StartTimeout(`an idle process did not warm up within ${START_LIMIT_MS / 1000} s; its last output:\n${said}`);
-		}
+		if (clock.monotonic() > until) throw notWarm(around, record);
 		await pause(BIRTH_POLL_MS, clock);
 	}
+}
+
+function notWarm({ layout }: ProcessSurroundings, record: InstanceRecord): WarmUpTimeout {
+	killTree(record.identity, record.cgroup ?? undefined);
+	const said = lastLines(logFile(layout, record.id), LAST_LINES);
+	const why = `a process did not warm up within ${START_LIMIT_MS / 1000} s: this server is overloaded, or one of the app's packages never ends`;
+	return new WarmUpTimeout(said === '' ? why : `${why}; its last output:\n${said}`);
 }
 
 function heapOptions(memoryMiB: number): string[] {

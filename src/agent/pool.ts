@@ -8,7 +8,7 @@ import { bear, type InstanceProcess, type ProcessSurroundings, type Template } f
  * while nothing is being deployed, one after the other and at low priority: 24 of them take two cores for seconds.
  */
 export interface Pool {
-	/** A process of this template: an idle one, one that is just warming up, or a new one (`cold`). @throws ProcessEnded, StartTimeout */
+	/** A process of this template: an idle one, one that is just warming up, or a new one (`cold`). @throws ProcessEnded, WarmUpTimeout */
 	take(template: Template): Promise<{ process: InstanceProcess; cold: boolean }>;
 	/** How many to hold of this template; others of its app are thrown away. Takes effect once it is quiet. */
 	want(template: Template, count: number): void;

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { mkdirSync, rmdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { after, test } from 'node:test';
 import { pause } from '#clock/clock.ts';
@@ -87,4 +88,21 @@ test('one that the pointer named before it was told to serve is drained too', LI
 	swing({ one, two });
 	assert.equal((await asked).body, 'done');
 	await bed.until(one, 'warm', isWarm(one.release));
+});
+
+test('one that can not be put to rest is left awake, and those behind it rest', LIMIT, async () => {
+	const stuck = await pair('stuck', 'serving');
+	const next = await pair('next', 'serving');
+	const door = (stuck.instance.address ?? '').replace('unix:', '');
+	// Where the name of its socket is moved to while it is frozen.
+	mkdirSync(`${door}.shut`);
+	swing(stuck);
+	swing(next);
+	await bed.until(next.one, 'warm', isWarm(next.one.release));
+	const [left] = bed.instances(stuck.one).filter(({ release }) => release === stuck.one.release);
+	assert.equal(left?.state, 'prepared');
+	assert.equal((await ask(stuck.instance, '/')).body, 'done');
+	rmdirSync(`${door}.shut`);
+	swing(stuck);
+	await bed.until(stuck.one, 'warm in the end', isWarm(stuck.one.release));
 });

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { basename, join, posix } from 'node:path';
 import assert from 'node:assert/strict';
 import { build } from 'esbuild';
-import { pause, systemClock } from '#clock/clock.ts';
+import { pause, systemClock, type Clock } from '#clock/clock.ts';
 import { sha256, type Digest } from '#digest/digest.ts';
 import { createLog } from '#log/log.ts';
 import { removeCgroupTree } from '#process/cgroup.ts';
@@ -49,7 +49,9 @@ export interface Testbed {
 const PATIENCE_STEPS = 1_000;
 const STEP_MS = 10;
 
-export async function openTestbed(options: { regions?: string[]; budgetMiB?: number; dataMiB?: number } = {}): Promise<Testbed> {
+export async function openTestbed(
+	options: { regions?: string[]; budgetMiB?: number; dataMiB?: number; clock?: Clock } = {},
+): Promise<Testbed> {
 	const data = realpathSync(mkdtempSync(join(tmpdir(), 'jibe-agent-')));
 	chmodSync(data, 0o700);
 	const program = { root: join(data, 'program'), file: 'instance.js' };
@@ -82,7 +84,7 @@ export async function openTestbed(options: { regions?: string[]; budgetMiB?: num
 			uid: isolation().uid ? (place) => uidOf(data, place) : () => null,
 			...(options.budgetMiB === undefined ? {} : { budgetMiB: options.budgetMiB }),
 			...(options.dataMiB === undefined ? {} : { dataMiB: options.dataMiB }),
-			clock: systemClock,
+			clock: options.clock ?? systemClock,
 			log: createLog({ role: 'agent' }, { level: process.env['JIBE_TEST_LOG'] ? 'debug' : 'error' }),
 			send: (message) => hear(message),
 		});
