@@ -1,9 +1,10 @@
 import { readFileSync } from 'node:fs';
-import { request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
+import { request as httpRequest, type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import { join } from 'node:path';
 import { pause, systemClock } from '#clock/clock.ts';
 import { EXIT, Failure, usage, type Exit } from './failure.ts';
 import { loginFile } from './places.ts';
+import type { Trust } from './tls.ts';
 
 /** The control that the verbs talk to: where it is, the token, and requests that wait for one that is restarting. */
 export interface Server {
@@ -12,6 +13,9 @@ export interface Server {
 	/** Other addresses of the same control: its replicas. */
 	others?: URL[];
 	token: string;
+	/** `sha256/…` of Jibe's CA there, from the URL; absent: a public certificate, or `trust`. */
+	pin?: string;
+	trust?: Trust;
 }
 
 export interface Ask {
@@ -52,19 +56,32 @@ export function findServer(data: string): Server {
 }
 
 /** `url`, and in `urls` all of them where control has replicas. */
-function addressesIn(file: Record<string, unknown>): Pick<Server, 'url' | 'others'> {
+function addressesIn(file: Record<string, unknown>): Omit<Server, 'token'> {
 	const more = Array.isArray(file['urls']) ? file['urls'].map(String) : [];
-	return addresses([String(file['url']), ...more]);
+	const { ca, name } = file;
+	const trust = typeof ca === 'string' && typeof name === 'string' ? { trust: { ca, name } } : {};
+	return { ...addresses([String(file['url']), ...more]), ...trust };
 }
 
 /** @throws Failure (usage) */
-function addresses(texts: readonly string[]): Pick<Server, 'url' | 'others'> {
+function addresses(texts: readonly string[]): Omit<Server, 'token'> {
 	const named = new Set(texts.map((text) => text.trim()).filter((text) => text !== ''));
 	const wrong = [...named].find((text) => !URL.canParse(text));
 	if (wrong !== undefined) throw usage(`"${wrong}" is not the URL of a control`, 'JIBE_SERVER takes one, or several with commas');
 	const [url, ...others] = [...named].map((text) => new URL(text));
 	if (!url) throw usage('JIBE_SERVER names no URL');
-	return others.length === 0 ? { url } : { url, others };
+	// The same control has the same CA at all its addresses.
+	const pin = [url, ...others].map(({ hash }) => hash.slice(1)).find((hash) => hash !== '');
+	for (const one of [url, ...others]) one.hash = '';
+	const open = [url, ...others].find((one) => !isPrivate(one));
+	if (open)
+		throw usage(`${open.origin} is not on this machine, and http sends the token for everybody to read`, 'use https://, or a tunnel');
+	return { url, ...(others.length === 0 ? {} : { others }), ...(pin === undefined ? {} : { pin }) };
+}
+
+/** Whether tokens may go there: over TLS, or not beyond this machine. */
+export function isPrivate({ protocol, hostname }: URL): boolean {
+	return protocol === 'https:' || hostname === 'localhost' || hostname === '[::1]' || /^127\.\d+\.\d+\.\d+$/.test(hostname);
 }
 
 /** The next address in turn; true when all have had theirs. */
@@ -164,6 +181,8 @@ export async function open(server: Server, what: Ask): Promise<IncomingMessage> 
 			const refused = refusal(503, await readAll(response));
 			if (!PASSING.has(refused.code) || systemClock.monotonic() > deadline) throw refused;
 		} else {
+			const refused = await notTrusted(response, server);
+			if (refused) throw refused;
 			if (!mayRepeat(response, what)) {
 				changeOver(server, tried);
 				throw new Interrupted(response);
@@ -185,6 +204,13 @@ function mayRepeat(error: NodeJS.ErrnoException, what: Ask): boolean {
 	return (what.method ?? 'GET') === 'GET' || NEVER_ARRIVED.has(error.code ?? '');
 }
 
+/** A control that is not believed to be the one that was meant: said at once, because waiting does not cure it. */
+async function notTrusted(error: Error, server: Server): Promise<Failure | null> {
+	if (error instanceof Failure) return error;
+	if (server.url.protocol !== 'https:') return null;
+	return (await import('./tls.ts')).whyNotTrusted(error, server);
+}
+
 function unreachable(server: Server, cause: Error): Failure {
 	const all = [server.url, ...(server.others ?? [])].map((url) => url.origin).join(', ');
 	return new Failure('unreachable', EXIT.jibe, `control at ${all} does not answer (waited ${RESTART_WAIT_MS / 1000} s)`, {
@@ -193,7 +219,17 @@ function unreachable(server: Server, cause: Error): Failure {
 	});
 }
 
-function send(server: Server, what: Ask): Promise<IncomingMessage> {
+/** Over TLS what that needs is loaded first, which the command on control's own machine can do without. */
+async function requester(server: Server): Promise<(path: string, options: RequestOptions) => ClientRequest> {
+	const { url } = server;
+	if (url.protocol !== 'https:') return (path, options) => httpRequest(new URL(path, url), options);
+	const tls = await (await import('./tls.ts')).tlsOptions(server);
+	const { request } = process.getBuiltinModule('node:https');
+	return (path, options) => request(new URL(path, url), { ...options, ...tls });
+}
+
+async function send(server: Server, what: Ask): Promise<IncomingMessage> {
+	const request = await requester(server);
 	const json = what.json === undefined ? null : Buffer.from(JSON.stringify(what.json));
 	const bytes = what.body?.bytes ?? json;
 	const headers: Record<string, string | number> = { authorization: `Bearer ${server.token}`, connection: 'close' };
@@ -203,17 +239,18 @@ function send(server: Server, what: Ask): Promise<IncomingMessage> {
 	}
 	return new Promise((resolve, reject) => {
 		const options = { method: what.method ?? 'GET', headers, agent: false, ...(what.signal ? { signal: what.signal } : {}) };
-		const request = httpRequest(new URL(what.path, server.url), options, resolve);
-		request.on('error', reject);
-		if (server.others !== undefined) breakOffWhenDead(request, server.url);
-		if (what.idleMs !== undefined) request.setTimeout(what.idleMs, () => request.destroy(new Error(`no answer within ${what.idleMs} ms`)));
-		if (bytes === null) request.end();
-		else request.end(bytes);
+		const asked = request(what.path, options);
+		asked.on('response', resolve);
+		asked.on('error', reject);
+		if (server.others !== undefined) breakOffWhenDead(asked, server.url, () => request('/healthz', { agent: false }));
+		if (what.idleMs !== undefined) asked.setTimeout(what.idleMs, () => asked.destroy(new Error(`no answer within ${what.idleMs} ms`)));
+		if (bytes === null) asked.end();
+		else asked.end(bytes);
 	});
 }
 
 /** A control that is off or frozen says nothing at all: only where there is another one is that worth finding out soon. */
-function breakOffWhenDead(request: ClientRequest, url: URL): void {
+function breakOffWhenDead(request: ClientRequest, url: URL, another: () => ClientRequest): void {
 	const noConnection = systemClock.after(
 		CONNECT_WITHIN_MS,
 		() =>
@@ -227,7 +264,7 @@ function breakOffWhenDead(request: ClientRequest, url: URL): void {
 		const silent = socket.bytesRead === heard;
 		heard = socket.bytesRead;
 		if (!silent) return;
-		isAlive(url).then(
+		isAlive(another()).then(
 			(alive) => {
 				if (!alive) request.destroy(new Error(`${url.origin} does not answer any more`));
 			},
@@ -242,9 +279,9 @@ function breakOffWhenDead(request: ClientRequest, url: URL): void {
 }
 
 /** Whether it says anything at all. */
-function isAlive(url: URL): Promise<boolean> {
+function isAlive(asked: ClientRequest): Promise<boolean> {
 	return new Promise((resolve) => {
-		const asked = httpRequest(new URL('/healthz', url), { agent: false }, (response) => {
+		asked.once('response', (response) => {
 			response.resume();
 			resolve(true);
 		});

@@ -1,17 +1,15 @@
-import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
-import { join } from 'node:path';
-import { createInterface } from 'node:readline';
+import { existsSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { programTitle } from '#process/title.ts';
 import { storePlace } from '#store/store-place.ts';
-import { EXIT, Failure, usage, type Exit } from './failure.ts';
+import { usage, type Exit } from './failure.ts';
+import type { Arguments } from './arguments.ts';
 import { chosenPackage } from './installed/chosen.ts';
 import { ownPackage } from './installed/package.ts';
-import { count, table, type Output } from './output.ts';
+import { startSupervisor, supervise } from './supervise.ts';
 import { refuseWhenRunning } from './up/claim.ts';
 import { openData, regionNames, type UpSettings } from './up/installation.ts';
 import { programEnvironment, scriptOf } from './up/programs.ts';
-import type { Ready, Told } from './up/told.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
 /** `jibe up`: starts the supervisor as a process of its own and shows what it tells, until everything is ready or, without `--detach`, until it ends. */
@@ -22,6 +20,10 @@ export const verb: Verb = {
 			port: 'value',
 			'edge-port': 'value',
 			store: 'value',
+			listen: 'value',
+			address: 'list',
+			'tls-cert': 'value',
+			'tls-key': 'value',
 			detach: 'flag',
 			'take-over': 'flag',
 			service: 'flag',
@@ -39,6 +41,7 @@ export const verb: Verb = {
 			port: portOption(args.value('port'), '--port'),
 			edgePort: portOption(args.value('edge-port'), '--edge-port'),
 			store: storeOption(args.value('store')),
+			listen: listenOption(args),
 			separate: process.env['JIBE_SEPARATE'] === '1',
 			takeOver: args.flag('take-over') || args.flag('service'),
 		};
@@ -75,6 +78,23 @@ function portOption(text: string | null, option: string): number | null {
 	return port;
 }
 
+/** `0.0.0.0:7443`; `none` ends what an earlier one began. */
+function listenOption(args: Arguments): UpSettings['listen'] {
+	const text = args.value('listen');
+	const [certFile, keyFile] = [args.value('tls-cert'), args.value('tls-key')].map((file) => (file === null ? undefined : resolve(file)));
+	const names = args.list('address') ?? undefined;
+	if ((certFile === undefined) !== (keyFile === undefined)) throw usage('--tls-cert and --tls-key belong together');
+	if (text === null) {
+		if (certFile !== undefined || names !== undefined) throw usage('--tls-cert, --tls-key and --address need --listen HOST:PORT');
+		return null;
+	}
+	if (text === 'none') return 'none';
+	const [, host, port] = /^(.+):(\d+)$/.exec(text) ?? [];
+	if (host === undefined || port === undefined) throw usage('--listen takes HOST:PORT, such as 0.0.0.0:7443');
+	for (const file of [certFile, keyFile]) if (file !== undefined && !existsSync(file)) throw usage(`there is no file ${file}`);
+	return { host: host.replace(/^\[|\]$/g, ''), port: portOption(port, '--listen') ?? 0, names, certFile, keyFile };
+}
+
 function storeOption(url: string | null): string | null {
 	if (url === null) return null;
 	try {
@@ -83,65 +103,4 @@ function storeOption(url: string | null): string | null {
 	} catch (error) {
 		throw usage((error as Error).message);
 	}
-}
-
-/** In a session of its own: neither a closed terminal nor a Ctrl-C meant for us ends it before it has put things in order. */
-function startSupervisor(settings: UpSettings): ChildProcess {
-	const log = openSync(join(settings.data, 'logs', 'up.log'), 'a', 0o600);
-	try {
-		return spawn(process.execPath, [...scriptOf('up'), settings.data], {
-			argv0: programTitle('up'),
-			cwd: settings.data,
-			detached: true,
-			env: programEnvironment(settings.data, 'up', settings),
-			stdio: ['ignore', 'pipe', log],
-		});
-	} finally {
-		closeSync(log);
-	}
-}
-
-function supervise(supervisor: ChildProcess, out: Output, detach: boolean): Promise<Exit> {
-	const pass = (signal: NodeJS.Signals) => supervisor.kill(signal);
-	for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, pass);
-	return new Promise((resolve, reject) => {
-		let stopped = false;
-		const hear = (told: Told) => {
-			if ('now' in told) out.now(told.now);
-			else if ('said' in told) out.say(told.said);
-			else if ('warning' in told) out.say(`! Not isolated: ${told.warning}`);
-			else if ('stopped' in told) stopped = true;
-			else if ('failed' in told) reject(new Failure(told.failed.code, told.failed.exit, told.failed.message, { hint: told.failed.hint }));
-			else {
-				showReady(told.ready, out, detach);
-				if (detach) resolve(EXIT.done);
-			}
-		};
-		if (supervisor.stdout) createInterface({ input: supervisor.stdout }).on('line', (line) => hear(JSON.parse(line) as Told));
-		supervisor.once('error', reject);
-		supervisor.once('close', (code, signal) => {
-			if (stopped) {
-				out.say('Stopped.');
-				resolve(EXIT.done);
-			} else
-				reject(
-					new Failure('supervisor_ended', EXIT.jibe, `the supervisor ended (${signal ?? `exit code ${code}`})`, {
-						hint: 'what it started goes on; jibe up takes it over, jibe down ends it',
-					}),
-				);
-		});
-	});
-}
-
-const MAX_REGIONS_SHOWN = 24;
-
-function showReady(ready: Ready, out: Output, detach: boolean): void {
-	const rows = ready.regions.slice(0, MAX_REGIONS_SHOWN).map(({ name, url }) => [name, url.replace('127.0.0.1', '<app>.localhost')]);
-	const adopted = ready.adopted > 0 ? `, ${ready.adopted} of ${ready.programs} programs were running already` : '';
-	out.result(ready, [
-		`Jibe is running at ${ready.url} (${count(ready.regions.length, 'region')}${adopted})`,
-		...table(['region', 'apps answer at'], rows).map((line) => `  ${line}`),
-		`  data in ${ready.data}; the admin's token in ${join(ready.data, 'admin.token')}`,
-		detach ? '  jibe down stops it' : '  Ctrl-C stops it',
-	]);
 }

@@ -20,6 +20,7 @@ import { Hub, namedBy } from './hub.ts';
 import { Manifests } from './manifests.ts';
 import { Metrics } from './metrics.ts';
 import { openApi } from './openapi.ts';
+import { Others, type OthersOptions } from './others.ts';
 import type { Pages } from './pages.ts';
 import type { Driver } from './ports.ts';
 import { watchHouse } from './watch.ts';
@@ -55,6 +56,8 @@ export interface ControlOptions {
 	createDriver(settings: DriverSettings): Driver;
 	/** Names this process: deployments belong to one of them at a time. */
 	owner: string;
+	/** Where it lives, when there may be others on this database; absent: there are none. */
+	replica?: { home: string; times?: OthersOptions['times'] };
 	log: Log;
 	clock: Clock;
 }
@@ -73,7 +76,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		throw new Error(`control listens without TLS on loopback only, not on ${address}: other machines reach it by --listen`);
 	}
 	const installation = await state.installation();
-	await state.regions.set(options.regions);
+	await state.regions.set(options.regions, options.replica?.home);
 	const limits = {
 		headersTimeout: HEADERS_TIMEOUT_MS,
 		requestTimeout: REQUEST_TIMEOUT_MS,
@@ -103,10 +106,33 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	roster.subscribe(tellServers);
 	await hub.refresh();
 	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
-	const driver = options.createDriver({ store: state.deployments, hub, urlOf, owner: options.owner, joined: roster, log, clock });
+	const others = openOthers(options, [...(tls?.addresses ?? []), url], () => feed.restart());
+	const driver = options.createDriver({
+		...(others ? { others: () => others.ids() } : {}),
+		onReadOnly: (app, reason) => {
+			state.apps.setReadOnly(app, reason, 'jibe').catch((error: unknown) => log.warn('app.read_only_unsaid', { app, error }));
+		},
+		store: state.deployments,
+		hub,
+		urlOf,
+		owner: options.owner,
+		joined: roster,
+		log,
+		clock,
+	});
 	const manifests = new Manifests({ store, state });
 	const house: House = {
-		...{ installation, state, store, hub, driver, manifests, metrics: new Metrics(), roster, url, log, clock },
+		installation,
+		state,
+		store,
+		hub,
+		driver,
+		manifests,
+		metrics: new Metrics(),
+		roster,
+		url,
+		log,
+		clock,
 		get regions() {
 			return roster.regions();
 		},
@@ -136,6 +162,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	];
 	const document = () => openApi(routes, options.version);
 	routes.push(...pageRoutes(house, options.pages, document));
+	await others?.join(house);
 	await driver.resume();
 	router.resolve(createRouter({ routes, state, names, depotProblem: (request) => depotProblem(claimsOf(request), request, roster), log }));
 	const announcing = tls ? announce(state, tls.addresses, log, clock) : null;
@@ -147,9 +174,13 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		async close() {
 			for (const part of [watching, roster, ...(tls ? [tls] : [])]) part.close();
 			announcing?.cancel();
-			await close(closing);
+			await close(closing, others);
 		},
 	};
+}
+
+function openOthers({ state, owner, replica, version }: ControlOptions, addresses: string[], rewound: () => void): Others | null {
+	return replica ? new Others(state, { id: owner, addresses, version, ...replica }, rewound) : null;
 }
 
 function listen(server: Server, address: string, port: number): Promise<string> {
@@ -204,8 +235,9 @@ interface Parts {
 	clock: Clock;
 }
 
-async function close({ servers, acceptors, feed, hub, driver, clock }: Parts): Promise<void> {
+async function close({ servers, acceptors, feed, hub, driver, clock }: Parts, others: Others | null): Promise<void> {
 	await driver.close();
+	await others?.close();
 	feed.close();
 	for (const acceptor of acceptors) acceptor.close();
 	hub.close();

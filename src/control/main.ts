@@ -1,4 +1,5 @@
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFileSync, realpathSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock as clock } from '#clock/clock.ts';
@@ -16,11 +17,14 @@ import { openControl } from './control.ts';
 import { createDriver } from './driver/driver.ts';
 import { findDashboard, loadPages } from './pages.ts';
 import { regionName } from '#wire/names.ts';
+import { tlsSettings } from './tls.ts';
 
 const settingsSchema = z.object({
 	data: z.string(),
 	port: z.int().min(0).max(65_535),
-	regions: z.array(z.object({ name: regionName, edgePort: z.int() })).min(1),
+	regions: z.array(z.object({ name: regionName, edgePort: z.int() })),
+	/** Where it listens for other machines. */
+	listen: tlsSettings.optional(),
 	/** The team's own PostgreSQL; absent: one of our own. */
 	databaseUrl: z.string().optional(),
 	/** `s3://bucket/prefix` or `file:///directory`; absent: `blobs/` of the data directory. */
@@ -29,6 +33,8 @@ const settingsSchema = z.object({
 	names: z.array(z.string()).default([]),
 	dashboard: z.string().optional(),
 	version: z.string().default('0.1.0'),
+	/** For tests: how often a replica says that it lives, and when it is taken for dead. */
+	replicaTimes: z.object({ beatMs: z.int(), leaseMs: z.int(), lookMs: z.int() }).optional(),
 });
 
 const ADMIN_TOKEN_FILE = 'admin.token';
@@ -43,7 +49,7 @@ export async function main(given: unknown): Promise<void> {
 	const log = createLog({ role: 'control' });
 	const postgres = settings.databaseUrl === undefined ? await startPostgres({ data, runDir: runDirectory(data), log, clock }) : null;
 	const [state, store] = await Promise.all([
-		openState({ database: postgres?.connection ?? settings.databaseUrl!, log, clock }),
+		openState({ database: postgres?.connection ?? settings.databaseUrl!, log, clock, ...(postgres ? { place: postgres.place } : {}) }),
 		openStore(data, settings.store, log),
 	]);
 	await ensureAdminToken(data, state, log);
@@ -52,11 +58,13 @@ export async function main(given: unknown): Promise<void> {
 		store,
 		regions: settings.regions,
 		port: settings.port,
+		tls: settings.listen,
 		names: settings.names,
 		pages: loadPages(settings.dashboard ?? findDashboard()),
 		version: settings.version,
 		createDriver,
 		owner: `control-${process.pid}-${randomId()}`,
+		replica: { home: homeOf(data), times: settings.replicaTimes },
 		log,
 		clock,
 	});
@@ -95,6 +103,12 @@ function stopOnSignals(log: Log, stop: () => Promise<void>): void {
 			);
 		});
 	}
+}
+
+/** The same for every control that is started here, and for no other directory or copy of this one. */
+function homeOf(data: string): string {
+	const { ino } = statSync(data);
+	return `${hostname()}:${realpathSync(data)}:${ino}`;
 }
 
 /** Made at the first start; made again when the file is gone, or when its token no longer works. */

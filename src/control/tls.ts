@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:https';
 import { isIP } from 'node:net';
+import { createSocket } from 'node:dgram';
 import { hostname, networkInterfaces } from 'node:os';
 import { createSecureContext, type SecureContext } from 'node:tls';
+import { z } from 'zod';
 import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { Installation } from '#state/state.ts';
@@ -15,16 +17,17 @@ import { controlName } from '#wire/server-identity.ts';
  * clients are asked for and not required: browsers and commands have tokens, servers have certificates.
  */
 
-export interface TlsSettings {
-	host: string;
+export const tlsSettings = z.object({
+	host: z.string(),
 	/** 0: any free one. */
-	port: number;
-	/** Host names and addresses under which servers and people reach it; none: those of this machine. */
-	names?: readonly string[] | undefined;
+	port: z.int().min(0).max(65_535),
+	/** Host names and addresses under which servers and people reach it; absent: this machine's. */
+	names: z.array(z.string()).optional(),
 	/** Files of a public certificate (with its chain) and its key. */
-	certFile?: string | undefined;
-	keyFile?: string | undefined;
-}
+	certFile: z.string().optional(),
+	keyFile: z.string().optional(),
+});
+export type TlsSettings = z.infer<typeof tlsSettings>;
 
 const LIFE_MS = 90 * 86_400_000;
 /** New certificates, ours and those that somebody else renews in their files, are presented this long after. */
@@ -51,7 +54,7 @@ export interface TlsOptions {
 /** Listens once it resolves; requests that come before there is a handler wait in their sockets. */
 export async function listenTls(options: TlsOptions, onServer: (server: Server) => void): Promise<TlsListener> {
 	const { settings, limits, log, clock } = options;
-	const names = settings.names?.length ? [...settings.names] : ownNames(settings.host);
+	const names = settings.names?.length ? [...settings.names] : [await ownName(settings.host)];
 	let own = ownContext(options, names);
 	const publicCertificate = readPublic(settings);
 	const trusting = { ca: options.installation.ca.certificate, requestCert: true, rejectUnauthorized: false };
@@ -109,13 +112,28 @@ function readPublic({ certFile, keyFile }: TlsSettings): { key: Buffer; cert: Bu
 	return { cert: readFileSync(certFile), key: readFileSync(keyFile) };
 }
 
-/** The addresses that other machines may know this one by; loopback where it has no other. */
-function ownNames(host: string): string[] {
-	if (!WILDCARDS.has(host)) return [host];
-	const found = Object.values(networkInterfaces())
+/** Reserved for documentation: never sent to, it only asks the kernel for the way out. */
+const SOMEWHERE = { 4: '192.0.2.1', 6: '2001:db8::1' } as const;
+
+/** The address that other machines may know this one by: that of the way out of it, else the first that is not loopback. */
+async function ownName(host: string): Promise<string> {
+	if (!WILDCARDS.has(host)) return host;
+	const wayOut = (await addressTowards(4)) ?? (host === '::' ? await addressTowards(6) : null);
+	const others = Object.values(networkInterfaces())
 		.flat()
-		.filter((one) => one !== undefined && !one.internal && !one.address.startsWith('fe80'))
-		.map((one) => one?.address ?? '');
-	const inOrder = [...found.filter((address) => isIP(address) === 4), ...found.filter((address) => isIP(address) === 6)];
-	return inOrder.length > 0 ? inOrder : ['127.0.0.1'];
+		.flatMap((one) => (one && !one.internal && isIP(one.address) === 4 ? [one.address] : []));
+	return wayOut ?? others[0] ?? '127.0.0.1';
+}
+
+/** null: there is no way out. Nothing is sent. */
+function addressTowards(family: 4 | 6): Promise<string | null> {
+	return new Promise((resolve) => {
+		const socket = createSocket(`udp${family}`);
+		const end = (address: string | null) => {
+			socket.close();
+			resolve(address);
+		};
+		socket.once('error', () => end(null));
+		socket.connect(9, SOMEWHERE[family], () => end(socket.address().address));
+	});
 }

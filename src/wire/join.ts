@@ -127,6 +127,15 @@ export const joinTokenRequest = z.object({
 });
 export const joinTokenAnswer = z.object({ join: z.string(), expiresAt: z.number(), region: regionName, roles: z.array(role) });
 
+/** `GET /api/v1/control`: how other machines find and recognise it. */
+export const controlAnswer = z.object({
+	installation: z.string(),
+	addresses: z.array(z.string()),
+	/** Of Jibe's CA: `sha256/<base64>`. */
+	fingerprint: z.string(),
+});
+export type ControlAnswer = z.infer<typeof controlAnswer>;
+
 /** One of `GET /api/v1/servers`. */
 export const serverStatus = z.object({
 	name: serverName,

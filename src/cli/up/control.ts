@@ -2,6 +2,7 @@ import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { pause, systemClock } from '#clock/clock.ts';
+import type { ControlAnswer } from '#wire/join.ts';
 import { ask, type Server } from '../server.ts';
 import { EXIT, Failure } from '../failure.ts';
 import type { Keeper } from './keeper.ts';
@@ -132,4 +133,12 @@ export async function regionsReady(layout: Layout, given: () => void, waiting: (
 
 function isWhole(region: RegionStatus): boolean {
 	return region.state === 'connected' && region.servers >= 1 && region.edges >= EDGES_PER_REGION;
+}
+
+/** Where other machines reach control; with the fingerprint of its CA, unless it has a public certificate. */
+export async function loginAddress(layout: Layout): Promise<string | null> {
+	const { addresses, fingerprint } = (await ask(adminServer(layout), { path: '/api/v1/control' })) as ControlAnswer;
+	const [first] = addresses;
+	if (first === undefined) return null;
+	return layout.listen?.certFile === undefined ? `${first}#${fingerprint}` : first;
 }

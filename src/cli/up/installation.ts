@@ -16,6 +16,8 @@ export interface UpSettings {
 	edgePort: number | null;
 	/** Where control keeps blobs (`s3://bucket`); null: where it did the last time, or in the directory itself. */
 	store?: string | null;
+	/** Where control listens for other machines, over TLS; null: as the last time; `none`: nowhere. */
+	listen?: Listen | 'none' | null;
 	/** One depot, agent and pair of edges per region, as on servers of their own. */
 	separate: boolean;
 	/** The place of a supervisor that runs is taken; what it started runs on, and is replaced where it is of another version. */
@@ -28,7 +30,18 @@ export interface Layout {
 	port: number;
 	edgePort: number;
 	store?: string | null;
+	listen?: Listen | null;
 	separate: boolean;
+}
+
+export interface Listen {
+	host: string;
+	port: number;
+	/** Host names and addresses under which others reach it; absent: those of this machine. */
+	names?: string[] | undefined;
+	/** A public certificate, with its chain, and its key. */
+	certFile?: string | undefined;
+	keyFile?: string | undefined;
 }
 
 const DEFAULT_PORT = 7070;
@@ -70,16 +83,18 @@ export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 		ours,
 		avoid: new Set([port]),
 	});
-	return { data, regions, port, edgePort, separate, store: settings.store ?? before?.store ?? null };
+	const listen = settings.listen === 'none' ? null : (settings.listen ?? before?.listen ?? null);
+	return { data, regions, port, edgePort, separate, store: settings.store ?? before?.store ?? null, listen };
 }
 
-/** `3`, or names with commas. @throws Failure (usage) */
+/** `3`, names with commas, or `none` for a control without regions of its own. @throws Failure (usage) */
 export function regionNames(option: string): string[] {
 	if (/^\d+$/.test(option)) {
 		const wanted = Number(option);
 		if (wanted < 1 || wanted > LOCAL_REGIONS.length) throw usage(`--regions takes 1 to ${LOCAL_REGIONS.length} regions, or their names`);
 		return LOCAL_REGIONS.slice(0, wanted);
 	}
+	if (option === 'none') return [];
 	const names = option.split(',').filter((name) => name !== '');
 	for (const name of names) {
 		if (!/^[a-z][a-z0-9-]{0,19}$/.test(name)) throw usage(`"${name}" can't be a region's name: lower-case letters, digits and hyphens`);
@@ -115,6 +130,7 @@ interface Remembered {
 	package?: Package;
 	/** True where DATABASE_URL named a server of the team's. */
 	ownDatabase?: boolean;
+	listen?: Listen;
 }
 
 export function remembered(data: string): Remembered | null {
@@ -127,9 +143,18 @@ export function remembered(data: string): Remembered | null {
 }
 
 export function remember(layout: Layout, programs: Record<string, string>): void {
-	const { regions, port, edgePort, store } = layout;
+	const { regions, port, edgePort, store, listen } = layout;
 	const ownDatabase = Boolean(process.env['DATABASE_URL']);
-	const kept = { regions, port, edgePort, programs, package: ownPackage(), ownDatabase, ...(store ? { store } : {}) };
+	const kept = {
+		regions,
+		port,
+		edgePort,
+		programs,
+		package: ownPackage(),
+		ownDatabase,
+		...(store ? { store } : {}),
+		...(listen ? { listen } : {}),
+	};
 	replaceFile(join(layout.data, 'installation.json'), kept);
 }
 

@@ -6,11 +6,15 @@ import { isolation } from '#process/isolation.ts';
 import { readPidFile, removePidFile } from '#process/pid-file.ts';
 import { EXIT, Failure } from '../failure.ts';
 import { claim, takeOver } from './claim.ts';
-import { controlReady, hasCredential, programReady, obtainCredential, regionsReady } from './control.ts';
+import { readIdentity } from './check-in.ts';
+import { programReady } from './control.ts';
 import { watchFrozen } from './frozen.ts';
-import { chooseLayout, edgeUrl, openData, remember, remembered, writeEndpoint, type Layout, type UpSettings } from './installation.ts';
+import type { Ground } from './ground.ts';
+import { chooseLayout, openData, remembered, type UpSettings } from './installation.ts';
+import { JoinedGround } from './joined.ts';
 import { endProcess, Keeper } from './keeper.ts';
-import { controlProgram, healthOf, programDigest, regionPrograms, type Program } from './programs.ts';
+import { LocalGround } from './local.ts';
+import { programDigest, type Program } from './programs.ts';
 import { tellParent, type Ready } from './told.ts';
 
 /** The program `up`: starts the others, and keeps them alive until it is told to stop. */
@@ -22,8 +26,9 @@ export async function main(settings: UpSettings): Promise<void> {
 		if (settings.takeOver) await takeOver(settings.data);
 		claim(settings.data);
 		for (const line of isolation().missing) tellParent({ warning: line });
-		const layout = await chooseLayout(settings);
-		house = new House(layout, log);
+		const ground =
+			readIdentity(settings.data) === null ? new LocalGround(await chooseLayout(settings), log) : new JoinedGround(settings.data, log);
+		house = new House(ground, log);
 		stopOnSignals(house, log);
 		await house.open();
 		tellParent({ ready: house.describe() });
@@ -45,10 +50,9 @@ const HOPELESS_AFTER_FAILURES = 4;
 const LOG_TAIL_LINES = 40;
 const SHOWN_LINES = 5;
 const SHOWN_CHARS = 300;
-const LOOK_EACH_MS = 600_000;
 
 class House {
-	readonly layout: Layout;
+	readonly ground: Ground;
 	readonly #log: Log;
 	readonly #keepers: Keeper[];
 	/** Programs that ran before and were taken over. */
@@ -58,41 +62,35 @@ class House {
 	/** What each program was started with. */
 	#runs: Record<string, string> = {};
 
-	constructor(layout: Layout, log: Log) {
-		this.layout = layout;
+	constructor(ground: Ground, log: Log) {
+		this.ground = ground;
 		this.#log = log;
 		const events = {
 			ended: (program: Program, how: string) => tellParent({ said: `${program.name} ended (${how}) and is started again` }),
 		};
-		this.#keepers = [controlProgram(layout), ...regionPrograms(layout)].map((program) => new Keeper(program, layout.data, log, events));
+		this.#keepers = ground.programs.map((program) => new Keeper(program, ground.data, log, events));
 	}
 
 	/** Everything runs and is connected once this resolves. */
 	async open(): Promise<void> {
-		const { layout } = this;
-		const before = remembered(layout.data)?.programs ?? {};
+		const { ground } = this;
+		const before = remembered(ground.data)?.programs ?? {};
 		await this.#endOthers(Object.keys(before).filter((name) => !this.#keepers.some(({ program }) => program.name === name)));
 		this.#runs = Object.fromEntries(this.#keepers.flatMap(({ program: { name } }) => (before[name] ? [[name, before[name]]] : [])));
-		remember(layout, this.#runs);
-		writeEndpoint(layout);
-		const early = this.#keepers.filter(({ program }) => hasCredential(program));
-		const late = this.#keepers.filter((keeper) => !early.includes(keeper));
+		ground.remember(this.#runs);
 		const given = () => this.#giveUpWhenHopeless();
-		tellParent({ now: 'Starting control…' });
-		await Promise.all(early.map((keeper) => this.#begin(keeper)));
-		await controlReady(layout, given);
-		tellParent({ now: 'Starting agents and edges…' });
-		await Promise.all(
-			late.map(async (keeper) => {
-				await obtainCredential(layout, keeper.program);
-				await this.#begin(keeper);
-			}),
-		);
-		for (const keeper of this.#keepers.filter((one) => this.#stale.has(one))) {
-			await this.#replace(keeper);
-			await programReady(keeper, given);
-		}
-		await regionsReady(layout, given, (missing) => tellParent({ now: `Waiting for ${missing.join(', ')}…` }));
+		await ground.open({
+			keepers: this.#keepers,
+			given,
+			begin: (keeper) => this.#begin(keeper),
+			replaceStale: async () => {
+				for (const keeper of this.#keepers.filter((one) => this.#stale.has(one))) {
+					tellParent({ now: `Replacing ${keeper.program.name}…` });
+					await this.#replace(keeper);
+					await programReady(keeper, given);
+				}
+			},
+		});
 	}
 
 	/**
@@ -118,16 +116,16 @@ class House {
 	/** Only once it was started: a supervisor that is killed meanwhile is followed by one that replaces it again. */
 	#note({ program }: Keeper): void {
 		this.#runs[program.name] = programDigest(program);
-		remember(this.layout, this.#runs);
+		this.ground.remember(this.#runs);
 	}
 
 	/** Kills what is frozen, for as long as this process lives. */
 	watch(): void {
-		const { layout } = this;
+		const { ground } = this;
 		watchFrozen(
 			this.#keepers.map((keeper) => ({
 				identity: () => keeper.identity,
-				...healthOf(keeper.program, layout),
+				...ground.health(keeper.program),
 				frozen: (why) => {
 					tellParent({ said: `${keeper.program.name} is frozen (${why}) and is replaced` });
 					keeper.kill(why);
@@ -137,16 +135,10 @@ class House {
 		// The one timer that keeps this process alive when all programs were adopted.
 		const look = () => {
 			for (const keeper of this.#keepers) keeper.trimLog();
-			this.#renewCredentials().catch((error: unknown) => this.#log.warn('credentials', { error }));
-			systemClock.after(LOOK_EACH_MS, look);
+			ground.look().catch((error: unknown) => this.#log.warn('look', { error }));
+			systemClock.after(ground.lookEachMs, look);
 		};
 		look();
-	}
-
-	/** Programs read their credential's file again when they connect. */
-	async #renewCredentials(): Promise<void> {
-		const ending = this.#keepers.filter(({ program }) => !hasCredential(program));
-		for (const { program } of ending) await obtainCredential(this.layout, program);
 	}
 
 	release(): void {
@@ -154,25 +146,16 @@ class House {
 	}
 
 	describe(): Ready {
-		const { data, regions, port } = this.layout;
-		return {
-			url: `http://127.0.0.1:${port}`,
-			edgeUrl: edgeUrl(this.layout, 0),
-			regions: regions.map((name, index) => ({ name, url: edgeUrl(this.layout, index) })),
-			data,
-			pid: process.pid,
-			adopted: this.adopted,
-			programs: this.#keepers.length,
-		};
+		return { ...this.ground.describe(), pid: process.pid, adopted: this.adopted, programs: this.#keepers.length };
 	}
 
 	/** Programs of an earlier layout, such as the depot of a region that is gone. */
 	async #endOthers(names: readonly string[]): Promise<void> {
 		await Promise.all(
 			names.map(async (name) => {
-				const running = readPidFile(this.layout.data, name);
+				const running = readPidFile(this.ground.data, name);
 				if (running?.alive) await endProcess(running);
-				removePidFile(this.layout.data, name);
+				removePidFile(this.ground.data, name);
 			}),
 		);
 	}
@@ -181,7 +164,7 @@ class House {
 		const hopeless = this.#keepers.find((keeper) => keeper.failures >= HOPELESS_AFTER_FAILURES);
 		if (hopeless === undefined) return;
 		const { name } = hopeless.program;
-		const file = join(this.layout.data, 'logs', `${name}.log`);
+		const file = join(this.ground.data, 'logs', `${name}.log`);
 		this.release();
 		throw new Failure('program_fails', EXIT.jibe, `${name} ends as soon as it is started; the last it said:\n${tail(file)}`, {
 			hint: `all of it is in ${file}`,
@@ -192,7 +175,7 @@ class House {
 function stopOnSignals(house: House, log: Log): void {
 	let stopped = false;
 	const leave = (code: number) => {
-		removePidFile(house.layout.data, 'up');
+		removePidFile(house.ground.data, 'up');
 		tellParent({ stopped: true });
 		process.exit(code);
 	};
@@ -201,7 +184,7 @@ function stopOnSignals(house: House, log: Log): void {
 		stopped = true;
 		log.info('stopping', { signal });
 		house.release();
-		stopEverything(house.layout.data).then(
+		stopEverything(house.ground.data).then(
 			() => leave(EXIT.done),
 			(error: unknown) => {
 				log.error('stop', { error });
@@ -236,6 +219,6 @@ function told(error: unknown): { code: string; exit: 0 | 1 | 2 | 3 | 4 | 5; mess
 /** The error that Node printed as the last thing, without its stack; else the last lines. */
 function tail(file: string): string {
 	const lines = readFileSync(file, 'utf8').trimEnd().split('\n').slice(-LOG_TAIL_LINES);
-	const error = lines.findLast((line) => /^(\w*Error\b.*: |\w+: )/.test(line));
+	const error = lines.findLast((line) => /^(\w*Error\b.*: |\w+(?: \[\w+\])?: )/.test(line));
 	return (error === undefined ? lines.slice(-SHOWN_LINES) : [error]).map((line) => `  ${line.slice(0, SHOWN_CHARS)}`).join('\n');
 }

@@ -27,13 +27,21 @@ const EDGES_PER_REGION = 2;
 export function controlProgram(layout: Layout): Program {
 	const regions = layout.regions.map((name, index) => ({ name, edgePort: layout.edgePort + index }));
 	const databaseUrl = process.env['DATABASE_URL'];
-	const { data, port, store } = layout;
-	const settings = { data, port, regions, ...(databaseUrl ? { databaseUrl } : {}), ...(store ? { store } : {}) };
+	const { data, port, store, listen } = layout;
+	const settings = {
+		data,
+		port,
+		regions,
+		...(databaseUrl ? { databaseUrl } : {}),
+		...(store ? { store } : {}),
+		...(listen ? { listen } : {}),
+	};
 	return { role: 'control', name: 'control', label: null, settings, regions: [], credentialFile: null, server: LOCAL_SERVER };
 }
 
 /** Depots, agents and edges: one set for all regions, or one each. */
 export function regionPrograms(layout: Layout): Program[] {
+	if (layout.regions.length === 0) return [];
 	const ports = new Map(layout.regions.map((name, index) => [name, layout.edgePort + index]));
 	const groups = layout.separate ? layout.regions.map((name) => [name]) : [layout.regions];
 	return groups.flatMap((regions) => {

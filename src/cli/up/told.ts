@@ -18,6 +18,10 @@ export interface Ready {
 	/** Of these, so many were running already. */
 	adopted: number;
 	programs: number;
+	/** The name of the server that this is, where control is on another machine. */
+	server?: string;
+	/** For `jibe login` on other machines: address and fingerprint, where control listens for them. */
+	login?: string;
 }
 
 let listening = true;

@@ -6,6 +6,7 @@ import {
 	CLOCK_OFF_MS,
 	checkInAnswer,
 	checkInRequest,
+	controlAnswer,
 	drainLine,
 	formatJoinString,
 	joinRequest,
@@ -46,6 +47,17 @@ function peopleRoutes(house: House): Route[] {
 			async handle() {
 				const servers = await Promise.all((await state.servers.list()).map((row) => statusOf(house, row)));
 				return { servers };
+			},
+		}),
+		route({
+			method: 'GET',
+			path: '/api/v1/control',
+			summary: 'Where other machines reach control, and how they recognise it.',
+			role: 'viewer',
+			answer: controlAnswer,
+			handle: () => {
+				const fingerprint = fingerprintOf(installation.ca.certificate);
+				return Promise.resolve({ installation: installation.id, addresses: roster.addresses(), fingerprint });
 			},
 		}),
 		route({
