@@ -6,6 +6,7 @@ import { BlobTable } from './blobs.ts';
 import { collect } from './collect.ts';
 import { connect, isLost, RETRY_FOR_MS, type Database } from './database.ts';
 import { DeploymentTable } from './deployments.ts';
+import { dump } from './dump.ts';
 import { openEvents } from './events.ts';
 import { checkTimeline, establish, installationOf } from './installation.ts';
 import { migrate } from './migrate.ts';
@@ -41,6 +42,7 @@ export async function openState(options: StateOptions): Promise<State> {
 			recover: (of) => deployments.recover(of),
 			checkTimeline: () => withClient(db, options, (client) => checkTimeline(client, options)),
 			collect: (now) => collect(db, now),
+			dump: (what) => dump(db, what),
 			reachable: () => db.reachable(),
 			async close() {
 				await replicas.close();

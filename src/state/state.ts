@@ -7,6 +7,7 @@ import type { Deployment, DeploymentState, Event, RegionOutcome, Token } from '#
 import type { AppConfig } from '#wire/config.ts';
 import type { Pointer, ReleaseSpec, Role, Run, Want } from '#wire/region.ts';
 import type { tokenRole } from '#wire/api.ts';
+import type { Dump, DumpOptions } from './dump.ts';
 
 /** What the house remembers: everything below is in PostgreSQL and survives the loss of any program. */
 export interface State {
@@ -34,6 +35,8 @@ export interface State {
 	checkTimeline(): Promise<boolean>;
 	/** Forgets what retention no longer keeps, and says which blobs must stay in the store. */
 	collect(now: number): Promise<Collected>;
+	/** All of it as of one moment, for a backup. */
+	dump(options: DumpOptions): Promise<Dump>;
 	/** Whether PostgreSQL answers now. Never throws. */
 	reachable(): Promise<boolean>;
 	close(): Promise<void>;
@@ -258,6 +261,8 @@ export interface Events {
 	latest(): Promise<number>;
 	/** Every event committed from now on, once, in order. Returns the way to stop. */
 	subscribe(listener: (event: Event) => void): () => void;
+	/** Whether the database knows less than was read of it before: it was restored, or another took its place. Reading goes on from what it knows. */
+	rewound(): Promise<boolean>;
 	/** Records something that belongs to no transition (region.lost, …). */
 	add(events: readonly NewEvent[]): Promise<void>;
 }
