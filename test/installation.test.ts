@@ -63,6 +63,20 @@ test('one installation: a second up, taken ports, tokens, hosts, and what ps sho
 		assert.equal(crossed.status, 403);
 	});
 
+	await t.test('a slip in the name of an app is answered with the nearest there is', async () => {
+		using app = tinyApp('notes', `export default { fetch: () => new Response('x') };\n`);
+		await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
+		const slips = [['rollback'], ['status'], ['logs'], ['app', 'remove']];
+		for (const words of slips) {
+			const { stderr, json } = await jibe.expect(2, [...words, 'nots', '--json', ...(words[0] === 'app' ? ['--yes'] : [])]);
+			assert.equal((json as { error?: { code: string } } | null)?.error?.code, 'app_unknown', words.join(' '));
+			assert.match(stderr, /there is no app nots\n {2}did you mean notes\?/);
+		}
+		assert.match((await jibe.expect(2, ['rollback', 'elsewhere'])).stderr, /there is no app elsewhere\n {2}"jibe app list" shows/);
+		const staging = await jibe.expect(2, ['rollback', 'notes', '--env', 'staging']);
+		assert.match(staging.stderr, /notes was never deployed in staging\n {2}it is in production/);
+	});
+
 	await t.test('an unknown app is answered with a page for people and JSON for programs', async () => {
 		const page = await jibe.request(0, 'nobody.localhost', '/', { headers: { accept: 'text/html' } });
 		assert.equal(page.status, 404);

@@ -26,8 +26,8 @@ test('a release is started, checked, serves, is drained and frozen, and thawed a
 	await bed.until(one, 'serving', ([i]) => i?.state === 'serving');
 	const env = JSON.parse((await ask(prepared, '/env')).body);
 	assert.deepEqual(
-		[env.JIBE_APP, env.JIBE_ENVIRONMENT, env.JIBE_REGION, env.JIBE_RELEASE, env.NODE_ENV, env.JIBE_INSTANCE],
-		['notes', 'production', 'fra', 'v1', 'production', undefined],
+		[env.JIBE_APP, env.JIBE_ENVIRONMENT, env.JIBE_REGION, env.JIBE_RELEASE, env.NODE_ENV, env.PORT, env.JIBE_INSTANCE],
+		['notes', 'production', 'fra', 'v1', 'production', '0', undefined],
 	);
 	assert.equal(env.url, `file://${env.cwd}/src/server.ts`);
 

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { parseArguments, type Syntax } from './arguments.ts';
-import { nearest } from './failure.ts';
 
 const SYNTAX: Syntax = { options: { regions: 'list', force: 'flag', port: 'value' }, positionals: ['DIR'], optional: 0 };
 
@@ -27,10 +26,4 @@ test('what is wrong is named, with the nearest known option', () => {
 	says(['--force=yes'], /^--force takes no value$/);
 	says(['a', 'b'], /^unexpected argument "b"$/);
 	says([], /^DIR is missing$/, { ...SYNTAX, optional: 1 });
-});
-
-test('the nearest word is near', () => {
-	assert.equal(nearest('deply', ['deploy', 'down', 'doctor']), 'deploy');
-	assert.equal(nearest('roll', ['status', 'rollback']), 'rollback');
-	assert.equal(nearest('banana', ['deploy', 'up']), null);
 });

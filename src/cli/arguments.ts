@@ -1,4 +1,5 @@
-import { nearest, usage } from './failure.ts';
+import { nearest } from '#wire/nearest.ts';
+import { usage } from './failure.ts';
 
 /** What a verb takes. `flag`: stands alone; `value`: needs a value; `list`: may be given several times or with commas. */
 export type OptionKind = 'flag' | 'value' | 'list';

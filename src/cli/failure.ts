@@ -39,30 +39,3 @@ export class Failure extends Error {
 export function usage(message: string, hint: string | null = null): Failure {
 	return new Failure('usage', EXIT.usage, message, { hint });
 }
-
-/** The word of `known` nearest to `word`, when it is near enough to be what was meant. */
-export function nearest(word: string, known: Iterable<string>): string | null {
-	let best: string | null = null;
-	let least = Math.max(2, Math.ceil(word.length / 3)) + 1;
-	for (const candidate of known) {
-		const distance = candidate.startsWith(word) && word.length > 1 ? 1 : editDistance(word, candidate);
-		if (distance < least) {
-			least = distance;
-			best = candidate;
-		}
-	}
-	return best;
-}
-
-function editDistance(a: string, b: string): number {
-	let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-	for (let i = 1; i <= a.length; i++) {
-		const next = [i];
-		for (let j = 1; j <= b.length; j++) {
-			const change = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-			next.push(Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, change));
-		}
-		row = next;
-	}
-	return row[b.length] ?? 0;
-}

@@ -1,5 +1,6 @@
 import { COMMON, parseArguments } from './arguments.ts';
-import { EXIT, Failure, nearest, usage, type Exit } from './failure.ts';
+import { nearest } from '#wire/nearest.ts';
+import { EXIT, Failure, usage, type Exit } from './failure.ts';
 import { Output, type Sinks } from './output.ts';
 import { dataDirectory } from './places.ts';
 import { GROUPS, LATER, VERBS } from './verbs.ts';

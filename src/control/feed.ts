@@ -122,7 +122,7 @@ export class Feed {
 		const { state } = this.house;
 		const cursor = await state.events.latest();
 		const rows = (await state.apps.list()).filter(({ app }) => sees(reader.token, app));
-		const found = await Promise.all(rows.flatMap(({ app, environments }) => environments.map((each) => this.status(app, each))));
+		const found = await Promise.all(rows.flatMap(({ app, environments }) => environments.map((each) => this.status(app, each, reader))));
 		const apps = found.filter((status) => status !== null);
 		const history = await state.deployments.history({ limit: RECENT_DEPLOYMENTS });
 		const deployments = history.filter(({ app }) => sees(reader.token, app));
@@ -131,9 +131,9 @@ export class Feed {
 	}
 
 	/** null: removed since the list was read. */
-	private async status(app: string, environment: string): Promise<AppStatus | null> {
+	private async status(app: string, environment: string, reader: Reader): Promise<AppStatus | null> {
 		try {
-			return await appStatus(this.house, app, environment);
+			return await appStatus(this.house, app, environment, reader);
 		} catch (error) {
 			if (error instanceof Refusal) return null;
 			throw error;

@@ -3,8 +3,10 @@ import type { AppStatus, Deployment } from '#wire/api.ts';
 import { compareVersions, type Want } from '#wire/region.ts';
 import type { z } from 'zod';
 import type { appRegion, regionStatus } from '#wire/api.ts';
+import type { Caller } from './access.ts';
 import { appUrl, type House } from './house.ts';
 import { Refusal } from './ports.ts';
+import { refuseUnknown } from './unknown-app.ts';
 
 /** What serves where, put together from what is wanted (database) and what the regions say (hub). */
 
@@ -12,7 +14,7 @@ type AppRegion = z.infer<typeof appRegion>;
 type RegionStatus = z.infer<typeof regionStatus>;
 
 /** @throws Refusal 404 app_unknown */
-export async function appStatus(house: House, app: string, environment: string): Promise<AppStatus> {
+export async function appStatus(house: House, app: string, environment: string, caller: Pick<Caller, 'token'>): Promise<AppStatus> {
 	const { state, driver } = house;
 	const [wants, [deployment]] = await Promise.all([
 		state.deployments.wants({ app, environment }),
@@ -20,7 +22,8 @@ export async function appStatus(house: House, app: string, environment: string):
 	]);
 	const mine = wants.filter((want) => !want.removed);
 	if (mine.length === 0 && !deployment) {
-		throw new Refusal('app_unknown', 404, `nothing was ever deployed as ${app} in ${environment}`, '"jibe app list" shows what there is');
+		await refuseUnknown(house, caller, app, environment);
+		throw new Refusal('app_unknown', 404, `nothing of ${app} is left in ${environment}`, 'deploy it again: `jibe deploy`');
 	}
 	const rollbackTo = mine.length === 0 ? null : await driver.rollbackTarget(app, environment);
 	const serving = servingOf(house, mine);

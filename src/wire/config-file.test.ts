@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { ConfigError, configFor, configJsonSchema, nearestOf, parseConfigFile } from './config-file.ts';
+import { ConfigError, configFor, configJsonSchema, parseConfigFile } from './config-file.ts';
 import { appConfig } from './config.ts';
 
 function problems(text: string): string[] {
@@ -176,11 +176,6 @@ test('whatever the text, the answer is a configuration or a ConfigError', () => 
 		}),
 		{ numRuns: 500 },
 	);
-});
-
-test('nearestOf refuses what is too far', () => {
-	assert.equal(nearestOf('Regions', ['regions', 'region']), 'regions');
-	assert.equal(nearestOf('foo', ['regions', 'secrets']), null);
 });
 
 test('docs/jibe.schema.json is the schema of this code', () => {

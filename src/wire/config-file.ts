@@ -3,6 +3,7 @@ import { breaches } from './config-rules.ts';
 import { appConfig, configFile, type AppConfig } from './config.ts';
 import { JsoncError, parseJsonc, type Json, type Jsonc, type Path, type Position } from './jsonc.ts';
 import { PRODUCTION } from './names.ts';
+import { nearest } from './nearest.ts';
 
 /**
  * The text of jibe.json → one configuration per environment. `environments` is merged over the top while both are
@@ -204,9 +205,9 @@ function unitOf(origin: string): string {
 
 function unknownKey(key: string, path: Path): string {
 	const known = knownKeys(path);
-	const nearest = nearestOf(key, known);
+	const near = nearest(key, known);
 	const where = path.length === 0 ? '' : ` in "${path.join('.')}"`;
-	const help = nearest === null ? `known are ${known.join(', ')}` : `did you mean "${nearest}"?`;
+	const help = near === null ? `known are ${known.join(', ')}` : `did you mean "${near}"?`;
 	return `unknown key "${key}"${where}; ${help}`;
 }
 
@@ -228,26 +229,6 @@ interface SchemaNode {
 
 function alternatives(node: SchemaNode): SchemaNode[] {
 	return [node, ...(node.anyOf ?? []), ...(node.oneOf ?? [])];
-}
-
-/** The nearest of `known` by edits, when it is near enough to be what was meant. */
-export function nearestOf(word: string, known: readonly string[]): string | null {
-	const ranked = known.map((key) => ({ key, edits: editDistance(word.toLowerCase(), key.toLowerCase()) }));
-	const best = ranked.sort((a, b) => a.edits - b.edits)[0];
-	return best && best.edits <= Math.max(2, Math.floor(word.length / 3)) ? best.key : null;
-}
-
-function editDistance(a: string, b: string): number {
-	let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-	for (let i = 1; i <= a.length; i++) {
-		const next = [i];
-		for (let j = 1; j <= b.length; j++) {
-			const change = a[i - 1] === b[j - 1] ? 0 : 1;
-			next.push(Math.min(next[j - 1]! + 1, row[j]! + 1, row[j - 1]! + change));
-		}
-		row = next;
-	}
-	return row[b.length]!;
 }
 
 function valueAt(raw: Json | undefined, path: Path): Json | undefined {

@@ -9,6 +9,7 @@ import { recover } from '../recover.ts';
 import { streamProgress } from '../progress.ts';
 import { ANSWERED, route, type Ask, type Route } from '../route.ts';
 import { appStatus, servingOf } from '../status.ts';
+import { refuseUnknown } from '../unknown-app.ts';
 
 const LOG_LINES_MAX = 10_000;
 const LOG_LINES_DEFAULT = 200;
@@ -66,7 +67,7 @@ function appReads(house: House): Route[] {
 			params: ofApp,
 			query: inEnvironment,
 			answer: appStatusSchema,
-			handle: ({ params, query }) => appStatus(house, params.app, query.environment),
+			handle: ({ params, query, caller }) => appStatus(house, params.app, query.environment, caller),
 		}),
 	];
 }
@@ -112,7 +113,10 @@ function logsRoute(house: House): Route {
 		query: logsQuery,
 		answer: logLine,
 		lines: true,
-		handle: (ask) => Promise.resolve(streamLogs(house, ask.params.app, ask.query, ask)),
+		async handle(ask) {
+			await refuseUnknown(house, ask.caller, ask.params.app, ask.query.environment);
+			return streamLogs(house, ask.params.app, ask.query, ask);
+		},
 	});
 }
 
@@ -150,10 +154,7 @@ function removeRoute(house: House): Route {
 		params: ofApp,
 		answer: null,
 		async handle({ params, caller }) {
-			const rows = await house.state.apps.list();
-			if (!rows.some(({ app }) => app === params.app)) {
-				throw new Refusal('app_unknown', 404, `there is no app ${params.app}`, '"jibe app list" shows what there is');
-			}
+			await refuseUnknown(house, caller, params.app);
 			// First what serves, then what is remembered: a removal cut short is done again.
 			await house.driver.removeApp(params.app, caller.by);
 			await house.state.apps.remove(params.app, caller.by);

@@ -14,9 +14,10 @@ import { MAX_UPLOAD_BYTES, UPLOAD_TYPE, decodeUpload } from '#wire/upload.ts';
 import { authorise, sees, type Caller } from '../access.ts';
 import { deploy } from '../deploy.ts';
 import type { House } from '../house.ts';
-import { Refusal } from '../ports.ts';
+import { Refusal, type RollbackInput } from '../ports.ts';
 import { streamProgress } from '../progress.ts';
 import { route, type Route } from '../route.ts';
+import { refuseUnknown } from '../unknown-app.ts';
 
 const HISTORY_MAX = 500;
 const HISTORY_DEFAULT = 50;
@@ -58,10 +59,20 @@ function deployRoutes(house: House): Route[] {
 			handle(ask) {
 				const { environment, to, undo, again, reason: why } = ask.body;
 				const input = { app: ask.params.app, environment, to, undo, again, by: ask.caller.by, why };
-				return streamProgress(house, ask, () => house.driver.rollback(input));
+				return streamProgress(house, ask, () => rollback(house, input, ask.caller));
 			},
 		}),
 	];
+}
+
+/** Where nothing serves the app may be another. */
+async function rollback(house: House, input: RollbackInput, caller: Caller) {
+	try {
+		return await house.driver.rollback(input);
+	} catch (error) {
+		if (error instanceof Refusal && error.code === 'nothing_serves') await refuseUnknown(house, caller, input.app, input.environment);
+		throw error;
+	}
 }
 
 function uploadRoutes(house: House): Route[] {
