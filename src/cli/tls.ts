@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { checkServerIdentity, connect, type ConnectionOptions, type PeerCertificate, type TLSSocket } from 'node:tls';
-import { systemClock } from '#clock/clock.ts';
+import { readTime, systemClock } from '#clock/clock.ts';
 import { fingerprintOf, organisationOf } from '#wire/certificate.ts';
 import { CLOCK_OFF_MS } from '#wire/join.ts';
 import { controlName } from '#wire/server-identity.ts';
@@ -115,8 +115,7 @@ function dateOf(socket: TLSSocket, url: URL): Promise<number> {
 	return new Promise((resolve, reject) => {
 		const asked = httpRequest({ createConnection: () => socket, path: '/healthz', headers: { host: url.host } }, (response) => {
 			response.resume();
-			const at = Date.parse(response.headers.date ?? '');
-			resolve(Number.isFinite(at) ? at : systemClock.now());
+			resolve(readTime(response.headers.date ?? '') ?? systemClock.now());
 		});
 		asked.once('error', reject);
 		asked.end();

@@ -43,3 +43,14 @@ export function pause(delayMs: number, clock: Clock = systemClock): Promise<void
 export function isoTime(at: WallMs): string {
 	return new Date(at).toISOString();
 }
+
+/** As HTTP writes it, to the second: `Sat, 21 Nov 2026 01:06:30 GMT`. */
+export function httpTime(at: WallMs): string {
+	return new Date(at).toUTCString();
+}
+
+/** A time as HTTP or ISO write it; null when it is none. */
+export function readTime(text: string): WallMs | null {
+	const at = Date.parse(text);
+	return Number.isFinite(at) ? at : null;
+}

@@ -3,12 +3,13 @@ import type { Duplex } from 'node:stream';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { State } from '#state/state.ts';
-import type { BlobStore } from '#store/blob-store.ts';
+import type { SweptStore } from '#store/blob-store.ts';
 import { acceptLinks, type Acceptor } from '#wire/accept.ts';
 import { readCredential, type Claims } from '#wire/credential.ts';
 import { bearer, hostAllowed } from './access.ts';
 import { adminRoutes } from './api/admin.ts';
 import { appRoutes } from './api/apps.ts';
+import { backupRoutes } from './api/backups.ts';
 import { blobRoutes } from './api/blobs.ts';
 import { deploymentRoutes } from './api/deployments.ts';
 import { pageRoutes } from './api/pages.ts';
@@ -36,13 +37,19 @@ const HEADERS_TIMEOUT_MS = 10_000;
 /** To receive a whole request; answers may stream for as long as they like. */
 const REQUEST_TIMEOUT_MS = 120_000;
 const MAX_HEADER_BYTES = 16 * 1024;
+const LIMITS = {
+	headersTimeout: HEADERS_TIMEOUT_MS,
+	requestTimeout: REQUEST_TIMEOUT_MS,
+	connectionsCheckingInterval: HEADERS_TIMEOUT_MS / 10,
+	maxHeaderSize: MAX_HEADER_BYTES,
+};
 const CLOSE_LIMIT_MS = 2_000;
 /** An address that no replica has said for a day is forgotten. */
 const ANNOUNCE_EACH_MS = 3_600_000;
 
 export interface ControlOptions {
 	state: State;
-	store: BlobStore;
+	store: SweptStore;
 	regions: readonly { name: string; edgePort: number }[];
 	address?: string;
 	/** 0: any free one. */
@@ -77,34 +84,16 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	}
 	const installation = await state.installation();
 	await state.regions.set(options.regions, options.replica?.home);
-	const limits = {
-		headersTimeout: HEADERS_TIMEOUT_MS,
-		requestTimeout: REQUEST_TIMEOUT_MS,
-		connectionsCheckingInterval: HEADERS_TIMEOUT_MS / 10,
-		maxHeaderSize: MAX_HEADER_BYTES,
-	};
-	const server = createServer(limits);
+	const server = createServer(LIMITS);
 	// Requests that come before everything is there wait for it.
 	const router = Promise.withResolvers<ReturnType<typeof createRouter>>();
 	const answerBy = (one: Server) =>
 		one.on('request', (request, response) => void router.promise.then((answer) => answer(request, response)));
 	const url = await listen(answerBy(server), address, options.port);
-	const tls = options.tls ? await listenTls({ settings: options.tls, installation, limits, log, clock }, answerBy) : null;
+	const tls = options.tls ? await listenTls({ settings: options.tls, installation, limits: LIMITS, log, clock }, answerBy) : null;
 	const roster = new Roster({ state, local: options.regions, addresses: tls?.addresses ?? [], log, clock });
 	await roster.refresh();
-	const regions = () => roster.regions().map(({ name }) => name);
-	const hub = new Hub({
-		installation: installation.id,
-		regions: regions(),
-		wanted: () => wanted(state),
-		servers: (names) => roster.message(names),
-		log,
-		clock,
-	});
-	const tellServers = () => hub.serversChanged(regions(), roster.trusted());
-	tellServers();
-	roster.subscribe(tellServers);
-	await hub.refresh();
+	const hub = await openHub(installation.id, roster, options);
 	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
 	const others = openOthers(options, [...(tls?.addresses ?? []), url], () => feed.restart());
 	const driver = options.createDriver({
@@ -133,6 +122,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		url,
 		log,
 		clock,
+		local: options.regions,
 		get regions() {
 			return roster.regions();
 		},
@@ -159,6 +149,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		...adminRoutes(house),
 		...blobRoutes(house),
 		...serverRoutes(house),
+		...backupRoutes(house, options.version),
 	];
 	const document = () => openApi(routes, options.version);
 	routes.push(...pageRoutes(house, options.pages, document));
@@ -177,6 +168,17 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 			await close(closing, others);
 		},
 	};
+}
+
+async function openHub(installation: string, roster: Roster, { state, log, clock }: ControlOptions): Promise<Hub> {
+	const regions = () => roster.regions().map(({ name }) => name);
+	const servers = (names: readonly string[]) => roster.message(names);
+	const hub = new Hub({ installation, regions: regions(), wanted: () => wanted(state), servers, log, clock });
+	const tellServers = () => hub.serversChanged(regions(), roster.trusted());
+	tellServers();
+	roster.subscribe(tellServers);
+	await hub.refresh();
+	return hub;
 }
 
 function openOthers({ state, owner, replica, version }: ControlOptions, addresses: string[], rewound: () => void): Others | null {

@@ -120,7 +120,7 @@ export class Roster {
 		const certificate = socket.getPeerX509Certificate();
 		if (!certificate) return 'a program on another machine shows the certificate of its server';
 		if (!socket.authorized) return `the certificate is not good here: ${wordsOf(String(socket.authorizationError))}`;
-		if (Date.parse(certificate.validTo) <= this.of.clock.now()) return `the certificate is not good here: ${wordsOf(EXPIRED)}`;
+		if (certificate.validToDate.getTime() <= this.of.clock.now()) return `the certificate is not good here: ${wordsOf(EXPIRED)}`;
 		if (commonName(certificate) !== claims.server) return `the certificate is not that of the server ${claims.server}`;
 		const row = this.named(claims.server);
 		if (!row) return `the server ${claims.server} was removed`;

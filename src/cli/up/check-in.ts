@@ -39,7 +39,7 @@ export function expiresAt(data: string): number {
 
 function lifeOf(data: string): { from: number; to: number } {
 	const certificate = new X509Certificate(readFileSync(join(identityDirectory(data), 'cert.pem')));
-	return { from: Date.parse(certificate.validFrom), to: Date.parse(certificate.validTo) };
+	return { from: certificate.validFromDate.getTime(), to: certificate.validToDate.getTime() };
 }
 
 interface Tickets {

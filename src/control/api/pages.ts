@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { httpTime } from '#clock/clock.ts';
 import { SESSION_COOKIE, cookie, isEncrypted } from '../access.ts';
 import type { House } from '../house.ts';
 import type { Pages } from '../pages.ts';
@@ -56,7 +57,7 @@ function signInRoutes({ state, clock }: House, pages: Pages): Route[] {
 	];
 }
 
-function openRoutes({ state, hub }: House, describe: () => object): Route[] {
+function openRoutes({ state, hub, clock }: House, describe: () => object): Route[] {
 	return [
 		route({
 			method: 'GET',
@@ -64,7 +65,8 @@ function openRoutes({ state, hub }: House, describe: () => object): Route[] {
 			summary: 'Control is alive.',
 			role: 'public',
 			answer: z.object({ ok: z.literal(true) }),
-			handle: () => Promise.resolve({ ok: true }),
+			// The time is control's own word: by it a server finds out that its clock is off.
+			handle: () => Promise.resolve(new Raw('{"ok":true}', 'application/json', { date: httpTime(clock.now()) })),
 		}),
 		route({
 			method: 'GET',
