@@ -1,11 +1,10 @@
-import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'; // prettier-ignore
+import { chmodSync, existsSync, lstatSync, mkdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'; // prettier-ignore
 import { dirname, join } from 'node:path';
-import { sha256 } from '#digest/digest.ts';
 import { isRoot } from '#process/directory.ts';
 import { EXIT, Failure, usage, type Exit } from './failure.ts';
 import { choosePackage } from './installed/chosen.ts';
 import { INSTALLED_PLACE, readInstalled, writeInstalled, type Installed } from './installed/note.ts';
-import { copyPackage, ownPackage, type Package } from './installed/package.ts';
+import { copyPackage, ownPackage, packageId, type Package } from './installed/package.ts';
 import { call, enableService, systemUser, verifyUnit, type SystemUser } from './installed/service.ts';
 import { environmentLine, plistText, unitText, type Service } from './installed/unit.ts';
 import { openData } from './up/installation.ts';
@@ -71,13 +70,10 @@ function whatOf(word: string, joined: boolean, data: string): Service['what'] {
 	return word;
 }
 
-const ID_DIGITS = 12;
-
 /** Where only root writes: the service's programs are not to be changed by the user whose npm brought them. */
 function placed(own: Package): Package {
 	if (own.root.startsWith(`${INSTALLED_PLACE}/`)) return own;
-	const digest = sha256(readFileSync(join(own.root, 'dist', 'up.js')) + sha256(readFileSync(join(own.root, 'dist', 'control.js'))));
-	return copyPackage(own, INSTALLED_PLACE, `${own.version}-${digest.slice(-ID_DIGITS)}`);
+	return copyPackage(own, INSTALLED_PLACE, packageId(own));
 }
 
 function handTo(user: SystemUser, data: string): void {
@@ -101,6 +97,8 @@ function write(service: Service, user: SystemUser | null, before: Installed | nu
 		service: mac ? 'dev.jibe' : 'jibe',
 		manager: mac ? 'launchd' : 'systemd',
 		files: [...files.map(([file]) => file), COMMAND],
+		madeDirectories: before?.madeDirectories ?? missingDirectories([...files.map(([file]) => file), COMMAND]),
+		user: user && { name: user.name, uid: user.uid },
 		madeUser: user?.made ? user.name : (before?.madeUser ?? null),
 	};
 	// First, so that what an interrupted one has written is found and removed.
@@ -109,6 +107,11 @@ function write(service: Service, user: SystemUser | null, before: Installed | nu
 	linkCommand();
 	if (!mac) handWaitingOn();
 	return installed;
+}
+
+function missingDirectories(files: readonly string[]): string[] {
+	const above = (path: string): string[] => (existsSync(dirname(path)) ? [] : [...above(dirname(path)), dirname(path)]);
+	return [...new Set(files.flatMap(above))];
 }
 
 const SYSCTL_TEXT = `# Written by jibe install; jibe uninstall removes it.

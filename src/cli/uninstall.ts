@@ -1,7 +1,7 @@
 import { lstatSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs';
-import { basename, dirname } from 'node:path';
+import { dirname } from 'node:path';
 import { createInterface } from 'node:readline/promises';
-import { isRoot, runDirectory } from '#process/directory.ts';
+import { isRoot, runDirectory, serviceRunRoot } from '#process/directory.ts';
 import { EXIT, Failure, type Exit } from './failure.ts';
 import { INSTALLED_PLACE, readInstalled, type Installed } from './installed/note.ts';
 import { call, forgetService, stopService } from './installed/service.ts';
@@ -25,6 +25,7 @@ export const verb: Verb = {
 		const run = runPlace(data);
 		for (const place of run === null ? [] : [run, data]) unmountBelow(place);
 		if (run !== null) removeRun(run);
+		if (installed?.user) removeEmpty(serviceRunRoot(installed.user.uid));
 		const removed: string[] = [];
 		const remove = (path: string) => {
 			if (lstatSync(path, { throwIfNoEntry: false }) === undefined) return;
@@ -32,7 +33,10 @@ export const verb: Verb = {
 			removed.push(path);
 		};
 		if (installed) takeDown(installed, keep, remove);
-		if (!keep) for (const path of [data, cacheDirectory()]) remove(path);
+		if (!keep) {
+			for (const path of [data, cacheDirectory()]) remove(path);
+			removeEmpty(dirname(cacheDirectory()));
+		}
 		out.result({ stopped, removed, data, kept: keep }, [
 			`✓ Jibe is gone from ${data}${keep ? ', which was kept' : ''}: ${stopped} ${stopped === 1 ? 'process' : 'processes'} stopped`,
 			...removed.map((path) => `  removed ${path}`),
@@ -72,19 +76,21 @@ function unmountBelow(place: string): void {
 /** The place where run directories are, too, when this was the last. */
 function removeRun(directory: string): void {
 	rmSync(directory, { recursive: true, force: true });
+	removeEmpty(dirname(directory));
+}
+
+function removeEmpty(directory: string): void {
 	try {
-		rmdirSync(dirname(directory));
+		rmdirSync(directory);
 	} catch (error) {
-		// Another installation's is in it, or it is somebody else's.
+		// Something else is in it, or it is somebody else's.
 		if (!['ENOTEMPTY', 'ENOENT', 'EACCES', 'EPERM', 'EBUSY'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
 	}
 }
 
 function takeDown(installed: Installed, keep: boolean, remove: (path: string) => void): void {
 	forgetService(installed, () => installed.files.forEach(remove));
-	for (const directory of new Set(installed.files.map((file) => dirname(file)))) {
-		if (basename(directory) === 'jibe') remove(directory);
-	}
+	for (const directory of installed.madeDirectories.toReversed()) removeEmpty(directory);
 	if (installed.madeUser !== null && !keep) call('userdel', [installed.madeUser]);
 	// Last, because what is to be removed stands in it.
 	remove(INSTALLED_PLACE);

@@ -5,7 +5,9 @@ import { storePlace } from '#store/store-place.ts';
 import { usage, type Exit } from './failure.ts';
 import type { Arguments } from './arguments.ts';
 import { chosenPackage } from './installed/chosen.ts';
+import { readInstalled } from './installed/note.ts';
 import { ownPackage } from './installed/package.ts';
+import { becomeServiceUser } from './installed/service.ts';
 import { startSupervisor, supervise } from './supervise.ts';
 import { refuseWhenRunning } from './up/claim.ts';
 import { openData, regionNames, type UpSettings } from './up/installation.ts';
@@ -34,6 +36,7 @@ export const verb: Verb = {
 	async run(invocation: Invocation): Promise<Exit> {
 		const { args, out, data } = invocation;
 		runChosen(data);
+		becomeServiceUser(readInstalled(data));
 		const regions = args.value('regions');
 		const settings: UpSettings = {
 			data,

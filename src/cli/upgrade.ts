@@ -6,7 +6,16 @@ import { EXIT, Failure, usage, type Exit } from './failure.ts';
 import { choosePackage, placeOf, removeOthers } from './installed/chosen.ts';
 import { INSTALLED_PLACE, readInstalled } from './installed/note.ts';
 import { handOver, readUpgrade, writeUpgrade, type Upgrade } from './installed/handover.ts';
-import { copyPackage, fetchPackage, ownPackage, readPackage, unpackPackage, type Package } from './installed/package.ts';
+import {
+	copyPackage,
+	fetchPackage,
+	isWhole,
+	ownPackage,
+	packageId,
+	readPackage,
+	unpackPackage,
+	type Package,
+} from './installed/package.ts';
 import { seconds } from './output.ts';
 import { remembered } from './up/installation.ts';
 import type { Invocation, Verb } from './verbs.ts';
@@ -43,7 +52,7 @@ export const verb: Verb = {
 
 /** The package that was named, or the one that this command belongs to, where it can stay. */
 function obtain(named: string | null, place: string, tell: (line: string) => void): Package {
-	if (named === null) return settle(ownPackage(), place, tell);
+	if (named === null) return settle(readPackage(ownPackage().root), place, tell);
 	const stat = statSync(named, { throwIfNoEntry: false });
 	if (stat?.isDirectory()) return settle(readPackage(named), place, tell);
 	if (stat?.isFile()) return unpacked(resolve(named), place, tell);
@@ -66,12 +75,12 @@ function unpacked(tarball: string, place: string, tell: (line: string) => void):
 	return unpackPackage(tarball, place, id);
 }
 
-/** A directory is used where it lies, unless everybody's `jibe` is to come from it: that is root's. */
+/** A directory is used where it lies, if it can be; but everybody's `jibe`, and what root runs, comes from where only root writes. */
 function settle(found: Package, place: string, tell: (line: string) => void): Package {
-	if (!existsSync(join(found.root, 'dist', 'up.js'))) readPackage(found.root);
-	if (place !== INSTALLED_PLACE || found.root.startsWith(`${place}/`)) return found;
+	const stays = place !== INSTALLED_PLACE || found.root.startsWith(`${place}/`);
+	if (stays && isWhole(found)) return found;
 	tell('Copying the package…');
-	return copyPackage(found, place, `${found.version}-${sha256(readFileSync(join(found.root, 'dist', 'up.js'))).slice(-ID_DIGITS)}`);
+	return copyPackage(found, place, packageId(found));
 }
 
 /** An older version works with a database that knows no more than it does; else the way back is a backup. */

@@ -9,6 +9,10 @@ export interface Installed {
 	manager: 'systemd' | 'launchd';
 	/** Every file and link that was written. */
 	files: string[];
+	/** Directories that were made for them, outermost first. */
+	madeDirectories: string[];
+	/** Whom it runs as; null: root. */
+	user: { name: string; uid: number } | null;
 	/** The user that was made for it, or null. */
 	madeUser: string | null;
 }

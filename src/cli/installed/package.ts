@@ -2,6 +2,7 @@ import {
 	copyFileSync,
 	cpSync,
 	existsSync,
+	globSync,
 	linkSync,
 	mkdirSync,
 	readdirSync,
@@ -15,6 +16,7 @@ import {
 } from 'node:fs';
 import { execFileSync } from 'node:child_process';
 import { basename, dirname, join, resolve } from 'node:path';
+import { sha256 } from '#digest/digest.ts';
 import { EXIT, Failure } from '../failure.ts';
 
 /** A version of Jibe as it lies on this machine: the directory with `bin/`, `dist/` and `sql/`, and what of npm it needs beside it. */
@@ -111,7 +113,8 @@ export function copyPackage(from: Package, place: string, id: string): Package {
 		for (const name of CONTENTS) {
 			if (existsSync(join(from.root, name))) cpSync(join(from.root, name), join(root, name), { recursive: true, dereference: true });
 		}
-		const { modules, missing } = carriedModules(from.root, from.root);
+		const beside = carriedModules(from.root, from.root);
+		const { modules, missing } = beside.missing.length === 0 ? beside : carriedModules(from.root, ownPackage().root);
 		if (missing.length > 0) {
 			throw new Failure('not_a_package', EXIT.usage, `${from.root} lacks ${missing.join(', ')}`, {
 				hint: 'npm ci (or npm install) brings them',
@@ -133,6 +136,20 @@ export function unpackPackage(tarball: string, place: string, id: string): Packa
 		mkdirSync(draft, { recursive: true });
 		npm(['install', '--prefix', draft, '--omit=dev', '--no-audit', '--no-fund', '--prefer-offline', resolve(tarball)], missing);
 	});
+}
+
+const ID_DIGITS = 12;
+
+/** A name for its copy: another build of the same version has another. */
+export function packageId({ root, version }: Package): string {
+	const files = globSync('{bin,dist,sql}/**', { cwd: root }).sort().map((name) => join(root, name)); // prettier-ignore
+	const digests = files.filter((file) => statSync(file).isFile()).map((file) => sha256(readFileSync(file)));
+	return `${version}-${sha256(digests.join()).slice(-ID_DIGITS)}`;
+}
+
+/** Whether it can be used where it lies: with a Node beside it, and what else it needs. */
+export function isWhole({ root }: Package): boolean {
+	return carriedModules(root, root).missing.length === 0;
 }
 
 /** Fetches a version from the registry. The tarball's path. */

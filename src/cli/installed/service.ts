@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { chownSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { isRoot, serviceRunRoot } from '#process/directory.ts';
 import { EXIT, Failure } from '../failure.ts';
 import type { Installed } from './note.ts';
 
@@ -64,23 +65,40 @@ export function call(command: string, words: readonly string[]): void {
 export interface SystemUser {
 	name: string;
 	uid: number;
-	/** It was not there before. */
+	/** It is there for this directory's sake. */
 	made: boolean;
 }
 
 /** The system's user of this name, made when it is missing: without a home, a password or a shell. */
 export function systemUser(name: string, home: string): SystemUser {
 	const there = findUser(name);
-	if (there !== null) return { name, uid: there, made: false };
+	if (there !== null) return { name, uid: there.uid, made: there.home === home };
 	call('useradd', ['--system', '--user-group', '--home-dir', home, '--no-create-home', '--shell', '/usr/sbin/nologin', name]);
-	const uid = findUser(name);
-	if (uid === null) throw new Failure('no_user', EXIT.jibe, `useradd made no user ${name}`);
-	return { name, uid, made: true };
+	const user = findUser(name);
+	if (user === null) throw new Failure('no_user', EXIT.jibe, `useradd made no user ${name}`);
+	return { name, uid: user.uid, made: true };
 }
 
-function findUser(name: string): number | null {
+function findUser(name: string): { uid: number; home: string } | null {
 	const line = readFileSync('/etc/passwd', 'utf8')
 		.split('\n')
 		.find((one) => one.startsWith(`${name}:`));
-	return line === undefined ? null : Number(line.split(':')[2]);
+	const [, , uid, , , home = ''] = line?.split(':') ?? [];
+	return uid === undefined ? null : { uid: Number(uid), home };
+}
+
+/**
+ * A service of another user is never run by root by mistake, such as by hand where no service manager runs: this process
+ * becomes that user.
+ */
+export function becomeServiceUser(installed: Installed | null): void {
+	if (!installed?.user || !isRoot()) return;
+	const { name, uid } = installed.user;
+	const run = serviceRunRoot(uid);
+	mkdirSync(run, { recursive: true, mode: 0o700 });
+	chownSync(run, uid, statSync(installed.data).gid);
+	process.setgroups?.([]);
+	process.setgid?.(name);
+	process.setuid?.(uid);
+	process.env['HOME'] = installed.data;
 }
