@@ -57,7 +57,7 @@ test('from the version before to this one, under load: no request fails, and wha
 });
 
 test('the same again replaces nothing but the supervisor; the older command starts what was chosen', { skip }, async () => {
-	const pids = () => jibe.pids().filter(({ role }) => role !== 'up' && role !== 'instance').map(({ pid }) => pid).sort(); // prettier-ignore
+	const pids = () => jibe.pids().filter(({ role }) => role !== 'up' && role !== 'instance').map(({ pid }) => pid).sort((a, b) => a - b); // prettier-ignore
 	const before = pids();
 	await jibe.expect(0, ['upgrade', tarball], { bin: HERE });
 	assert.deepEqual(pids(), before);
@@ -108,7 +108,7 @@ test('back to a version that knows less of the database is refused, with the way
 	const newest = readdirSync(join(older, 'sql')).filter((name) => /^\d{4}_/.test(name)).sort().at(-1)!; // prettier-ignore
 	rmSync(join(older, 'sql', newest));
 	const result = await jibe.expect(2, ['upgrade', older, '--json'], { bin: HERE });
-	const { code, hint } = result.json?.['error'] as { code: string; hint: string };
+	const { code, hint } = result.json!['error'] as { code: string; hint: string };
 	assert.equal(code, 'downgrade');
 	assert.match(hint, /jibe restore/);
 	for (const bad of ['/nowhere.tgz', 'not a version', place]) await jibe.expect(2, ['upgrade', bad], { bin: HERE });
