@@ -9,15 +9,15 @@ import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { kill, startJibe, type Jibe } from './fixtures/jibe.ts';
-import { copyOfPackage, packageOfCommit, packHere } from './fixtures/packages.ts';
+import { copyOfPackage, packageBefore, packHere } from './fixtures/packages.ts';
 import { startTraffic } from './fixtures/traffic.ts';
 
 /** An installation goes over to another version while users ask: nobody notices, however often it is interrupted. */
 
 const HERE = fileURLToPath(new URL('../bin/jibe', import.meta.url));
 const place = realpathSync(mkdtempSync(join(tmpdir(), 'jibe-upgrade-')));
-const old = packageOfCommit('HEAD~1', join(place, 'old'));
-const skip = old === null ? 'needs git with the commit before this one' : false;
+const old = packageBefore(join(place, 'old'));
+const skip = old === null ? 'needs the history of git' : false;
 const tarball = packHere(join(place, 'packed'));
 let jibe: Jibe;
 let app: App;
