@@ -1,7 +1,7 @@
 import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { Installation, State } from '#state/state.ts';
-import type { BlobStore } from '#store/blob-store.ts';
+import type { SweptStore } from '#store/blob-store.ts';
 import { PRODUCTION } from '#wire/names.ts';
 import type { Hub } from './hub.ts';
 import type { Manifests } from './manifests.ts';
@@ -13,7 +13,7 @@ import type { Roster } from './roster.ts';
 export interface House {
 	installation: Installation;
 	state: State;
-	store: BlobStore;
+	store: SweptStore;
 	hub: Hub;
 	driver: Driver;
 	manifests: Manifests;
@@ -22,6 +22,8 @@ export interface House {
 	roster: Roster;
 	/** Those there are now, in order: the first is the canary region. */
 	readonly regions: readonly { name: string; edgePort: number }[];
+	/** Those of them that this control's own machine serves. */
+	local: readonly { name: string; edgePort: number }[];
 	/** Where control itself is: `http://127.0.0.1:7070`. */
 	url: string;
 	log: Log;

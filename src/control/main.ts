@@ -17,6 +17,7 @@ import { openControl } from './control.ts';
 import { createDriver } from './driver/driver.ts';
 import { findDashboard, loadPages } from './pages.ts';
 import { regionName } from '#wire/names.ts';
+import { restoreProgram, restoreSettings } from './restore-program.ts';
 import { tlsSettings } from './tls.ts';
 
 const settingsSchema = z.object({
@@ -44,6 +45,8 @@ const COLLECT_EACH_MS = 3_600_000;
 
 /** The program `control`. */
 export async function main(given: unknown): Promise<void> {
+	const restoring = restoreSettings.safeParse(given);
+	if (restoring.success) return restoreProgram(restoring.data);
 	const settings = settingsSchema.parse(given);
 	const { data } = settings;
 	const log = createLog({ role: 'control' });

@@ -1,0 +1,211 @@
+import { open } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { zstdDecompress } from 'node:zlib';
+import type { z } from 'zod';
+import type { Clock } from '#clock/clock.ts';
+import { BIG_BLOB_BYTES, decodeBig, decodeBlob, decodePackIndex, type EncodedBlob } from '#store/blob-pack.ts';
+import type { SweptStore } from '#store/blob-store.ts';
+import { checkKnown, openLoad, type Load } from '#state/load.ts';
+import type { Connection } from '#state/state.ts';
+import { BackupError, BackupParser, checkProof, fileKey, RECORD, Seal, type BackupRecord } from '#wire/backup-file.ts';
+import { blobsRecord, endRecord, failedRecord, readHeader, tableRecord, type BackupHeader } from '#wire/backup-header.ts';
+
+/**
+ * A backup back into an empty database and a store. Rows appear all at once, after the last record was there and right:
+ * a file that turns out to be damaged leaves an empty database, and blobs that nobody wants.
+ */
+
+const READ_BYTES = 1024 * 1024;
+/** Blobs are written this many at a time: each write waits for the disk once. */
+const WRITE_BYTES = 32 * 1024 * 1024;
+/** Of one record of rows; they are cut at a mebibyte, but for a row that is longer. */
+const MAX_ROWS_BYTES = 1024 * 1024 * 1024;
+
+export interface RestoreOptions {
+	file: string;
+	/** Opened once it is sure that the file can be restored here. */
+	places: () => Promise<{ database: Connection; store: SweptStore }>;
+	/** From the passphrase, for a file with this header. */
+	key: Buffer | null;
+	clock: Clock;
+	progress: (done: { bytes: number; of: number; blobs: number; blobsOf: number | null }) => void;
+}
+
+export interface Restored {
+	header: BackupHeader;
+	epoch: number;
+	blobs: number;
+	bytes: number;
+}
+
+/** @throws BackupError, LoadError, and what database and store throw */
+export async function restore(options: RestoreOptions): Promise<Restored> {
+	const records = new Records(options);
+	try {
+		const header = await records.open(options.key);
+		checkKnown(header.migrations);
+		const { database, store } = await options.places();
+		const load = await openLoad(database, header.migrations, options.clock);
+		try {
+			await fill(records, load);
+			const blobs = await fillStore(records, store);
+			const epoch = await load.finish();
+			return { header, epoch, ...blobs };
+		} finally {
+			await load.close();
+		}
+	} finally {
+		await records.close();
+	}
+}
+
+/** The database's rows, up to the record that says how many blobs follow. */
+async function fill(records: Records, load: Load): Promise<void> {
+	for (;;) {
+		const record = await records.next();
+		if (record.kind === RECORD.installation) await load.installation(JSON.parse(record.payload.toString()) as Record<string, unknown>);
+		else if (record.kind === RECORD.table) {
+			const { table, columns } = records.parse(record, tableRecord);
+			await load.table(table, columns, rowsOf(records));
+		} else if (record.kind === RECORD.blobs) {
+			records.blobsOf = records.parse(record, blobsRecord).blobs;
+			return;
+		} else throw records.misplaced(record);
+	}
+}
+
+/** Those of one table: up to the first record that is something else. */
+async function* rowsOf(records: Records): AsyncGenerator<Buffer> {
+	for (;;) {
+		const record = await records.peek();
+		if (record.kind !== RECORD.rows) return;
+		await records.next();
+		try {
+			yield await promisify(zstdDecompress)(record.payload, { maxOutputLength: MAX_ROWS_BYTES });
+		} catch (cause) {
+			throw new BackupError('backup_damaged', `record ${record.index + 1} of the backup, at byte ${record.at}, does not unpack`, { cause });
+		}
+	}
+}
+
+/** Every blob is compared with its digest before it is stored, and stored as it lies in the file. */
+async function fillStore(records: Records, store: SweptStore): Promise<{ blobs: number; bytes: number }> {
+	const done = { blobs: 0, bytes: 0 };
+	let waiting: EncodedBlob[] = [];
+	let waitingBytes = 0;
+	let writing: Promise<void> = Promise.resolve();
+	for (;;) {
+		const record = await records.next();
+		if (record.kind === RECORD.end) {
+			await writing;
+			await store.writeStored(waiting);
+			const said = records.parse(record, endRecord);
+			if (said.blobs === done.blobs && said.bytes === done.bytes && said.blobs === records.blobsOf) return done;
+			throw new BackupError('backup_damaged', `the backup says that it holds ${said.blobs} blobs, and it holds ${done.blobs}`);
+		}
+		if (record.kind !== RECORD.pack) throw records.misplaced(record);
+		for (const { blob, rawBytes } of await blobsIn(record)) {
+			waiting.push(blob);
+			waitingBytes += blob.stored.length;
+			done.blobs++;
+			done.bytes += rawBytes;
+		}
+		records.blobs = done.blobs;
+		if (waitingBytes < WRITE_BYTES) continue;
+		// One batch goes to the disk while the next is read.
+		await writing;
+		writing = store.writeStored(waiting);
+		writing.catch(() => {}); // told by the next wait
+		[waiting, waitingBytes] = [[], 0];
+	}
+}
+
+async function blobsIn({ payload, index, at }: BackupRecord): Promise<{ blob: EncodedBlob; rawBytes: number }[]> {
+	const where = `in record ${index + 1} of the backup, at byte ${at}`;
+	const entries = decodePackIndex(payload);
+	if (!entries) throw new BackupError('backup_damaged', `the list of blobs ${where} was damaged`);
+	const blobs: { blob: EncodedBlob; rawBytes: number }[] = [];
+	for (const entry of entries) {
+		const stored = payload.subarray(entry.offset, entry.offset + entry.storedBytes);
+		const raw = entry.rawBytes > BIG_BLOB_BYTES ? await decodeBig(entry, stored) : decodeBlob(entry, stored);
+		if (raw?.length !== entry.rawBytes) throw new BackupError('backup_damaged', `${entry.digest}, ${where}, does not have that digest`);
+		blobs.push({ blob: { digest: entry.digest, stored, rawBytes: entry.rawBytes, encoding: entry.encoding }, rawBytes: entry.rawBytes });
+	}
+	return blobs;
+}
+
+/** The records of the file, unsealed, one at a time. */
+class Records {
+	blobs = 0;
+	blobsOf: number | null = null;
+	private readonly options: RestoreOptions;
+	private readonly parser = new BackupParser();
+	private file: Awaited<ReturnType<typeof open>> | null = null;
+	private size = 0;
+	private read = 0;
+	private ready: BackupRecord[] = [];
+	private seal: Seal | null = null;
+
+	constructor(options: RestoreOptions) {
+		this.options = options;
+	}
+
+	/** @throws BackupError when this file can't be read by us, or not with this key */
+	async open(passphraseKey: Buffer | null): Promise<BackupHeader> {
+		this.file = await open(this.options.file, 'r');
+		this.size = (await this.file.stat()).size;
+		const first = await this.next();
+		if (first.kind !== RECORD.header) throw this.misplaced(first);
+		const header = readHeader(first.payload);
+		if (!header.seal) return header;
+		if (!passphraseKey) throw new BackupError('backup_sealed', 'the backup is sealed with a passphrase');
+		const key = fileKey(passphraseKey, header.seal.fileSalt);
+		checkProof(key, header.seal);
+		this.seal = Seal.of(key, first.payload);
+		return header;
+	}
+
+	async peek(): Promise<BackupRecord> {
+		while (this.ready.length === 0) await this.fill();
+		return this.ready[0]!;
+	}
+
+	async next(): Promise<BackupRecord> {
+		const sealed = await this.peek();
+		this.ready.shift();
+		const record = this.seal ? { ...sealed, payload: this.seal.open(sealed) } : sealed;
+		if (record.kind !== RECORD.failed) return record;
+		const { message } = this.parse(record, failedRecord);
+		throw new BackupError('backup_truncated', `this backup failed when it was made: ${message}`);
+	}
+
+	parse<T>({ payload, index, at }: BackupRecord, schema: z.ZodType<T>): T {
+		try {
+			return schema.parse(JSON.parse(payload.toString()));
+		} catch (cause) {
+			throw new BackupError('backup_unreadable', `record ${index + 1} of the backup, at byte ${at}, is not as it must be`, { cause });
+		}
+	}
+
+	misplaced({ kind, index, at }: BackupRecord): BackupError {
+		return new BackupError(
+			'backup_unreadable',
+			`record ${index + 1} of the backup, at byte ${at}, is of kind ${kind}, which has no place there`,
+		);
+	}
+
+	async close(): Promise<void> {
+		await this.file?.close();
+	}
+
+	private async fill(): Promise<void> {
+		const { bytesRead, buffer } = await this.file!.read(Buffer.allocUnsafe(READ_BYTES), 0, READ_BYTES, this.read);
+		if (bytesRead === 0) {
+			this.parser.finish();
+			throw new BackupError('backup_truncated', 'the backup goes on after its last record said that it is whole');
+		}
+		this.read += bytesRead;
+		this.ready.push(...this.parser.push(buffer.subarray(0, bytesRead)));
+		this.options.progress({ bytes: this.read, of: this.size, blobs: this.blobs, blobsOf: this.blobsOf });
+	}
+}
