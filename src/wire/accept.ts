@@ -7,13 +7,14 @@ import type { Log } from '#log/log.ts';
 import type { Claims } from './credential.ts';
 import { MAX_FRAME_BYTES, WIRE_VERSION, upMessage } from './region.ts';
 import type { DownMessage, Hello, UpMessage } from './region.ts';
-import { frameText, readFrame, sendBounded, startPulse } from './link.ts';
+import { frameText, maySend, readFrame, sendBounded, startPulse } from './link.ts';
 import type { Pulse } from './link.ts';
 
 /** The accepting side of links: control for depots, a depot for its agents and edges. */
 
 const HELLO_TIMEOUT_MS = 5_000;
 const CLOSE_POLICY = 1008;
+const FINAL_TEXT_FRAME = 0x81;
 const CLOSE_GOING_AWAY = 1001;
 
 export interface ServerLink {
@@ -75,7 +76,7 @@ export function acceptLinks(server: Server, options: AcceptOptions): Acceptor {
 			options.log.warn('link.refused', { reason: refusal, role: claims.role, server: claims.server });
 			return refuseUpgrade(socket, 403, 'bad_certificate', refusal);
 		}
-		sockets.handleUpgrade(request, socket, head, (peer) => greet(peer, claims, options));
+		sockets.handleUpgrade(request, socket, head, (peer) => greet({ peer, socket }, claims, options));
 	};
 	server.on('upgrade', upgrade);
 	return {
@@ -88,8 +89,14 @@ export function acceptLinks(server: Server, options: AcceptOptions): Acceptor {
 	};
 }
 
+interface Accepted {
+	peer: WebSocket;
+	/** What `peer` speaks over. Without compression it writes each frame at once and whole, so ours may stand between its own. */
+	socket: Duplex;
+}
+
 /** Waits for the hello; everything before it, and a hello beyond the claims, ends the connection. */
-function greet(peer: WebSocket, claims: Claims, options: AcceptOptions): void {
+function greet({ peer, socket }: Accepted, claims: Claims, options: AcceptOptions): void {
 	const pulse = startPulse(peer, options.clock);
 	let handlers: LinkHandlers | null = null;
 	let reason = '';
@@ -106,7 +113,7 @@ function greet(peer: WebSocket, claims: Claims, options: AcceptOptions): void {
 			return peer.close(CLOSE_POLICY, wrong ?? '');
 		}
 		late.cancel();
-		handlers = options.onLink(serverLink(peer, claims, message, pulse, options.log));
+		handlers = options.onLink(serverLink({ peer, socket }, claims, message, pulse, options.log));
 	});
 	peer.on('close', (code, said) => {
 		late.cancel();
@@ -115,15 +122,41 @@ function greet(peer: WebSocket, claims: Claims, options: AcceptOptions): void {
 	});
 }
 
-function serverLink(peer: WebSocket, claims: Claims, hello: Hello, pulse: Pulse, log: Log): ServerLink {
+function serverLink({ peer, socket }: Accepted, claims: Claims, hello: Hello, pulse: Pulse, log: Log): ServerLink {
 	return {
 		claims,
 		hello,
 		heardAt: () => pulse.heardAt(),
 		send: (message) => sendBounded(peer, JSON.stringify(message), log),
-		sendFrame: (text) => sendBounded(peer, text, log),
+		sendFrame: (text) => maySend(peer, text, log) && (socket.write(frameOf(text)), true),
 		close: (reason) => peer.close(CLOSE_GOING_AWAY, reason.slice(0, 100)),
 	};
+}
+
+let lastFrame: { text: string; bytes: Buffer } | null = null;
+
+/**
+ * A text frame's bytes, built once for all the links that it is sent to one after the other, and written at once:
+ * `WebSocket.send` would encode the text and write two parts for each.
+ */
+function frameOf(text: string): Buffer {
+	if (lastFrame?.text === text) return lastFrame.bytes;
+	const size = Buffer.byteLength(text);
+	const head = size < 126 ? 2 : size < 65_536 ? 4 : 10;
+	const bytes = Buffer.allocUnsafeSlow(head + size);
+	bytes[0] = FINAL_TEXT_FRAME;
+	if (head === 2) bytes[1] = size;
+	else if (head === 4) {
+		bytes[1] = 126;
+		bytes.writeUInt16BE(size, 2);
+	} else {
+		bytes[1] = 127;
+		bytes.writeBigUInt64BE(BigInt(size), 2);
+	}
+	bytes.write(text, head);
+	lastFrame = { text, bytes };
+	queueMicrotask(() => (lastFrame = null));
+	return bytes;
 }
 
 /** A sentence, or null when the hello is within the claims. */

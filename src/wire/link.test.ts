@@ -104,6 +104,24 @@ test('a peer that stops reading is dropped instead of filling memory', async (t)
 	await peer.closed();
 });
 
+test('frames of every length arrive whole and in order, between messages', async (t) => {
+	const peer = await listen(t);
+	const all = promised<string[]>();
+	const came: string[] = [];
+	const sizes = [0, 60, 90, 100, 60_000, 65_480, 65_536, 200_000];
+	dialTo(t, peer, { onMessage: (_message, text) => came.push(text) === 2 * sizes.length && all.resolve(came) });
+	const server = await peer.nextLink();
+	const frames = sizes.map((size) => JSON.stringify({ type: 'settled', items: [], filler: 'é'.repeat(size / 2) }));
+	for (const frame of frames) {
+		server.sendFrame(frame);
+		server.send(settled);
+	}
+	assert.deepEqual(
+		await all.promise,
+		frames.flatMap((frame) => [frame, JSON.stringify(settled)]),
+	);
+});
+
 test('a frame beyond the limit is not sent', async (t) => {
 	const peer = await listen(t);
 	dialTo(t, peer, {});

@@ -140,6 +140,13 @@ export function backoffMs(attempt: number): number {
 
 /** Sends, or drops the link of a peer that has stopped reading: it will say hello again and get what is newer. */
 export function sendBounded(socket: WebSocket, text: string, log: Log): boolean {
+	if (!maySend(socket, text, log)) return false;
+	socket.send(text);
+	return true;
+}
+
+/** False when the peer is gone or has stopped reading; the latter loses its link. */
+export function maySend(socket: WebSocket, text: string, log: Log): boolean {
 	if (socket.readyState !== WebSocket.OPEN) return false;
 	if (text.length > MAX_FRAME_BYTES) {
 		log.error('link.frame_too_large', { bytes: text.length, limit: MAX_FRAME_BYTES, start: text.slice(0, 100) });
@@ -150,7 +157,6 @@ export function sendBounded(socket: WebSocket, text: string, log: Log): boolean 
 		socket.terminate();
 		return false;
 	}
-	socket.send(text);
 	return true;
 }
 
