@@ -97,6 +97,16 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 		summary: 'make this machine a server of a Jibe elsewhere',
 		load: () => import('./agent-join.ts'),
 	},
+	backup: {
+		usage: 'backup FILE [--all] [--passphrase-file FILE] [--without-keys]',
+		summary: 'everything in one file, while it runs',
+		load: () => import('./backup.ts'),
+	},
+	restore: {
+		usage: 'restore FILE [--data DIR] [--passphrase-file FILE] [--store s3://BUCKET]',
+		summary: 'a backup into an empty directory or database',
+		load: () => import('./restore.ts'),
+	},
 	doctor: { usage: 'doctor', summary: 'look for what is wrong', load: () => import('./doctor.ts') },
 	open: { usage: 'open [APP]', summary: 'the page of this installation, or of an app', load: () => import('./open.ts') },
 	login: { usage: 'login URL < token', summary: 'use a Jibe on another machine', load: () => import('./login.ts') },
@@ -106,7 +116,7 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 
 /** Verbs that the design names and this version does not have yet. */
 export const LATER: readonly string[] = [
-	'promote', 'abort', 'approve', 'secret', 'domain', 'dev', 'backup', 'restore', 'control',
+	'promote', 'abort', 'approve', 'secret', 'domain', 'dev', 'control',
 	'edge',
 ]; // prettier-ignore
 
