@@ -87,7 +87,7 @@ class FanoutControl {
 			stdio: ['ignore', 'pipe', openSync(join(this.#dir, 'control.log'), 'a')],
 		});
 		this.#process = child;
-		for await (const line of createInterface({ input: child.stdout })) if (line === 'ready') break;
+		for await (const line of createInterface({ input: child.stdout! })) if (line === 'ready') break;
 		this.#token = readFileSync(join(this.#dir, 'admin.token'), 'utf8').trim();
 	}
 
