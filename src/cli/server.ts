@@ -63,13 +63,14 @@ function addressesIn(file: Record<string, unknown>): Omit<Server, 'token'> {
 	return { ...addresses([String(file['url']), ...more]), ...trust };
 }
 
-/** @throws Failure (usage) */
-function addresses(texts: readonly string[]): Omit<Server, 'token'> {
+/** One control at one or several addresses; `#sha256/…` at one of them pins its CA. @throws Failure (usage) */
+export function addresses(texts: readonly string[]): Omit<Server, 'token'> {
 	const named = new Set(texts.map((text) => text.trim()).filter((text) => text !== ''));
 	const wrong = [...named].find((text) => !URL.canParse(text));
-	if (wrong !== undefined) throw usage(`"${wrong}" is not the URL of a control`, 'JIBE_SERVER takes one, or several with commas');
+	if (wrong !== undefined)
+		throw usage(`"${wrong}" is not the URL of a control`, 'such as https://control.example.com:7443; several stand with commas between');
 	const [url, ...others] = [...named].map((text) => new URL(text));
-	if (!url) throw usage('JIBE_SERVER names no URL');
+	if (!url) throw usage('no URL of a control is named');
 	// The same control has the same CA at all its addresses.
 	const pin = [url, ...others].map(({ hash }) => hash.slice(1)).find((hash) => hash !== '');
 	for (const one of [url, ...others]) one.hash = '';

@@ -66,10 +66,9 @@ function showReady(ready: Ready, out: Output, detach: boolean): void {
 	const adopted = ready.adopted > 0 ? `, ${ready.adopted} of ${ready.programs} programs were running already` : '';
 	const last = detach ? '  jibe down stops it' : '  Ctrl-C stops it';
 	if (ready.server !== undefined) {
-		const region = ready.regions[0];
 		out.result(ready, [
-			`This is the server ${ready.server}${region ? ` of region ${region.name}` : ''} (control is at ${ready.url}${adopted})`,
-			...(region ? [`  apps answer at ${region.url}`] : []),
+			`This is the server ${ready.server} of region ${ready.region} (control is at ${ready.url}${adopted})`,
+			...ready.regions.map(({ url }) => `  apps answer at ${url}`),
 			`  data in ${ready.data}`,
 			last,
 		]);

@@ -4,7 +4,7 @@ import { LOCAL_REGIONS } from '#wire/local-regions.ts';
 import { readPidFile, readPidFiles } from '#process/pid-file.ts';
 import { Failure, EXIT, usage } from '../failure.ts';
 import { ownPackage, type Package } from '../installed/package.ts';
-import { choosePorts } from './ports.ts';
+import { choosePorts, isFree, portTaken } from './ports.ts';
 
 /** What `jibe up` was told, and what an installation remembers of it for the next time. */
 export interface UpSettings {
@@ -84,6 +84,8 @@ export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 		avoid: new Set([port]),
 	});
 	const listen = settings.listen === 'none' ? null : (settings.listen ?? before?.listen ?? null);
+	const held = before?.listen?.port === listen?.port && ours.has(port);
+	if (listen && !held && !(await isFree(listen.port, listen.host))) throw portTaken(listen.port, '--listen');
 	return { data, regions, port, edgePort, separate, store: settings.store ?? before?.store ?? null, listen };
 }
 

@@ -67,7 +67,14 @@ export class JoinedGround implements Ground {
 	describe(): ReturnType<Ground['describe']> {
 		const { region, server, control, edgePort, host, roles } = this.#identity;
 		const url = `http://${host.includes(':') ? `[${host}]` : host}:${edgePort}`;
-		return { url: control[0] ?? '', edgeUrl: url, regions: roles.includes('edge') ? [{ name: region, url }] : [], data: this.data, server };
+		return {
+			url: control[0] ?? '',
+			edgeUrl: url,
+			regions: roles.includes('edge') ? [{ name: region, url }] : [],
+			data: this.data,
+			server,
+			region,
+		};
 	}
 
 	#say(line: string | null): void {

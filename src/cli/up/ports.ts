@@ -44,20 +44,22 @@ async function firstTaken(base: number, count: number, ours: ReadonlySet<number>
 	return null;
 }
 
-export function isFree(port: number): Promise<boolean> {
+export function isFree(port: number, host = HOST): Promise<boolean> {
 	return new Promise((resolve, reject) => {
 		const server = createServer();
 		server.once('error', (error: NodeJS.ErrnoException) => {
 			if (error.code === 'EADDRINUSE') resolve(false);
+			else if (error.code === 'EADDRNOTAVAIL')
+				reject(new Failure('no_such_address', EXIT.usage, `${host} is not an address of this machine`, { cause: error }));
 			else if (error.code === 'EACCES')
 				reject(new Failure('port_taken', EXIT.usage, `this user may not listen on port ${port}`, { cause: error }));
 			else reject(error);
 		});
-		server.listen({ port, host: HOST, exclusive: true }, () => server.close(() => resolve(true)));
+		server.listen({ port, host, exclusive: true }, () => server.close(() => resolve(true)));
 	});
 }
 
-function portTaken(port: number, option: string): Failure {
+export function portTaken(port: number, option: string): Failure {
 	const owner = portOwner(port);
 	const who = owner === null ? 'another program' : `${owner.command} (pid ${owner.pid})`;
 	return new Failure('port_taken', EXIT.usage, `port ${port} is taken by ${who}`, { hint: `stop it, or choose another with ${option}` });

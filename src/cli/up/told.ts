@@ -20,6 +20,7 @@ export interface Ready {
 	programs: number;
 	/** The name of the server that this is, where control is on another machine. */
 	server?: string;
+	region?: string;
 	/** For `jibe login` on other machines: address and fingerprint, where control listens for them. */
 	login?: string;
 }
