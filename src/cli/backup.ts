@@ -30,13 +30,10 @@ export const verb: Verb = {
 		const response = await open(server, { method: 'POST', path: '/api/v1/backups', json: { all: args.flag('all'), seal } });
 		const made = await receive(response, file, key, out);
 		const ms = Math.round(systemClock.monotonic() - before);
-		const { bytes, blobs, rows, header } = made;
-		const result = { file, bytes, blobs, rows, all: header.all, keys: header.keys, sealed: header.seal !== null, ms };
-		out.result(result, [
-			done(
-				`Backed up to ${file}`,
-				`${size(bytes)}, ${count(blobs, 'blob')}, ${header.seal ? 'sealed' : 'without keys, not sealed'}, ${seconds(ms)}`,
-			),
+		const { header, fileBytes, held } = made;
+		const how = header.seal ? 'sealed' : 'without keys, not sealed';
+		out.result({ file, fileBytes, ...held, all: header.all, keys: header.keys, sealed: header.seal !== null, ms }, [
+			done(`Backed up to ${file}`, `${size(fileBytes)}, ${count(held.blobs, 'blob')}, ${how}, ${seconds(ms)}`),
 			header.keys
 				? '  restore it with: jibe restore FILE, and the same passphrase'
 				: '  restored, it has new keys: servers must join again',
