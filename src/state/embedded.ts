@@ -10,6 +10,7 @@ import {
 	truncateSync,
 	writeFileSync,
 } from 'node:fs';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { pause, systemClock, type Clock } from '#clock/clock.ts';
@@ -20,12 +21,14 @@ import { isAlive, type Identity } from '#process/identity.ts';
 import { isolation } from '#process/isolation.ts';
 import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { spawnDetached, type Bind } from '#process/spawn.ts';
-import { findServer, findServerFiles, isServerFrozen, serverProcesses, serverUser } from './postgres-files.ts';
+import { findServer, findServerFiles, isServerFrozen, runsFrom, serverProcesses, serverUser } from './postgres-files.ts';
 import { StateError, type Connection } from './state.ts';
 
 /** The database of an installation without DATABASE_URL: started or adopted, watched, and started again when it dies. */
 export interface Postgres {
 	readonly connection: Exclude<Connection, string>;
+	/** What its files are known by: a copy of them, or a backup in their place, has another. */
+	readonly place: string;
 	/** The server's process; another one after a restart. */
 	pid(): number;
 	onRestart(listener: () => void): () => void;
@@ -121,6 +124,11 @@ class Server implements Postgres {
 		this.watching = this.clock.every(CHECK_EACH_MS, () => void this.check());
 	}
 
+	/** By inode: a directory that is moved stays what it is. */
+	get place(): string {
+		return `${hostname()}:${statSync(this.places.cluster).ino}`;
+	}
+
 	pid(): number {
 		return this.identity.pid;
 	}
@@ -149,6 +157,11 @@ class Server implements Postgres {
 	}
 
 	private async adopt(running: Identity): Promise<boolean> {
+		if (!runsFrom(running.pid, this.places.binaries)) {
+			this.options.log.info('postgres.of_another_version', { pid: running.pid });
+			await shutDown(running);
+			return false;
+		}
 		if (await this.becomesReady(running, SILENT_AFTER_MS)) {
 			this.identity = running;
 			writePidFile(this.options.data, 'postgres', running);

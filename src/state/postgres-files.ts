@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, symlinkSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { identify, type Identity } from '#process/identity.ts';
@@ -79,6 +79,22 @@ export function serverProcesses(cluster: string): number[] {
 		.filter((name) => /^\d+$/.test(name))
 		.map(Number)
 		.filter((pid) => worksIn(pid, cluster));
+}
+
+/**
+ * Whether a server runs out of this directory. After an upgrade it does not, and what it still has to load, such as the
+ * language of its functions, goes with the version before. Only Linux can say.
+ */
+export function runsFrom(pid: number, binaries: string): boolean {
+	if (process.platform !== 'linux') return true;
+	try {
+		const program = readlinkSync(`/proc/${pid}/exe`);
+		// By inode: in a mount namespace of its own the path is another.
+		const [theirs, ours] = [statSync(`/proc/${pid}/root${dirname(program)}`), statSync(join(binaries, 'bin'))];
+		return theirs.ino === ours.ino && theirs.dev === ours.dev;
+	} catch (error) {
+		return (error as NodeJS.ErrnoException).code !== 'ENOENT'; // gone already; another user's can't be told
+	}
 }
 
 /** Whether a process of the server is stopped by a signal: it answers nothing and holds its locks. */
