@@ -77,9 +77,8 @@ async function fill(records: Records, load: Load): Promise<void> {
 /** Those of one table: up to the first record that is something else. */
 async function* rowsOf(records: Records): AsyncGenerator<Buffer> {
 	for (;;) {
-		const record = await records.peek();
-		if (record.kind !== RECORD.rows) return;
-		await records.next();
+		if ((await records.peek()).kind !== RECORD.rows) return;
+		const record = await records.next();
 		try {
 			yield await promisify(zstdDecompress)(record.payload, { maxOutputLength: MAX_ROWS_BYTES });
 		} catch (cause) {
@@ -165,6 +164,7 @@ class Records {
 		return header;
 	}
 
+	/** Still sealed. */
 	async peek(): Promise<BackupRecord> {
 		while (this.ready.length === 0) await this.fill();
 		return this.ready[0]!;
