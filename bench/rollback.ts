@@ -79,17 +79,20 @@ async function twoReleases<T>(config: object, work: (jibe: BenchJibe, dir: strin
 }
 
 /**
- * From control's commit of the pointers to the moment when the last of the regions has answered with what they name. They
- * are asked once control says that the edges obey: earlier answers would come from the old release, and take the
+ * From control's commit of the pointers to the moment when the last of the regions has answered with what they name. Each
+ * is asked as soon as control says that its edges obey: earlier answers would come from the old release, and take the
  * processors from what is measured.
  */
 async function pointers(jibe: BenchJibe, _dir: string, releases: readonly string[]): Promise<number[]> {
 	const done: number[] = [];
 	for (let n = 0; n < RUNS; n++) {
 		const target = releases[n % 2] ?? '';
-		const users = await Promise.all(jibe.regions.map(({ url }) => openUser(Number(new URL(url).port))));
-		const { id, stages } = await rollBack(jibe, target);
-		const answered = Math.max(...(await Promise.all(users.map((user) => user.untilAnswered(target)))));
+		const users = new Map<string, User>();
+		for (const { name, url } of jibe.regions) users.set(name, await openUser(Number(new URL(url).port)));
+		const answers: Promise<number>[] = [];
+		const { id, stages } = await rollBack(jibe, target, (region) => answers.push(users.get(region)!.untilAnswered(target)));
+		if (answers.length !== REGIONS) throw new Error(`${answers.length} of ${REGIONS} regions were told to be live in ${id}`);
+		const answered = Math.max(...(await Promise.all(answers)));
 		const moved = stages.find(({ state }) => state === 'RollingOut' || state === 'Deploying');
 		if (moved === undefined) throw new Error(`${id} has moved no pointer`);
 		done.push(answered - moved.at);
@@ -105,7 +108,7 @@ interface RolledBack {
 }
 
 /** The command's own request, from a process that is warm. */
-async function rollBack(jibe: BenchJibe, release: string): Promise<RolledBack> {
+async function rollBack(jibe: BenchJibe, release: string, live: (region: string) => void): Promise<RolledBack> {
 	const { url } = JSON.parse(readFileSync(join(jibe.data, 'endpoint.json'), 'utf8')) as { url: string };
 	const token = readFileSync(join(jibe.data, 'admin.token'), 'utf8').trim();
 	const body = { environment: 'production', to: Number(release.slice(1)), undo: null, again: true, reason: null };
@@ -114,7 +117,8 @@ async function rollBack(jibe: BenchJibe, release: string): Promise<RolledBack> {
 	asked.end(JSON.stringify(body));
 	const [response] = (await once(asked, 'response')) as [IncomingMessage];
 	for await (const line of createInterface({ input: response })) {
-		const { result } = JSON.parse(line) as { result?: RolledBack };
+		const { event, result } = JSON.parse(line) as { event?: { type: string; data: { name: string; state: string } }; result?: RolledBack };
+		if (event?.type === 'deployment.region' && event.data.state === 'live') live(event.data.name);
 		if (result?.state === 'Deployed') return result;
 	}
 	throw new Error(`the rollback to ${release} was not deployed`);

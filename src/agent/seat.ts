@@ -216,7 +216,7 @@ export class Seat {
 		this.sit(started.process, started.files);
 		this.enter('prepared');
 		this.changed(true);
-		this.scheduleCheck(CHECK_PERIOD_MS);
+		this.scheduleCheck(firstCheckMs());
 		this.again = true;
 	}
 
@@ -323,7 +323,7 @@ export class Seat {
 		const { clock } = this.parts;
 		const outcome = await askHealth(process.address, this.spec.health.path, this.spec.health.timeoutMs, clock);
 		this.check = recordOutcome(resumeCheck(this.spec.health, false, clock.monotonic()), outcome, clock.monotonic());
-		this.scheduleCheck(CHECK_PERIOD_MS);
+		this.scheduleCheck(firstCheckMs());
 	}
 
 	/** Nobody wants it: finish what is in flight, unless nothing was ever sent to it, and stop. */
@@ -388,6 +388,11 @@ export class Seat {
 }
 
 const REST_LIMIT_MS = 2_000;
+
+/** Instances that start together are not checked together ever after. */
+function firstCheckMs(): number {
+	return CHECK_PERIOD_MS * (0.5 + Math.random() / 2);
+}
 
 /** A system's error does not say what was being done, and what to do. */
 function wordsFor(error: unknown): string {

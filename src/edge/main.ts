@@ -11,6 +11,7 @@ import { readCredentialFile } from '#wire/credential.ts';
 import { dial } from '#wire/link.ts';
 import { regionName, serverName } from '#wire/names.ts';
 import { Edge } from './edge.ts';
+import { exercise } from './exercise.ts';
 import { answerAlive, listenTogether, noteHeldPorts, type Sibling } from './listen.ts';
 
 const settingsSchema = z.object({
@@ -84,7 +85,16 @@ export async function main(settings: unknown): Promise<void> {
 	process.once('SIGTERM', stop).once('SIGINT', stop);
 	writePidFile(data, name);
 	process.stdout.write('ready\n');
+	systemClock.after(EXERCISE_AFTER_MS, () => {
+		const { publicKey } = readCredentialFile(credentialFile);
+		exercise({ directory: join(run, `${name}.x`), publicKey, clock: systemClock, log }).catch((error: unknown) =>
+			log.warn('exercise.failed', { error }),
+		);
+	}, { idle: true }); // prettier-ignore
 }
+
+/** Once everything else has started. */
+const EXERCISE_AFTER_MS = 2_000;
 
 /**
  * No new connections, which the other edge takes. Those that are open have a moment to send the request that they were

@@ -387,6 +387,8 @@ export class Lane implements Scene {
 		const transition = effects.find((effect) => effect.type === 'transition');
 		const writes = effects.filter((effect) => effect.type === 'write').map(({ region, wanted }) => pointerWrite(this, region, wanted));
 		const before = walk.rollout;
+		// Who waits hears at once of edges that obey; what is decided now is told when it is written.
+		this.#tellRegions(walk, before, rollout, (state) => state === 'live');
 		await this.record(walk, {
 			...(transition ? { to: transition.to, reason: transition.reason, detail: transition.detail } : {}),
 			rollout,
@@ -398,7 +400,7 @@ export class Lane implements Scene {
 			...(writes.length > 0 ? { writes } : {}),
 		});
 		walk.rollout = rollout;
-		this.#tellRegions(walk, before);
+		this.#tellRegions(walk, before, rollout, (state) => state !== 'live');
 	}
 
 	/** Nothing to write: what changed can be seen again from the facts. */
@@ -406,12 +408,12 @@ export class Lane implements Scene {
 		const before = walk.rollout;
 		walk.rollout = rollout;
 		walk.deployment = { ...walk.deployment, regions: outcomes(rollout) };
-		this.#tellRegions(walk, before);
+		this.#tellRegions(walk, before, rollout, () => true);
 	}
 
-	#tellRegions(walk: Walk, before: Rollout): void {
-		for (const [index, region] of outcomes(walk.rollout).entries()) {
-			if (before.regions[index]?.stage === walk.rollout.regions[index]!.stage) continue;
+	#tellRegions(walk: Walk, before: Rollout, after: Rollout, which: (state: string) => boolean): void {
+		for (const [index, region] of outcomes(after).entries()) {
+			if (before.regions[index]?.stage === after.regions[index]!.stage || !which(region.state)) continue;
 			this.#told(walk.deployment, { type: 'deployment.region', data: { ...region } });
 		}
 	}
