@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { systemClock } from '#clock/clock.ts';
+import { pause, systemClock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import { runDirectory } from '#process/directory.ts';
 import type { ServerIdentity } from '#wire/server-identity.ts';
@@ -10,6 +10,9 @@ import type { Ground, Starting } from './ground.ts';
 import { remember, type Layout } from './installation.ts';
 import { healthOf, type Program } from './programs.ts';
 import { tellParent } from './told.ts';
+
+/** What control says is waited for when everything else is ready; it may be away. */
+const CONTROL_WITHIN_MS = 2_000;
 
 /** A server that joined: the programs of its roles, and the papers that the others know it by. They go on without control. */
 export class JoinedGround implements Ground {
@@ -40,9 +43,11 @@ export class JoinedGround implements Ground {
 	/** What it has from the last time is enough to begin with: a region must not need control to start again. */
 	async open({ keepers, begin, replaceStale, given }: Starting): Promise<void> {
 		tellParent({ now: 'Starting…' });
-		await Promise.all([this.look(), ...keepers.map(begin)]);
+		const looked = this.look();
+		await Promise.all(keepers.map(begin));
 		await replaceStale();
 		for (const keeper of keepers) await programReady(keeper, given);
+		await Promise.race([looked, pause(CONTROL_WITHIN_MS)]);
 	}
 
 	health(program: Program): ReturnType<Ground['health']> {
