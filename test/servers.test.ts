@@ -27,7 +27,7 @@ after(async () => {
 
 async function stateOf(name: string): Promise<string | undefined> {
 	const { json } = await control.expect(0, ['server', 'list', '--json']);
-	return (json?.['servers'] as { name: string; state: string }[]).find((one) => one.name === name)?.state;
+	return (json?.['servers'] as { name: string; state: string }[] | undefined)?.find((one) => one.name === name)?.state;
 }
 
 function connected(): Promise<true> {
@@ -41,7 +41,8 @@ function key(): string {
 test('an app goes live on a server that joined by one line', async () => {
 	await connected();
 	const result = await control.expect(0, ['deploy', '--json'], { cwd: app.dir });
-	assert.deepEqual((result.json?.['regions'] as { name: string; state: string }[]).map(({ name, state }) => [name, state]), [['fra', 'live']]); // prettier-ignore
+	const regions = result.json?.['regions'] as { name: string; state: string }[] | undefined;
+	assert.deepEqual(regions?.map(({ name, state }) => [name, state]), [['fra', 'live']]); // prettier-ignore
 	assert.equal((await server.request(0, HOST, '/')).body, 'one');
 	assert.deepEqual(server.programs('control'), []);
 });
@@ -78,7 +79,7 @@ test('a server that is removed is no longer one: what it says is heard by nobody
 	assert.equal(await stateOf('web-1'), undefined);
 	await eventually(async () => {
 		const { json } = await control.expect(0, ['region', 'list', '--json']);
-		const fra = (json?.['regions'] as { name: string; state: string }[]).find(({ name }) => name === 'fra');
+		const fra = (json?.['regions'] as { name: string; state: string }[] | undefined)?.find(({ name }) => name === 'fra');
 		return fra === undefined || fra.state === 'lost' ? true : null;
 	}, 'loss of the region');
 	assert.equal((await control.cli(['server', 'remove', 'web-1', '--json'])).code, 2);
