@@ -140,6 +140,7 @@ create table jibe.migration (
 	name text not null,
 	checksum text not null,
 	applied_at timestamp with time zone not null default now(),
+	program text,
 	PRIMARY KEY (number)
 );
 

@@ -74,7 +74,7 @@ async function statuses(house: TestControl): Promise<ServerStatus[]> {
 /** What control answers to a request with this server's certificate and a credential. */
 async function ask(address: string, path: string, of: { data: string; credential: string }): Promise<{ status: number; text: string }> {
 	const asked = request(new URL(path, address), {
-		...readTlsIdentity(join(of.data, 'server')),
+		...readTlsIdentity(join(of.data, 'server'), 'control'),
 		rejectUnauthorized: false,
 		agent: false,
 		headers: { authorization: `Bearer ${of.credential}` },
@@ -102,7 +102,7 @@ test('a machine joins by one line: its papers are its own alone, control lists i
 	assert.deepEqual(identity.control, house.control.addresses);
 	assert.deepEqual(readIdentity(data), identity);
 	const files = readdirSync(join(data, 'server')).sort();
-	assert.deepEqual(files, ['ca.pem', 'cert.pem', 'key.pem', 'server.json', 'servers.json', 'ticket.json']);
+	assert.deepEqual(files, ['ca.pem', 'cert.pem', 'key.pem', 'peer.pem', 'server.json', 'servers.json', 'ticket.json']);
 	for (const file of files) assert.equal(statSync(join(data, 'server', file)).mode & 0o077, 0, file);
 	const certificate = new X509Certificate(readFileSync(join(data, 'server', 'cert.pem')));
 	assert.match(certificate.subject, /CN=web-1$/);

@@ -248,12 +248,13 @@ class LiveAgent implements Agent {
 		const { want } = group;
 		const kept = new Set<Seat>();
 		for (const run of want.run) {
+			const count = instancesOn(this.options.server, run);
 			const spec = this.releases.get(releaseKey(want.app, run.release));
 			if (!spec) {
-				this.options.log.error('want.unknown_release', { app: want.app, release: run.release });
+				// A depot tells an agent only of releases that are placed on its server.
+				if (count > 0) this.options.log.error('want.unknown_release', { app: want.app, release: run.release });
 				continue;
 			}
-			const count = instancesOn(this.options.server, run);
 			const seats = staying(
 				group.seats.filter((seat) => seat.spec.release === run.release && !seat.leaving),
 				count,

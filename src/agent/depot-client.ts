@@ -1,10 +1,13 @@
-import { Agent, request, type IncomingMessage } from 'node:http';
+import { Agent, request, type ClientRequest, type IncomingMessage } from 'node:http';
+import { Agent as TlsAgent, request as requestTls } from 'node:https';
 import { promisify } from 'node:util';
 import { zstdDecompress } from 'node:zlib';
 import { sha256, type Digest } from '#digest/digest.ts';
 import { applyDelta, treeOf, type Entry, type Manifest } from '#store/manifest.ts';
+import type { Peers } from '#wire/peers.ts';
+import type { ServerPeer } from '#wire/region.ts';
 
-/** Blobs and trees from the region's depot; everything is checked against its digest. */
+/** Blobs and trees from a depot of the region, the one on this server first; everything is checked against its digest. */
 export interface DepotClient {
 	/** @throws FetchError */
 	blob(digest: Digest): Promise<Buffer>;
@@ -15,6 +18,8 @@ export interface DepotClient {
 
 const MAX_CONNECTIONS = 16;
 const FETCH_TIMEOUT_MS = 60_000;
+/** A server that is not there must not keep a start waiting: the next depot is asked. */
+const CONNECT_LIMIT_MS = 2_000;
 const MAX_BODY_BYTES = 256 * 1024 * 1024;
 const inflate = promisify(zstdDecompress);
 
@@ -22,24 +27,51 @@ export class FetchError extends Error {
 	readonly code = 'fetch';
 }
 
-export function createDepotClient(of: { socketPath: string; credential: () => string }): DepotClient {
-	const agent = new Agent({ keepAlive: true, maxSockets: MAX_CONNECTIONS });
-	const get = (path: string): Promise<Buffer> =>
-		new Promise((resolve, reject) => {
-			const fail = (cause: unknown) => reject(new FetchError(`the depot gave no ${path}: ${wordsOf(cause)}`, { cause }));
-			const headers = { authorization: `Bearer ${of.credential()}`, 'accept-encoding': 'zstd' };
-			const asking = request({ socketPath: of.socketPath, path, agent, headers, timeout: FETCH_TIMEOUT_MS }, (response) => {
-				readBody(response).then(
-					(body) =>
-						response.statusCode === 200
-							? resolve(body)
-							: fail(refusalIn(body) ?? `status ${response.statusCode} ${body.toString().slice(0, 300)}`),
-					fail,
-				);
-			});
-			asking.on('timeout', () => asking.destroy(new Error(`silent for ${FETCH_TIMEOUT_MS} ms`)));
-			asking.on('error', fail).end();
-		});
+export interface DepotClientOptions {
+	/** Of the depot on this server; null: it has none. */
+	socketPath: string | null;
+	/** The region's other servers; absent: there are none. */
+	others?: { peers: Peers; regions: readonly string[] };
+	credential: () => string;
+}
+
+export function createDepotClient(of: DepotClientOptions): DepotClient {
+	const plain = new Agent({ keepAlive: true, maxSockets: MAX_CONNECTIONS });
+	const tls = new TlsAgent({ keepAlive: true, maxSockets: MAX_CONNECTIONS, maxCachedSessions: 0 });
+	const { socketPath, others } = of;
+
+	/** How each of the depots is asked. */
+	function depots(): Ask[] {
+		const theirs = others?.peers.others('depot', others.regions).filter(({ depotPort }) => depotPort !== null) ?? [];
+		return [...(socketPath === null ? [] : [askHere(socketPath)]), ...theirs.map((peer) => askThere(peer, others!.peers))];
+	}
+
+	function options(path: string) {
+		const headers = { authorization: `Bearer ${of.credential()}`, 'accept-encoding': 'zstd' };
+		return { path, headers, timeout: FETCH_TIMEOUT_MS };
+	}
+
+	function askHere(socket: string): Ask {
+		return (path, onAnswer) => request({ ...options(path), socketPath: socket, agent: plain }, onAnswer);
+	}
+
+	function askThere({ name, host, depotPort }: ServerPeer, peers: Peers): Ask {
+		return (path, onAnswer) => requestTls({ ...options(path), ...peers.towards(name), host, port: depotPort, agent: tls }, onAnswer);
+	}
+
+	/** The next depot is asked whatever the first one lacks: it may not have heard yet what is wanted, or not reach control. */
+	async function get(path: string): Promise<Buffer> {
+		let failure: unknown = new Error('no depot of the region is known');
+		for (const ask of depots()) {
+			try {
+				return await getFrom(ask, path);
+			} catch (cause) {
+				failure = cause;
+			}
+		}
+		throw new FetchError(`the depot gave no ${path}: ${wordsOf(failure)}`, { cause: failure });
+	}
+
 	return {
 		async blob(digest) {
 			const bytes = await get(`/blobs/${digest}`);
@@ -52,8 +84,29 @@ export function createDepotClient(of: { socketPath: string; credential: () => st
 			if (treeOf(manifest).root !== root) throw new FetchError(`the depot's tree for ${root} has another root`);
 			return manifest;
 		},
-		close: () => agent.destroy(),
+		close() {
+			plain.destroy();
+			tls.destroy();
+		},
 	};
+}
+
+type Ask = (path: string, onAnswer: (response: IncomingMessage) => void) => ClientRequest;
+
+function getFrom(ask: Ask, path: string): Promise<Buffer> {
+	return new Promise((resolve, reject) => {
+		const asking = ask(path, (response) => {
+			const refused = (body: Buffer) => new Error(refusalIn(body) ?? `status ${response.statusCode} ${body.toString().slice(0, 300)}`);
+			readBody(response).then((body) => (response.statusCode === 200 ? resolve(body) : reject(refused(body))), reject);
+		});
+		asking.on('socket', (socket) => {
+			if (!socket.connecting) return;
+			socket.setTimeout(CONNECT_LIMIT_MS);
+			socket.once('connect', () => socket.setTimeout(FETCH_TIMEOUT_MS));
+		});
+		asking.on('timeout', () => asking.destroy(new Error('silent for too long')));
+		asking.on('error', reject).end();
+	});
 }
 
 function wordsOf(cause: unknown): string {

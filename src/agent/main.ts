@@ -8,12 +8,16 @@ import { isolation } from '#process/isolation.ts';
 import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { openDiskStore } from '#store/disk.ts';
 import { readCredentialFile } from '#wire/credential.ts';
-import { dial, type Link } from '#wire/link.ts';
+import { dialDepots, type DepotLinks } from '#wire/depots.ts';
+import { openJoined } from '#wire/joined.ts';
 import { regionName, serverName } from '#wire/names.ts';
 import { createAgent } from './agent.ts';
 import { createDepotClient } from './depot-client.ts';
 import { instanceProgram, keepProgram, type InstanceProgram } from './instance-program.ts';
 import type { Layout } from './layout.ts';
+import { openOrder } from './order.ts';
+import { SettledByAll } from './settled.ts';
+import { openTunnels } from './tunnel.ts';
 import { uidOf } from './uids.ts';
 
 const settingsSchema = z.object({
@@ -35,16 +39,20 @@ const settingsSchema = z.object({
 
 /** The program `agent`. It takes up what already runs before it says that it is ready; instances outlive it. */
 export async function main(settings: unknown): Promise<void> {
-	const { data, name, server, regions, depotSocket, credentialFile, budgetMiB } = settingsSchema.parse(settings);
+	const { data, name, server, regions, depotSocket, credentialFile, identity, listen, budgetMiB } = settingsSchema.parse(settings);
 	const log = createLog({ role: name });
 	// What apps are to read lies in directories that only root may enter; the files themselves are readable.
 	process.umask(0o022);
 	const layout = openLayout(data, name);
 	const credential = () => readCredentialFile(credentialFile).credential;
-	const depot = createDepotClient({ socketPath: depotSocket, credential });
+	const joined = openJoined(identity, log);
+	const ownDepot = joined && !joined.identity.roles.includes('depot') ? null : depotSocket;
+	const depot = createDepotClient({ socketPath: ownDepot, ...(joined ? { others: { peers: joined.peers, regions } } : {}), credential });
+	const tunnels = joined && listen ? await openTunnels({ peers: joined.peers, ...listen, log, clock: systemClock }) : null;
+	const ordered = openOrder(layout.home, systemClock, log);
 	const store = await openDiskStore(join(layout.home, 'blobs'), { durable: false });
 	// What is said while it takes up what runs has nobody to hear it yet; `connected` says all of it again.
-	let link: Link | null = null;
+	let links: DepotLinks | null = null;
 	const agent = await createAgent({
 		data,
 		name,
@@ -58,20 +66,32 @@ export async function main(settings: unknown): Promise<void> {
 		...(budgetMiB === undefined ? {} : { budgetMiB }),
 		clock: systemClock,
 		log,
-		send: (message) => link?.send(message) ?? false,
+		send(message) {
+			tunnels?.note(message);
+			return links?.send(ordered(message)) ?? false;
+		},
 	});
-	link = dial({
-		url: `ws+unix:${depotSocket}:/link`,
+	// The other servers' edges may come before any depot does.
+	agent.connected();
+	const settled = new SettledByAll((items) => agent.receive({ type: 'settled', items }));
+	links = dialDepots({
+		socket: ownDepot,
+		peers: joined?.peers ?? null,
+		regions,
 		credential,
 		hello: () => agent.hello(),
-		onMessage: (message) => agent.receive(message),
-		onUp: () => agent.connected(),
+		onMessage: (message, from) => (message.type === 'settled' ? settled.said(from, message) : agent.receive(message)),
+		onUp(from) {
+			settled.up(from);
+			agent.connected();
+		},
+		onDown: (from) => settled.down(from),
 		log,
 		clock: systemClock,
 	});
 	const stop = (): void => {
 		agent.close();
-		link?.close();
+		links?.close();
 		depot.close();
 		removePidFile(data, name);
 		store.close().then(

@@ -24,8 +24,12 @@ export const verb: Verb = {
 	async run(invocation: Invocation): Promise<Exit> {
 		const bootMs = systemClock.monotonic();
 		const { args, out, environment, data } = invocation;
-		if (args.value('from') !== null) throw usage('--from is not in this version', 'deploy the directory itself, with --env');
 		const directory = projectDirectory(args.positionals[0]);
+		const from = args.value('from');
+		if (from !== null) {
+			const { deployFrom } = await import('./from.ts');
+			return deployFrom(from, invocation, narrowed(await readProject(directory, environment), args), bootMs);
+		}
 		const git = gitFacts(directory);
 		const project = narrowed(await readProject(directory, environment), args);
 		const server = findServer(data);

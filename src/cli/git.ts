@@ -13,6 +13,8 @@ export interface GitFacts {
 
 const ANCESTORS = 50;
 const GIT_TIMEOUT_MS = 5_000;
+/** Never an option of git's. */
+const COMMIT = /^[0-9a-f]{7,64}$/;
 
 /** Null without a repository, without git, or before the first commit. */
 export async function gitFacts(directory: string): Promise<GitFacts | null> {
@@ -20,7 +22,7 @@ export async function gitFacts(directory: string): Promise<GitFacts | null> {
 	if (repository === null) return null;
 	const [status, ancestors] = await Promise.all([
 		git(directory, ['status', '--porcelain=v2', '--branch', '--untracked-files=normal', '--', '.']),
-		readAncestors(directory),
+		readAncestors(directory, 'HEAD'),
 	]);
 	if (status === null || ancestors === null) return null;
 	const header = (name: string) => new RegExp(`^# branch\\.${name} (.*)$`, 'm').exec(status)?.[1] ?? null;
@@ -32,20 +34,26 @@ export async function gitFacts(directory: string): Promise<GitFacts | null> {
 
 /** True when `commit` is HEAD or before it; null when this clone does not have the commit. */
 export async function isAncestor(directory: string, commit: string): Promise<boolean | null> {
-	if (!/^[0-9a-f]{7,64}$/.test(commit)) return null;
+	if (!COMMIT.test(commit)) return null;
 	const code = await exitCode(directory, ['merge-base', '--is-ancestor', commit, 'HEAD']);
 	return code === 0 ? true : code === 1 ? false : null;
 }
 
 /** One line a commit that `commit` has and HEAD lacks; empty when it is not in this clone. */
 export async function missingCommits(directory: string, commit: string): Promise<string[]> {
-	if (!/^[0-9a-f]{7,64}$/.test(commit)) return [];
+	if (!COMMIT.test(commit)) return [];
 	const text = await git(directory, ['log', '--format=%h %an: %s', '--max-count=5', `HEAD..${commit}`]);
 	return text === null ? [] : text.split('\n').filter((line) => line !== '');
 }
 
-async function readAncestors(directory: string): Promise<string[] | null> {
-	const text = await git(directory, ['rev-list', `--max-count=${ANCESTORS}`, 'HEAD']);
+/** `commit` and those before it, the nearest first; empty when it is not in this clone. */
+export async function ancestorsOf(directory: string, commit: string): Promise<string[]> {
+	if (!COMMIT.test(commit) || findRepository(directory) === null) return [];
+	return (await readAncestors(directory, commit)) ?? [];
+}
+
+async function readAncestors(directory: string, from: string): Promise<string[] | null> {
+	const text = await git(directory, ['rev-list', `--max-count=${ANCESTORS}`, from]);
 	return text === null ? null : text.split('\n').filter((line) => line !== '');
 }
 

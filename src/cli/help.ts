@@ -51,7 +51,7 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	environments: 'only these environments (role deployer)',
 	follow: 'go on with what is written from now on (-f)',
 	force: "deploy although a colleague's commit serves that is missing here; recorded",
-	from: 'not in this version',
+	from: 'deploy what serves in that environment: the same artifact, configured for this one',
 	help: 'this (-h)',
 	'keep-data': 'leave the directory, for another time',
 	host: "where the region's other servers reach this one; else the address it speaks to control from",

@@ -1,4 +1,5 @@
-import type { AppStatus } from '#wire/api.ts';
+import type { AppStatus, ReleaseAnswer } from '#wire/api.ts';
+import { changeFrom, inWords, isNothing } from './change.ts';
 import { compile } from './compile.ts';
 import { EXIT, type Exit } from './failure.ts';
 import { gitFacts } from './git.ts';
@@ -20,17 +21,16 @@ export const verb: Verb = {
 		const [status, all] = await Promise.all([statusOf(server, config.app, environment), regionNames(server)]);
 		const regions = config.regions === 'all' ? all : config.regions;
 		const git = await gitFacts(directory);
-		const { set, delete: gone } = built.delta;
-		const last = status?.deployment ?? null;
-		const same = last !== null && last.artifact === built.artifact && status?.serving === last.release;
+		const serving = status?.serving ?? null;
+		const change = changeFrom(serving === null ? null : await releaseOf(server, config.app, serving), built, config);
+		const same = change !== null && isNothing(change);
 		const fields = {
 			app: config.app,
 			environment,
 			artifact: built.artifact,
-			serving: status?.serving ?? null,
+			serving,
 			same,
-			changed: Object.keys(set).length,
-			deleted: gone.length,
+			change,
 			uploadFiles: built.newBlobs.size,
 			regions,
 			strategy: config.strategy,
@@ -39,10 +39,11 @@ export const verb: Verb = {
 		};
 		out.result(fields, [
 			same
-				? `v${status.serving} serves this already: a deploy would change nothing`
+				? `v${serving} serves this already: a deploy would change nothing`
 				: `A deploy makes a new release of ${config.app} (${environment})`,
-			`  serves now: ${status?.serving ? `v${status.serving}` : 'nothing'}`,
-			`  ${count(Object.keys(set).length, 'file')} changed, ${gone.length} gone, ${count(built.newBlobs.size, 'file')} to upload`,
+			`  serves now: ${serving === null ? 'nothing' : `v${serving}`}`,
+			...(change === null ? [] : inWords(change)),
+			`  ${count(built.newBlobs.size, 'file')} to upload`,
 			`  first ${regions[0]} behind a probe gate, then ${count(regions.length - 1, 'region')} at once; then a watch of ${config.strategy.watch}`,
 			...(git?.dirty === true ? ['! there are changes that are not committed'] : []),
 		]);
@@ -53,6 +54,16 @@ export const verb: Verb = {
 async function statusOf(server: Server, app: string, environment: string): Promise<AppStatus | null> {
 	try {
 		return (await ask(server, { path: `/api/v1/apps/${app}/status?environment=${environment}` })) as AppStatus;
+	} catch (error) {
+		if (error instanceof ApiFailure && error.status === 404) return null;
+		throw error;
+	}
+}
+
+/** null: it is not kept any more. */
+async function releaseOf(server: Server, app: string, release: number): Promise<ReleaseAnswer | null> {
+	try {
+		return (await ask(server, { path: `/api/v1/apps/${app}/releases/${release}` })) as ReleaseAnswer;
 	} catch (error) {
 		if (error instanceof ApiFailure && error.status === 404) return null;
 		throw error;

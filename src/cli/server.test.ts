@@ -110,7 +110,7 @@ test('JIBE_SERVER and a login may name several addresses', async (t) => {
 	process.env['JIBE_SERVER'] = 'http://127.0.0.1:7070,nowhere';
 	assert.throws(() => findServer(data), { code: 'usage', exit: 2 });
 	delete process.env['JIBE_SERVER'];
-	writeFileSync(join(data, 'endpoint.json'), JSON.stringify({ url: 'http://a:1', urls: ['http://a:1', 'http://b:1'] }));
+	writeFileSync(join(data, 'endpoint.json'), JSON.stringify({ url: 'https://a:1', urls: ['https://a:1', 'https://b:1'] }));
 	assert.deepEqual(
 		findServer(data).others?.map(({ host }) => host),
 		['b:1'],

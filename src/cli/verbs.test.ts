@@ -224,6 +224,7 @@ test('build, plan and deploy: one request holds the whole, a base that control f
 	const stage = await openStage(t, {
 		'GET /api/v1/apps/notes/status': STATUS,
 		'GET /api/v1/regions': REGIONS,
+		'GET /api/v1/apps/notes/releases/42': { release: 42, files: null },
 		'POST /api/v1/apps/notes/deployments': [{ result: deploymentOf(), already: false }],
 	});
 	const app = appOf(t, stage);

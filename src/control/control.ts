@@ -13,6 +13,7 @@ import { backupRoutes } from './api/backups.ts';
 import { blobRoutes } from './api/blobs.ts';
 import { deploymentRoutes } from './api/deployments.ts';
 import { pageRoutes } from './api/pages.ts';
+import { releaseRoutes } from './api/releases.ts';
 import { serverRoutes } from './api/servers.ts';
 import type { DriverSettings } from './driver/settings.ts';
 import { FEED_PATH, Feed } from './feed.ts';
@@ -146,6 +147,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	const routes: Route[] = [
 		...deploymentRoutes(house),
 		...appRoutes(house),
+		...releaseRoutes(house),
 		...adminRoutes(house),
 		...blobRoutes(house),
 		...serverRoutes(house),

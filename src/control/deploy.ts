@@ -22,7 +22,7 @@ export async function deploy(
 	const request = readHeader(header, app);
 	const { environment, config } = request;
 	authorise(caller, 'deployer', { app, environment });
-	checkRegions(house, request);
+	checkRegions(house, config);
 	const [artifact, vendor, env] = await Promise.all([
 		house.manifests.apply(app, request.manifest, request.artifact),
 		vendorTree(house, app, request),
@@ -62,7 +62,8 @@ function readHeader(header: Record<string, unknown>, app: string): DeployRequest
 	throw new Refusal('app_mismatch', 422, `jibe.json says the app is ${parsed.data.config.app}, the request was made for ${app}`);
 }
 
-function checkRegions(house: House, { config }: DeployRequest): void {
+/** @throws Refusal 422 unknown_region */
+export function checkRegions(house: House, config: DeployRequest['config']): void {
 	if (config.regions === 'all') return;
 	const known = house.regions.map(({ name }) => name);
 	const unknown = config.regions.filter((name) => !known.includes(name));

@@ -7,7 +7,7 @@ import { randomId } from '#digest/digest.ts';
 import { createLog, type Log } from '#log/log.ts';
 import { runDirectory } from '#process/directory.ts';
 import { removePidFile, writePidFile } from '#process/pid-file.ts';
-import { startPostgres } from '#state/embedded.ts';
+import { openPostgres } from '#state/major.ts';
 import { openState } from '#state/open.ts';
 import type { State } from '#state/state.ts';
 import type { SweptStore } from '#store/blob-store.ts';
@@ -50,7 +50,7 @@ export async function main(given: unknown): Promise<void> {
 	const settings = settingsSchema.parse(given);
 	const { data } = settings;
 	const log = createLog({ role: 'control' });
-	const postgres = settings.databaseUrl === undefined ? await startPostgres({ data, runDir: runDirectory(data), log, clock }) : null;
+	const postgres = settings.databaseUrl === undefined ? await openPostgres({ data, runDir: runDirectory(data), log, clock }) : null;
 	const [state, store] = await Promise.all([
 		openState({ database: postgres?.connection ?? settings.databaseUrl!, log, clock, ...(postgres ? { place: postgres.place } : {}) }),
 		openStore(data, settings.store, log),

@@ -1,8 +1,7 @@
 import type { ServerRow } from '#state/state.ts';
-import { issueCertificate, publicKeyOf } from '#wire/certificate.ts';
+import { issueCertificate, publicKeyOf, spkiOf } from '#wire/certificate.ts';
 import { issueCredential } from '#wire/credential.ts';
 import { checkInText, isProven, joinText, type CheckInRequest, type JoinRequest, type ServerPapers } from '#wire/join.ts';
-import { spkiOf } from '#wire/certificate.ts';
 import type { House } from './house.ts';
 import { Refusal } from './ports.ts';
 
@@ -12,6 +11,8 @@ import { Refusal } from './ports.ts';
 export const CERTIFICATE_LIFE_MS = 24 * 3_600_000;
 /** A server that was off for longer needs a join string again. */
 export const RENEWABLE_FOR_MS = 30 * 86_400_000;
+/** Of what programs of one region show one another: they go by the list of servers, and may be without control for that long. */
+const PEER_LIFE_MS = RENEWABLE_FOR_MS;
 
 export function expiryFrom(now: number): number {
 	// To the second, as certificates have it.
@@ -48,19 +49,20 @@ function badProof(cause: unknown): Refusal {
 	return new Refusal('bad_proof', 403, `the request is not signed by the key that it names${why}`, 'join again by "jibe server add"');
 }
 
-/** A certificate for the server's key, and credentials for its programs that last as long. */
+/** Certificates for the server's key, and credentials for its programs. */
 export function papersFor({ installation, clock }: House, server: ServerRow, publicKey: string): ServerPapers {
 	const { name, region, roles } = server;
+	const now = clock.now();
 	const expires = server.certificateExpires;
-	const names = [`${name}.server.${installation.id}.jibe`];
-	const request = { commonName: name, publicKey: publicKeyOf(publicKey), names, notAfter: expires };
-	const claims = { installation: installation.id, server: name, regions: [region], expires: Math.floor(expires / 1000) };
+	const certified = { commonName: name, publicKey: publicKeyOf(publicKey), names: [`${name}.server.${installation.id}.jibe`] };
+	const claims = { installation: installation.id, server: name, regions: [region], expires: Math.floor((now + PEER_LIFE_MS) / 1000) };
 	return {
 		installation: installation.id,
 		server: name,
 		region,
 		roles,
-		certificate: issueCertificate(installation.ca, request, clock.now()),
+		certificate: issueCertificate(installation.ca, { ...certified, notAfter: expires }, now),
+		peerCertificate: issueCertificate(installation.ca, { ...certified, notAfter: now + PEER_LIFE_MS }, now),
 		ca: installation.ca.certificate,
 		expires,
 		credentials: Object.fromEntries(roles.map((role) => [role, issueCredential({ ...claims, role }, installation.privatePem)])),

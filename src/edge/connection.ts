@@ -1,5 +1,7 @@
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
+import { MAX_LINE_BYTES, YES } from '#wire/tunnel.ts';
 import { BadResponse, ResponseReader, type ResponseHead, type ResponseSink } from './response-reader.ts';
+import type { Way } from './way.ts';
 
 /** One HTTP/1.1 connection to an instance: one exchange at a time, any number one after the other. */
 export class Connection implements ResponseSink {
@@ -17,16 +19,18 @@ export class Connection implements ResponseSink {
 	#headRead = false;
 	#upgraded = false;
 	#failed = false;
+	/** What came of the greeting so far; null: it was given, or there is none. */
+	#greeting: string | null;
+	/** The head of a request that must not be sent twice: it waits for the greeting. */
+	#held: string | null = null;
 
-	constructor(address: string, owner: ConnectionOwner) {
+	constructor(way: Way, owner: ConnectionOwner) {
+		const { socket, greets } = way.open();
 		this.#owner = owner;
-		this.socket = connect(connectOptions(address));
+		this.socket = socket;
+		this.#greeting = greets ? '' : null;
 		this.socket.setNoDelay(true);
-		this.socket.once('connect', () => {
-			this.connected = true;
-			this.#owner.onConnected();
-			this.#exchange?.onConnected();
-		});
+		if (!greets) this.socket.once('connect', () => this.#established());
 		this.socket.on('data', (chunk: Buffer) => this.#read(chunk));
 		this.socket.on('end', () => this.#ended());
 		this.socket.on('error', (error) => this.#fail(error));
@@ -39,7 +43,8 @@ export class Connection implements ResponseSink {
 		this.#exchange = exchange;
 		this.#headRead = false;
 		this.#reader.expect(this, toHead);
-		this.socket.write(head, 'latin1');
+		if (this.#greeting !== null && !exchange.repeatable()) this.#held = head;
+		else this.socket.write(head, 'latin1');
 		if (this.connected) exchange.onConnected();
 	}
 
@@ -99,7 +104,37 @@ export class Connection implements ResponseSink {
 		exchange?.onEnd();
 	}
 
+	#established(): void {
+		this.connected = true;
+		this.#owner.onConnected();
+		if (this.#held !== null) this.socket.write(this.#held, 'latin1');
+		this.#held = null;
+		this.#exchange?.onConnected();
+	}
+
+	/** The bytes behind the greeting; null: it is not whole, or it is a no. */
+	#greeted(chunk: Buffer): Buffer | null {
+		const said = (this.#greeting ?? '') + chunk.toString('latin1');
+		const end = said.indexOf('\n');
+		if (end === -1 && said.length <= MAX_LINE_BYTES) {
+			this.#greeting = said;
+			return null;
+		}
+		if (said.slice(0, end + 1) !== YES) {
+			this.giveUp(new BadResponse('refused', `the server's agent answered: ${said.slice(0, MAX_LINE_BYTES).trim()}`));
+			return null;
+		}
+		this.#greeting = null;
+		this.#established();
+		return Buffer.from(said.slice(end + 1), 'latin1');
+	}
+
 	#read(chunk: Buffer): void {
+		if (this.#greeting !== null) {
+			const rest = this.#greeted(chunk);
+			if (rest === null || rest.length === 0) return;
+			chunk = rest;
+		}
 		try {
 			this.#reader.push(chunk);
 			this.#exchange?.onRead();
@@ -130,7 +165,7 @@ export class Connection implements ResponseSink {
 	}
 }
 
-/** How far an exchange had come when it failed: nothing was sent, no byte of the answer came, or the answer broke off. */
+/** How far an exchange had come when it failed: nothing was sent that may not be sent again, no byte of the answer came, or the answer broke off. */
 export type FailedAt = 'connect' | 'request' | 'response';
 
 export interface UpstreamExchange {
@@ -144,6 +179,8 @@ export interface UpstreamExchange {
 	/** All that came with one read of the socket was handed over; the answer goes on. */
 	onRead(): void;
 	onFailed(error: Error, at: FailedAt): void;
+	/** It does no harm if an instance gets it more than once. */
+	repeatable(): boolean;
 	/** The whole request, with its body, has been written. */
 	requestSent(): boolean;
 }
@@ -153,12 +190,4 @@ export interface ConnectionOwner {
 	onConnectFailed(error: Error): void;
 	onIdle(connection: Connection): void;
 	onClosed(connection: Connection): void;
-}
-
-/** `unix:/path.sock`, `tcp:host:port` or `tcp:[v6]:port`. */
-export function connectOptions(address: string): { path: string } | { host: string; port: number } {
-	if (address.startsWith('unix:')) return { path: address.slice('unix:'.length) };
-	const match = /^tcp:(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(address);
-	if (!match) throw new Error(`not an instance's address: ${address}`);
-	return { host: match[1] ?? match[2] ?? '', port: Number(match[3]) };
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
-import { instance, releaseSpec, version, want } from '#wire/region.ts';
+import { instance, releaseSpec, reportOrder, version, want } from '#wire/region.ts';
 import type { Serving } from './serving.ts';
 
 /**
@@ -67,6 +67,7 @@ export class Disk {
 			releases: [...serving.releases.values()].map(({ spec }) => spec),
 			reports: Object.fromEntries(reports.map(([server, { instances }]) => [server, instances])),
 			obeys: Object.fromEntries(reports.flatMap(([server, { obeys }]) => (obeys ? [[server, obeys]] : []))),
+			orders: Object.fromEntries(reports.flatMap(([server, { order }]) => (order ? [[server, order]] : []))),
 		};
 		const file = join(this.#directory, `${serving.region}.${serving.app}.${serving.environment}.json`);
 		try {
@@ -87,6 +88,8 @@ const remembered = z.object({
 	reports: z.record(z.string(), z.array(instance)),
 	/** Server → the version its agent obeyed when it said that. */
 	obeys: z.record(z.string(), version).optional(),
+	/** Server → which of its reports that was. */
+	orders: z.record(z.string(), reportOrder).optional(),
 });
 export type Remembered = z.infer<typeof remembered>;
 

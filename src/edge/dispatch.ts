@@ -79,10 +79,14 @@ export abstract class Dispatch implements UpstreamExchange {
 			this.#tried.push(this.upstream);
 			return this.dispatch();
 		}
-		if (this.inbound.idempotent && this.canRepeat() && this.#retries++ < MAX_RETRIES) return this.dispatch();
+		if (this.repeatable() && this.#retries++ < MAX_RETRIES) return this.dispatch();
 		this.edge.log.info('instance.no_answer', this.#said(error));
 		this.recordFailure();
 		this.refuse(answers.brokenAnswer(this.route.serving.app));
+	}
+
+	repeatable(): boolean {
+		return this.inbound.idempotent && this.canRepeat();
 	}
 
 	/** The label of the release that answers. */

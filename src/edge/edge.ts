@@ -1,5 +1,4 @@
 import type { Server } from 'node:http';
-import { connectOptions } from './connection.ts';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import { WIRE_VERSION, type DownMessage, type Hello, type Instance, type Known, type UpMessage, type Wants } from '#wire/region.ts';
@@ -7,9 +6,11 @@ import { Disk, type Remembered } from './disk.ts';
 import type { EdgeContext } from './dispatch.ts';
 import { createFront } from './front.ts';
 import { runProbe } from './probe.ts';
+import type { Remotes } from './remotes.ts';
 import { Routes } from './routes.ts';
-import { knownOf, type Serving } from './serving.ts';
+import { direct, knownOf, type Serving, type Ways } from './serving.ts';
 import { Recorder } from './stats.ts';
+import { connectOptions } from './way.ts';
 
 /** A router of some regions: told what to serve by the depot, remembering it, and saying what it obeys. */
 export class Edge {
@@ -21,11 +22,11 @@ export class Edge {
 	readonly #sweep: Timer;
 
 	constructor(options: EdgeOptions) {
-		const { clock, log, send } = options;
+		const { clock, log, send, server, remotes } = options;
 		this.#options = options;
-		this.#routes = new Routes(clock);
+		this.#routes = new Routes(clock, waysOf(server, remotes));
 		this.#disk = new Disk(options.directory, clock, log);
-		this.#stats = new Recorder(options.name, clock, (message) => void send(message));
+		this.#stats = new Recorder(options.name, clock, (message) => void send({ ...message, server }));
 		this.#context = { clock, log, stats: this.#stats, active: new Set(), closing: false };
 		this.#sweep = clock.every(SWEEP_MS, () => this.#sweepNow());
 		for (const known of this.#disk.load()) recall(known, this.#routes);
@@ -63,6 +64,18 @@ export class Edge {
 			case 'logsDone':
 				return;
 		}
+	}
+
+	/** Servers that are in the region no more, or can be reached again: what may be obeyed, and who waits, may change with them. */
+	serversChanged(removed: readonly string[]): void {
+		const all = [...this.#routes.all()];
+		for (const serving of all) for (const server of removed) serving.forget(server);
+		this.#settle(all.filter(({ wanted }) => wanted !== null));
+	}
+
+	/** Servers that instances were reported of. */
+	servers(): Set<string> {
+		return new Set([...this.#routes.all()].flatMap((serving) => [...serving.reports()].map(([server]) => server)));
 	}
 
 	/** Answers from now on end their connections. */
@@ -104,7 +117,7 @@ export class Edge {
 		for (const group of groups) {
 			if (!this.#options.regions.includes(group.region)) continue;
 			const serving = this.#routes.open(group);
-			serving.report(server, group.instances.filter((instance) => reachable(instance, this.#options.log)), group.obeys); // prettier-ignore
+			serving.report(server, group.instances.filter((instance) => reachable(instance, this.#options.log)), group); // prettier-ignore
 			touched.add(serving);
 		}
 		this.#settle(touched);
@@ -148,6 +161,8 @@ export interface EdgeOptions {
 	name: string;
 	server: string;
 	regions: readonly string[];
+	/** The other servers of the region; absent: there are none. */
+	remotes?: Remotes | undefined;
 	/** Its memory. */
 	directory: string;
 	/** The installation's, for signed links. */
@@ -160,10 +175,18 @@ export interface EdgeOptions {
 	send: (message: UpMessage) => boolean;
 }
 
+/** Instances of other servers are reached through these servers' agents. */
+function waysOf(own: string, remotes: Remotes | undefined): Ways {
+	if (!remotes) return direct;
+	return (server, instance) => (server === own ? direct(server, instance) : remotes.wayTo(server, instance.id));
+}
+
 function recall(known: Remembered, routes: Routes): void {
 	const serving = routes.open(known.wanted);
 	serving.want(known.wanted, known.releases);
-	for (const [server, instances] of Object.entries(known.reports)) serving.report(server, instances, known.obeys?.[server]);
+	for (const [server, instances] of Object.entries(known.reports)) {
+		serving.report(server, instances, { obeys: known.obeys?.[server], order: known.orders?.[server] });
+	}
 	if (known.obeyed !== null) {
 		const same = known.obeyed.epoch === known.wanted.epoch && known.obeyed.version === known.wanted.version;
 		serving.adopt(same ? known.wanted : known.obeyed);

@@ -10,6 +10,7 @@ import { createLog } from '#log/log.ts';
 import type { DownMessage, Instance, ReleaseSpec, UpMessage, Want } from '#wire/region.ts';
 import { newSigningKey } from '#wire/credential.ts';
 import { Edge } from './edge.ts';
+import type { Remotes } from './remotes.ts';
 
 /** For the stories of this room: a real edge on a port of its own, and real HTTP servers on unix sockets as instances. */
 export interface Stage {
@@ -31,7 +32,7 @@ export interface Stage {
 
 export async function openStage(
 	t: TestContext,
-	of: { clock?: Clock; directory?: string; key?: ReturnType<typeof newSigningKey>; headersTimeoutMs?: number } = {},
+	of: { clock?: Clock; directory?: string; key?: ReturnType<typeof newSigningKey>; headersTimeoutMs?: number; remotes?: Remotes } = {},
 ): Promise<Stage> {
 	const directory = of.directory ?? mkdtempSync(join(tmpdir(), 'jibe-edge-'));
 	const key = of.key ?? newSigningKey();
@@ -45,6 +46,7 @@ export async function openStage(
 		publicKey: key.publicPem,
 		clock: of.clock ?? systemClock,
 		...(of.headersTimeoutMs === undefined ? {} : { headersTimeoutMs: of.headersTimeoutMs }),
+		remotes: of.remotes,
 		log: createLog({}, { level: 'error' }),
 		send: (message) => {
 			sent.push(message);

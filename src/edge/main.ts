@@ -8,10 +8,12 @@ import { createLog } from '#log/log.ts';
 import { runDirectory } from '#process/directory.ts';
 import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { readCredentialFile } from '#wire/credential.ts';
-import { dial } from '#wire/link.ts';
+import { dialDepots } from '#wire/depots.ts';
+import { openJoined, type Joined } from '#wire/joined.ts';
 import { regionName, serverName } from '#wire/names.ts';
 import { Edge } from './edge.ts';
 import { exercise } from './exercise.ts';
+import { Remotes } from './remotes.ts';
 import { answerAlive, listenTogether, noteHeldPorts, type Sibling } from './listen.ts';
 
 const settingsSchema = z.object({
@@ -31,10 +33,14 @@ const settingsSchema = z.object({
 
 /** The program `edge`. It serves what it remembers at once; the depot's newer word comes when it comes. */
 export async function main(settings: unknown): Promise<void> {
-	const { data, name, server, regions, depotSocket, credentialFile, host } = settingsSchema.parse(settings);
+	const { data, name, server, regions, depotSocket, credentialFile, identity, host } = settingsSchema.parse(settings);
 	const log = createLog({ role: name });
 	const run = runDirectory(data);
-	const edge = new Edge({
+	const joined = openJoined(identity, log);
+	const remotes = joined
+		? new Remotes({ peers: joined.peers, onChange: () => lookAtServers(edge, joined), log, clock: systemClock })
+		: undefined;
+	const edge: Edge = new Edge({
 		name,
 		server,
 		regions: regions.map((region) => region.name),
@@ -42,10 +48,13 @@ export async function main(settings: unknown): Promise<void> {
 		publicKey: readCredentialFile(credentialFile).publicKey,
 		clock: systemClock,
 		log,
-		send: (message) => link.send(message),
+		remotes,
+		send: (message) => links.send(message),
 	});
-	const link = dial({
-		url: `ws+unix:${depotSocket}:/link`,
+	const links = dialDepots({
+		socket: joined && !joined.identity.roles.includes('depot') ? null : depotSocket,
+		peers: joined?.peers ?? null,
+		regions: regions.map((region) => region.name),
 		credential: () => readCredentialFile(credentialFile).credential,
 		hello: () => edge.hello(),
 		onMessage: (message) => edge.receive(message),
@@ -72,7 +81,8 @@ export async function main(settings: unknown): Promise<void> {
 		stopping = true;
 		stopFronts(fronts, edge)
 			.then(() => {
-				link.close();
+				links.close();
+				remotes?.close();
 				alive.close();
 				removePidFile(data, name);
 				process.exit(0);
@@ -135,4 +145,9 @@ const LAST_REQUEST_MS = 1_000;
 function siblings(name: string): string[] {
 	const cut = name.lastIndexOf('-');
 	return ['0', '1'].map((number) => `${name.slice(0, cut)}-${number}`).filter((other) => other !== name);
+}
+
+/** The list of servers changed, or one of them can be reached again, or not any more. */
+function lookAtServers(edge: Edge, { identity, peers }: Joined): void {
+	edge.serversChanged([...edge.servers()].filter((server) => server !== identity.server && !peers.named(server)));
 }

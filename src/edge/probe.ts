@@ -65,6 +65,7 @@ function ask(upstream: Upstream, connections: Map<Upstream, Connection>, probe: 
 			connections.delete(upstream);
 			done(0);
 		},
+		repeatable: () => true,
 		requestSent: () => true,
 	};
 	const connection = connections.get(upstream) ?? openFor(upstream, connections);
@@ -74,7 +75,7 @@ function ask(upstream: Upstream, connections: Map<Upstream, Connection>, probe: 
 }
 
 function openFor(upstream: Upstream, connections: Map<Upstream, Connection>): Connection {
-	return new Connection(upstream.address, {
+	return new Connection(upstream.way, {
 		onConnected: () => {},
 		onConnectFailed: () => {},
 		// It stays in the map, for the next question.

@@ -1,17 +1,19 @@
 import type { Clock } from '#clock/clock.ts';
 import { wantKey } from '#wire/region.ts';
 import { PRODUCTION } from '#wire/names.ts';
-import { Serving } from './serving.ts';
+import { direct, Serving, type Ways } from './serving.ts';
 
 /** Which app a host name means, in each region. The port in it is ignored. */
 export class Routes {
 	readonly #servings = new Map<string, Serving>();
 	readonly #clock: Clock;
+	readonly #ways: Ways;
 	/** Region → host as clients write it → answer. Thrown away whenever a name may have changed its meaning. */
 	readonly #found = new Map<string, Map<string, Route>>();
 
-	constructor(clock: Clock) {
+	constructor(clock: Clock, ways: Ways = direct) {
 		this.#clock = clock;
+		this.#ways = ways;
 	}
 
 	all(): Iterable<Serving> {
@@ -25,7 +27,7 @@ export class Routes {
 	open(key: { region: string; app: string; environment: string }): Serving {
 		let serving = this.#servings.get(wantKey(key));
 		if (serving === undefined) {
-			serving = new Serving(key, this.#clock);
+			serving = new Serving(key, this.#clock, this.#ways);
 			this.#servings.set(wantKey(key), serving);
 			this.changed();
 		}

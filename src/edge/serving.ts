@@ -1,9 +1,20 @@
 import type { Clock, Timer } from '#clock/clock.ts';
 import { splitSeed, takesCandidate } from '#split/split.ts';
 import { parseKeySource, type KeySource } from '#split/user-key.ts';
-import { compareVersions, type Instance, type Known, type Pointer, type ReleaseSpec, type Version, type Want } from '#wire/region.ts';
+import {
+	compareVersions,
+	isLaterReport,
+	type Instance,
+	type Known,
+	type Pointer,
+	type ReleaseSpec,
+	type ReportOrder,
+	type Version,
+	type Want,
+} from '#wire/region.ts';
 import { Trusted } from './trusted.ts';
 import { Upstream } from './upstream.ts';
+import { directWay, type Way } from './way.ts';
 
 /**
  * What serves one (app, environment) in one region: the newest want, the one that is obeyed, and the instances.
@@ -22,14 +33,16 @@ export class Serving {
 	#byRelease = new Map<number, Upstream[]>();
 	readonly #waiting = new Set<() => void>();
 	readonly #clock: Clock;
+	readonly #ways: Ways;
 	#candidateSeed = 0;
 	#anySpare = false;
 
-	constructor(key: { region: string; app: string; environment: string }, clock: Clock) {
+	constructor(key: { region: string; app: string; environment: string }, clock: Clock, ways: Ways = direct) {
 		this.region = key.region;
 		this.app = key.app;
 		this.environment = key.environment;
 		this.#clock = clock;
+		this.#ways = ways;
 	}
 
 	/** false: refused, what is known is as new or newer. */
@@ -44,9 +57,14 @@ export class Serving {
 		for (const spec of specs) this.releases.set(spec.release, releaseOf(spec));
 	}
 
-	/** Replaces what this server's agent said before. */
-	report(server: string, instances: readonly Instance[], obeys?: Version): void {
-		this.#reported.set(server, { instances: [...instances], obeys });
+	/** Replaces what this server's agent said before, unless it was said before that: where a region has several depots, the slower one repeats it. */
+	report(
+		server: string,
+		instances: readonly Instance[],
+		said: { obeys?: Version | undefined; order?: ReportOrder | undefined } = {},
+	): void {
+		if (!isLaterReport(said, this.#reported.get(server))) return;
+		this.#reported.set(server, { instances: [...instances], obeys: said.obeys, order: said.order });
 		const next = new Map<string, Upstream>();
 		const frozen: Upstream[] = [];
 		for (const [from, said] of this.#reported) {
@@ -55,7 +73,7 @@ export class Serving {
 				const id = `${from}/${instance.id}`;
 				const known = this.#upstreams.get(id);
 				const same = known?.address === instance.address && known.release === instance.release;
-				const upstream = same ? known : new Upstream(from, { ...instance, address: instance.address }, this.#clock, () => this.wake());
+				const upstream = same ? known : this.#upstream(from, { ...instance, address: instance.address });
 				if (upstream.state === 'warm' && instance.state !== 'warm') upstream.moves();
 				if (this.#isFrozen(instance) && upstream.state !== 'warm') frozen.push(upstream);
 				upstream.state = instance.state;
@@ -69,6 +87,13 @@ export class Serving {
 		this.#byRelease = Map.groupBy(next.values(), (upstream) => upstream.release);
 		this.#markInUse();
 		for (const upstream of frozen) upstream.standsStill();
+	}
+
+	/** The server was removed: nobody goes there any more. false: it had nothing here. */
+	forget(server: string): boolean {
+		if (!this.#reported.has(server)) return false;
+		this.report(server, []);
+		return this.#reported.delete(server);
 	}
 
 	reports(): Iterable<[string, Reported]> {
@@ -176,6 +201,10 @@ export class Serving {
 		for (const upstream of this.#upstreams.values()) upstream.leave();
 	}
 
+	#upstream(server: string, instance: Instance & { address: string }): Upstream {
+		return new Upstream(server, instance, this.#ways(server, instance), this.#clock, () => this.wake());
+	}
+
 	#ready(pointer: Pointer, want: Want): boolean {
 		if (pointer.primary === null) return true;
 		const sides = [pointer.primary, ...(pointer.candidate ? [pointer.candidate.release] : [])];
@@ -233,7 +262,12 @@ const MAX_HELD_REQUESTS = 1_000;
 export interface Reported {
 	instances: Instance[];
 	obeys: Version | undefined;
+	order: ReportOrder | undefined;
 }
+
+/** How an instance on a server is reached. */
+export type Ways = (server: string, instance: { id: string; address: string }) => Way;
+export const direct: Ways = (_server, { address }) => directWay(address);
 
 /** A release's spec, and what requests need of it in a form that is quick to use. */
 export interface Release {

@@ -4,12 +4,13 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { hastyClock, instanceAt, temporary } from './fixture.ts';
 import { EJECT_AFTER_FAILURES, Upstream } from './upstream.ts';
+import { directWay } from './way.ts';
 
 test('five connections that fail in a row eject; one that succeeds brings it back', async (t) => {
 	const path = join(temporary(t), 'i.sock');
 	const address = `unix:${path}`;
 	const { promise: back, resolve } = Promise.withResolvers<void>();
-	const upstream = new Upstream('local', { ...instanceAt(address, 1, 'i1', 'serving'), address }, hastyClock, resolve);
+	const upstream = new Upstream('local', { ...instanceAt(address, 1, 'i1', 'serving'), address }, directWay(address), hastyClock, resolve);
 	const fail = (): Promise<unknown> => new Promise((closed) => upstream.take().socket.once('close', closed));
 	for (let i = 1; i < EJECT_AFTER_FAILURES; i++) await fail();
 	assert.equal(upstream.routable(false), true);

@@ -2,14 +2,16 @@ import type { Clock, Timer } from '#clock/clock.ts';
 import { compareVersions, type Instance, type Version } from '#wire/region.ts';
 import { BadResponse } from './response-reader.ts';
 import { Connection, type ConnectionOwner } from './connection.ts';
+import type { Way } from './way.ts';
 
 /** An instance as the edge sees it: what its agent says of it, its connections, and how they fare. */
 export class Upstream implements ConnectionOwner {
 	readonly id: string;
 	readonly server: string;
 	readonly release: number;
-	/** Unix or TCP. */
+	/** As its agent names it: a path on its own server. */
 	readonly address: string;
+	readonly way: Way;
 	/** As its agent last reported it. */
 	state: Instance['state'];
 	healthy: boolean;
@@ -32,11 +34,12 @@ export class Upstream implements ConnectionOwner {
 	#recheck: Timer | null = null;
 	#gone = false;
 
-	constructor(server: string, instance: Instance & { address: string }, clock: Clock, onReturn: () => void) {
+	constructor(server: string, instance: Instance & { address: string }, way: Way, clock: Clock, onReturn: () => void) {
 		this.id = instance.id;
 		this.server = server;
 		this.release = instance.release;
 		this.address = instance.address;
+		this.way = way;
 		this.state = instance.state;
 		this.healthy = instance.healthy;
 		this.#clock = clock;
@@ -45,7 +48,8 @@ export class Upstream implements ConnectionOwner {
 
 	/** May be sent requests at all. A warm instance is frozen unless its release says that it keeps running. */
 	routable(warmRuns: boolean): boolean {
-		return !this.ejected && !this.#gone && (this.state === 'serving' || this.state === 'prepared' || (warmRuns && this.state === 'warm'));
+		if (this.ejected || this.#gone || !this.way.reachable) return false;
+		return this.state === 'serving' || this.state === 'prepared' || (warmRuns && this.state === 'warm');
 	}
 
 	/** What is known of it is not older than `since`. */
@@ -60,7 +64,7 @@ export class Upstream implements ConnectionOwner {
 			if (connection.idleSince > oldest) return this.#use(connection);
 			connection.close();
 		}
-		return this.#use(new Connection(this.address, this));
+		return this.#use(new Connection(this.way, this));
 	}
 
 	/**
@@ -154,7 +158,7 @@ export class Upstream implements ConnectionOwner {
 	}
 
 	#check(): void {
-		const connection = new Connection(this.address, {
+		const connection = new Connection(this.way, {
 			onConnected: () => {
 				connection.close();
 				this.#failuresInRow = 0;

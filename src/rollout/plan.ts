@@ -87,6 +87,8 @@ export function planWarmRollback(input: PlanInput): Plan {
 	if (regions.length === 0) throw new PlanError('no_regions', 'there is no region to roll back in; start some with `jibe up --regions`');
 	return {
 		...limits(input, regions),
+		// It goes to whoever can be reached: "enough" is a question of new releases.
+		minRegions: 1,
 		waves: [regions],
 		gates: [false],
 		ramp: [WHOLE_BP],

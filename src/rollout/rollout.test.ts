@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { planDeploy, planWarmRollback, PlanError, type PlanInput, type Strategy } from './plan.ts';
+import { planDeploy, planWarmRollback, PlanError, ROLLBACK_TIMEOUT_MS, type PlanInput, type Strategy } from './plan.ts';
 import { newRollout, type Effect, type Facts, type RegionFacts, type Rollout, type RolloutEvent, type Wanted } from './rollout.ts';
 import { NOTHING, prepared } from './runs.ts';
 import { nextLook, step } from './step.ts';
@@ -240,6 +240,26 @@ test('a warm rollback: every pointer in the first step, what served stands by, w
 	scene.set(['fra', 'iad'], { confirmed: true }).tell();
 	assert.deepEqual(scene.take(), ['Deployed']);
 	assert.equal(scene.rollout.regions[2]!.stage, 'pending');
+});
+
+test('a rollback waits no longer than its 10 s for a region that does not confirm, however few are left', () => {
+	for (const minRegions of [undefined, 2]) {
+		const strategy: Strategy = { ...walkStrategy, ...(minRegions === undefined ? {} : { minRegions }) };
+		const scene = new Scene(['fra', 'iad'], {
+			serving: 2,
+			release: 1,
+			kind: 'rollback',
+			plan: planWarmRollback(input(['fra', 'iad'], { strategy })),
+		});
+		scene.tell().set(['fra'], { confirmed: true }).tell();
+		assert.equal(nextLook(scene.rollout, 0), ROLLBACK_TIMEOUT_MS);
+		scene.now = ROLLBACK_TIMEOUT_MS;
+		assert.deepEqual(scene.tell().take().at(-1), 'Deployed');
+		assert.deepEqual(
+			scene.rollout.regions.map(({ stage }) => stage),
+			['live', 'pending'],
+		);
+	}
 });
 
 test('a canary: its ramp of weights, each held, then the rest of the regions, all within its window', () => {

@@ -81,9 +81,12 @@ export class MemoryDatabase {
 	}
 
 	lanes(): { app: string; environment: string; owners: string[] }[] {
-		const driven = [...this.deployments.values()].filter(({ deployment }) => deployment.endedAt === null || deployment.watchUntil !== null);
-		const last = [...this.deployments.values()].filter(({ deployment }) => deployment.state === 'Deployed').at(-1);
-		const rows = last ? [...driven, last] : driven;
+		const all = [...this.deployments.values()];
+		const driven = all.filter(({ deployment }) => deployment.endedAt === null || deployment.watchUntil !== null);
+		const deployed = all.filter(({ deployment }) => deployment.state === 'Deployed');
+		// Of each lane the last.
+		const last = new Map(deployed.map((row) => [`${row.deployment.app}/${row.deployment.environment}`, row]));
+		const rows = [...driven, ...last.values()];
 		return [...Map.groupBy(rows, ({ deployment }) => `${deployment.app}/${deployment.environment}`).values()].map((theirs) => {
 			const { app, environment } = theirs[0]!.deployment;
 			return { app, environment, owners: [...new Set(theirs.map(({ owner }) => owner))] };

@@ -20,12 +20,12 @@ export interface World {
 export type Fault = 'eager-edge' | 'hasty-agent' | 'deaf-edge' | 'credulous-edge';
 
 export class Link {
-	readonly #world: World;
+	readonly #world: Pick<World, 'clock' | 'random'>;
 	#generation = 0;
 	#last = 0;
 	up = true;
 
-	constructor(world: World) {
+	constructor(world: Pick<World, 'clock' | 'random'>) {
 		this.#world = world;
 	}
 

@@ -3,6 +3,7 @@ import {
 	chownSync,
 	existsSync,
 	mkdirSync,
+	readdirSync,
 	readFileSync,
 	renameSync,
 	rmSync,
@@ -44,6 +45,8 @@ export interface PostgresOptions {
 	runDir: string;
 	log: Log;
 	clock?: Clock;
+	/** Another server than the installation's own, beside it: on the way from one major version to the next. */
+	as?: { binaries: string; cluster: string };
 }
 
 const START_LIMIT_MS = 60_000;
@@ -58,11 +61,11 @@ const ANSWER_LIMIT_MS = 2_000;
 const RESTART_AFTER_MS = [0, 100, 500, 1_000, 5_000];
 const MAX_LOG_BYTES = 8 * 1024 * 1024;
 
+const SETTINGS_OF_ANY_VERSION = { listen_addresses: '', port: '5432', unix_socket_permissions: '0700', timezone: 'UTC' };
+
 /** Measured: 22 MiB for the whole server, 80 ms to the first query. */
 const SETTINGS = {
-	listen_addresses: '',
-	port: '5432',
-	unix_socket_permissions: '0700',
+	...SETTINGS_OF_ANY_VERSION,
 	shared_buffers: '32MB',
 	io_method: 'sync',
 	max_connections: '40',
@@ -76,7 +79,6 @@ const SETTINGS = {
 	// Statements carry what users deploy; the server's log must not.
 	log_min_error_statement: 'panic',
 	log_checkpoints: 'off',
-	timezone: 'UTC',
 };
 
 export async function startPostgres(options: PostgresOptions): Promise<Postgres> {
@@ -87,11 +89,19 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
 
 /** Ends an installation's server when nobody watches it (`jibe down`). false: none was running. */
 export async function stopPostgres(data: string): Promise<boolean> {
-	const cluster = join(data, 'postgres', 'cluster');
+	const folder = join(data, 'postgres');
+	let found = false;
+	for (const name of existsSync(folder) ? readdirSync(folder) : []) {
+		if (existsSync(join(folder, name, 'PG_VERSION'))) found = (await stopCluster(join(folder, name))) || found;
+	}
+	removePidFile(data, 'postgres');
+	return found;
+}
+
+async function stopCluster(cluster: string): Promise<boolean> {
 	const running = findServer(cluster);
 	if (running) await shutDown(running);
 	await killLeftovers(cluster);
-	removePidFile(data, 'postgres');
 	return running !== null;
 }
 
@@ -113,7 +123,7 @@ class Server implements Postgres {
 	constructor(options: PostgresOptions) {
 		this.options = options;
 		this.clock = options.clock ?? systemClock;
-		this.places = preparePlaces(options.data, options.runDir);
+		this.places = preparePlaces(options);
 		this.connection = { host: this.places.socketDir, port: 5432, user: 'jibe', password: password(this.places), database: 'postgres' };
 	}
 
@@ -147,7 +157,8 @@ class Server implements Postgres {
 	async stop(): Promise<void> {
 		this.leave();
 		await this.restarting;
-		await stopPostgres(this.options.data);
+		await stopCluster(this.places.cluster);
+		removePidFile(this.options.data, this.places.pidFile);
 	}
 
 	private async adoptOrStart(): Promise<void> {
@@ -164,7 +175,7 @@ class Server implements Postgres {
 		}
 		if (await this.becomesReady(running, SILENT_AFTER_MS)) {
 			this.identity = running;
-			writePidFile(this.options.data, 'postgres', running);
+			writePidFile(this.options.data, this.places.pidFile, running);
 			this.options.log.info('postgres.adopted', { pid: running.pid });
 			return true;
 		}
@@ -175,13 +186,14 @@ class Server implements Postgres {
 	private async start(): Promise<void> {
 		await killLeftovers(this.places.cluster);
 		if (existsSync(this.places.log) && statSync(this.places.log).size > MAX_LOG_BYTES) truncateSync(this.places.log);
-		const settings = { ...SETTINGS, unix_socket_directories: this.places.socketDir };
+		const own = this.options.as ? SETTINGS_OF_ANY_VERSION : SETTINGS;
+		const settings = { ...own, unix_socket_directories: this.places.socketDir };
 		const args = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
 		const { identity, child } = await this.run('postgres', this.places.cluster, args);
 		child.once('exit', () => void this.check());
 		if (!(await this.becomesReady(identity, START_LIMIT_MS))) throw this.failed('did not start');
 		this.identity = identity;
-		writePidFile(this.options.data, 'postgres', identity);
+		writePidFile(this.options.data, this.places.pidFile, identity);
 		this.options.log.info('postgres.started', { pid: identity.pid });
 	}
 
@@ -333,6 +345,7 @@ class Server implements Postgres {
 interface Places {
 	folder: string;
 	cluster: string;
+	pidFile: string;
 	draft: string;
 	log: string;
 	socketDir: string;
@@ -342,18 +355,20 @@ interface Places {
 	bound: { binaries: string; cluster: string } | null;
 }
 
-function preparePlaces(data: string, runDir: string): Places {
+function preparePlaces({ data, runDir, as }: PostgresOptions): Places {
 	const folder = join(data, 'postgres');
-	const cluster = join(folder, 'cluster');
+	const cluster = join(folder, as?.cluster ?? 'cluster');
+	const more = as ? `-${as.cluster}` : '';
 	const user = serverUser(cluster);
 	mkdirSync(folder, { recursive: true, mode: 0o700 });
 	mkdirSync(join(data, 'logs'), { recursive: true, mode: 0o700 });
-	const socketDir = join(runDir, 'pg');
+	const socketDir = join(runDir, `pg${more}`);
 	makeOwned(socketDir, user);
-	const bound = user && isolation().mounts ? { binaries: join(runDir, 'pg-files'), cluster: join(runDir, 'pg-data') } : null;
+	const bound = user && isolation().mounts ? { binaries: join(runDir, `pg-files${more}`), cluster: join(runDir, `pg-data${more}`) } : null;
 	if (bound) for (const place of Object.values(bound)) mkdirSync(place, { recursive: true, mode: 0o755 });
 	const log = join(data, 'logs', 'postgres.log');
-	return { folder, cluster, draft: join(folder, 'draft'), log, socketDir, binaries: findServerFiles(), user, bound };
+	const [pidFile, draft, binaries] = [`postgres${more}`, join(folder, `draft${more}`), as?.binaries ?? findServerFiles()];
+	return { folder, cluster, pidFile, draft, log, socketDir, binaries, user, bound };
 }
 
 function makeOwned(directory: string, user: Places['user']): void {

@@ -38,15 +38,65 @@ test('applies what is missing, once, also when two controls start at the same mo
 
 test('a database of a newer Jibe, and one made by an edited migration, are refused untouched', async () => {
 	const database = await cluster.database();
+	await withClient(database, migrate);
 	const number = readMigrations().length + 1;
 	await withClient(database, (client) =>
-		client.query(`insert into jibe.migration (number, name, checksum) values ($1, 'future', 'x')`, [number]),
+		client.query(`insert into jibe.migration (number, name, checksum, program) values ($1, 'future', 'x', '9.8.7')`, [number]),
 	);
-	await assert.rejects(cluster.state({ database }), { code: 'schema_unknown', message: /migrated by a newer Jibe/ });
+	await assert.rejects(cluster.state({ database }), {
+		code: 'schema_unknown',
+		message: /migrated by Jibe 9\.8\.7 .*Go on with 9\.8\.7, .*jibe restore FILE/,
+	});
 	await withClient(database, (client) =>
 		client.query(`delete from jibe.migration where name = 'future'; update jibe.migration set checksum = 'other'`),
 	);
 	await assert.rejects(cluster.state({ database }), { code: 'schema_unknown', message: /another build of Jibe/ });
+});
+
+/**
+ * While a version takes the place of the one before, programs of both work with one database; and a control of the one
+ * before may be put back as long as nothing was migrated. So a migration adds, and never takes away or narrows.
+ */
+const NARROWING: readonly [what: string, pattern: RegExp][] = [
+	['drops something', /\bdrop\s+(?!not\s+null|default|constraint|expression|identity|trigger)/],
+	['renames something', /\brename\b/],
+	['changes a type', /\balter\s+(column\s+)?\w+\s+(set\s+data\s+)?type\b/],
+	['makes a column necessary', /\bset\s+not\s+null\b/],
+	['adds a necessary column without a default', /\badd\s+column\s+(?![^,;]*\b(default|generated)\b)[^,;]*\bnot\s+null\b/],
+	['empties a table', /\b(truncate|delete\s+from)\b/],
+];
+
+function narrowings(text: string): string[] {
+	// What functions do when they are called is not what the migration does.
+	const statements = text
+		.replaceAll(/--.*$/gm, '')
+		.replaceAll(/\$(\w*)\$[\s\S]*?\$\1\$/g, "''")
+		.toLowerCase();
+	return NARROWING.filter(([, pattern]) => pattern.test(statements)).map(([what]) => what);
+}
+
+test('migrations only add: the version before works with the database while this one takes its place', () => {
+	for (const { name, text, number } of readMigrations()) if (number > 1) assert.deepEqual(narrowings(text), [], name);
+	const bad = [
+		'alter table a drop column b',
+		'DROP TABLE a;',
+		'alter table a rename column b to c;',
+		'alter table a alter column b type text',
+		'alter table a alter b set data type bigint',
+		'alter table a alter b set not null',
+		'alter table a add column b integer not null',
+		'alter table a add column b integer default 1, add column c text not null;',
+		'delete from jibe.token',
+	];
+	for (const text of bad) assert.equal(narrowings(text).length, 1, text);
+	const good = [
+		'alter table a add column b integer not null default 1',
+		'alter table a add column b integer generated always as (1) stored not null',
+		'alter table a alter b drop not null; alter table a drop constraint c;',
+		'create function f() returns void language plpgsql as $$ begin delete from a; drop table b; end $$; -- drop table c',
+		'create table b (c text not null)',
+	];
+	for (const text of good) assert.deepEqual(narrowings(text), [], text);
 });
 
 test('migrations are numbered without gaps', async () => {

@@ -20,13 +20,11 @@ export async function migrate(client: pg.Client, upTo?: number): Promise<number>
 	await client.query('select pg_advisory_lock($1)', [LOCK]);
 	try {
 		await client.query(
-			'create schema if not exists jibe; create table if not exists jibe.migration (number integer primary key, name text not null, checksum text not null, applied_at timestamptz not null default now())',
+			'create schema if not exists jibe; create table if not exists jibe.migration (number integer primary key, name text not null, checksum text not null, applied_at timestamptz not null default now()); alter table jibe.migration add column if not exists program text',
 		);
-		const { rows } = await client.query<{ number: number; checksum: string }>(
-			'select number, checksum from jibe.migration order by number',
-		);
+		const { rows } = await client.query<Applied>('select number, checksum, program from jibe.migration order by number');
 		const known = readMigrations();
-		for (const row of rows) refuseUnknown(row, known);
+		for (const row of rows) refuseUnknown(row, known, rows.at(-1)?.program ?? null);
 		const pending = known.slice(rows.length, upTo);
 		for (const migration of pending) await apply(client, migration);
 		return pending.length;
@@ -39,10 +37,11 @@ async function apply(client: pg.Client, migration: Migration): Promise<void> {
 	await client.query('begin');
 	try {
 		await client.query(migration.text);
-		await client.query('insert into jibe.migration (number, name, checksum) values ($1, $2, $3)', [
+		await client.query('insert into jibe.migration (number, name, checksum, program) values ($1, $2, $3, $4)', [
 			migration.number,
 			migration.name,
 			migration.checksum,
+			programVersion(),
 		]);
 		await client.query('commit');
 	} catch (cause) {
@@ -51,12 +50,21 @@ async function apply(client: pg.Client, migration: Migration): Promise<void> {
 	}
 }
 
-function refuseUnknown(row: { number: number; checksum: string }, known: readonly Migration[]): void {
+interface Applied {
+	number: number;
+	checksum: string;
+	/** The version of Jibe that applied it; null before that was written down. */
+	program: string | null;
+}
+
+function refuseUnknown(row: Applied, known: readonly Migration[], newest: string | null): void {
 	const migration = known[row.number - 1];
 	if (!migration) {
+		const by = newest === null ? 'a newer Jibe' : `Jibe ${newest}`;
 		throw new StateError(
 			'schema_unknown',
-			`this database was migrated by a newer Jibe (migration ${row.number}): install that version, or restore a backup made by this one`,
+			`this database was migrated by ${by} (to migration ${row.number}), and Jibe ${programVersion()} knows ${known.length}: ` +
+				`a database is never taken back. Go on with ${newest ?? 'that version'}, or restore a backup made before it with jibe restore FILE into a new directory`,
 		);
 	}
 	if (migration.checksum !== row.checksum) {
@@ -88,4 +96,13 @@ function findMigrations(): string {
 		'schema_unknown',
 		`there is no sql/ with migrations above ${import.meta.dirname}: this installation of Jibe is not whole`,
 	);
+}
+
+/** Of the package that this belongs to. */
+function programVersion(): string {
+	for (let at = dirname(findMigrations()); at !== dirname(at); at = dirname(at)) {
+		const file = join(at, 'package.json');
+		if (existsSync(file)) return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+	}
+	return 'unknown';
 }

@@ -68,6 +68,20 @@ export const testsRequest = z.object({
 	summary: z.string().max(8_000),
 });
 
+/** `POST /apps/{app}/promotions`: what serves in another environment, deployed to this one. */
+export const promotionRequest = z.object({
+	environment: environmentName,
+	from: environmentName,
+	/** jibe.json for `environment`; null: as of the last release there, or else as of the one that is taken over. */
+	config: appConfig.nullable(),
+	/** Commits known to be ancestors of the one it was built from. */
+	ancestors: z.array(z.string()).max(50),
+	force: z.boolean(),
+	now: z.boolean(),
+	reason: z.string().max(500).nullable(),
+});
+export type PromotionRequest = z.infer<typeof promotionRequest>;
+
 export const rollbackRequest = z.object({
 	environment: environmentName,
 	/** Exactly this release. */
@@ -235,6 +249,18 @@ export const envChange = z.object({
 /** Asked by a program that `jibe up` starts: a credential of its own. Admin only. */
 export const credentialRequest = z.object({ role: z.enum(['depot', 'agent', 'edge']), server: z.string(), regions: z.array(regionName) });
 export const credentialAnswer = z.object({ credential: z.string(), publicKey: z.string(), installation: z.string() });
+
+export const releaseAnswer = z.object({
+	release: releaseNumber,
+	environment: environmentName,
+	artifact: digest,
+	vendor: digest.nullable(),
+	config: appConfig,
+	commit: z.string().nullable(),
+	/** Path → entry; null when they are not kept any more. */
+	files: z.record(z.string(), entry).nullable(),
+});
+export type ReleaseAnswer = z.infer<typeof releaseAnswer>;
 
 export const missingRequest = z.object({ digests: z.array(digest).max(200_000) });
 export const missingAnswer = z.object({ missing: z.array(digest) });

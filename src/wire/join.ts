@@ -96,11 +96,13 @@ export const serverPapers = z.object({
 	server: serverName,
 	region: regionName,
 	roles: z.array(role).min(1),
-	/** PEM: its own, and that of the CA. */
+	/** PEM: its own for control, its own for the region's other servers, and that of the CA. */
 	certificate: z.string(),
+	peerCertificate: z.string(),
 	ca: z.string(),
+	/** Of the one for control. */
 	expires: z.number(),
-	/** Of its programs, as long as the certificate. */
+	/** Of its programs, as long as the one for other servers. */
 	credentials: z.partialRecord(role, z.string()),
 	/** What credentials are checked by. */
 	publicKey: z.string(),

@@ -5,7 +5,7 @@ import { checkServerIdentity, type ConnectionOptions, type PeerCertificate, type
 import type { Log } from '#log/log.ts';
 import { spkiOf } from './certificate.ts';
 import { servers as serversSchema, type Role, type ServerPeer, type Servers } from './region.ts';
-import { controlName, readTlsIdentity } from './server-identity.ts';
+import { controlName, readTlsIdentity, type Towards } from './server-identity.ts';
 
 /**
  * Whom a program on a joined server may speak to: the newest `servers` message it has heard, kept on disk beside the
@@ -75,7 +75,7 @@ export class Peers {
 	/** For a connection to another server of the region: it must be that server, by the key in the newest list. */
 	towards(peer: string): ConnectionOptions {
 		return {
-			...this.#own(),
+			...this.#own('peers'),
 			checkServerIdentity: (_host: string, certificate: PeerCertificate) =>
 				this.#holder(new X509Certificate(certificate.raw))?.name === peer ? undefined : new NotTrusted(peer),
 		};
@@ -85,7 +85,7 @@ export class Peers {
 	towardsControl(installation: string): ConnectionOptions {
 		const name = controlName(installation);
 		return {
-			...this.#own(),
+			...this.#own('control'),
 			servername: name,
 			checkServerIdentity: (_host: string, certificate: PeerCertificate) => checkServerIdentity(name, certificate),
 		};
@@ -93,12 +93,12 @@ export class Peers {
 
 	/** For a listener: the other end must have a certificate of Jibe's CA. Who it is and whether it is still trusted, `at` says. */
 	listening(): TlsOptions {
-		return { ...this.#own(), requestCert: true, rejectUnauthorized: true };
+		return { ...this.#own('peers'), requestCert: true, rejectUnauthorized: true };
 	}
 
 	/** Read at each use, because certificates are renewed while programs run. */
-	#own(): Pick<ConnectionOptions, 'key' | 'cert' | 'ca' | 'minVersion'> {
-		const { key, cert, ca } = readTlsIdentity(this.#directory);
+	#own(towards: Towards): Pick<ConnectionOptions, 'key' | 'cert' | 'ca' | 'minVersion'> {
+		const { key, cert, ca } = readTlsIdentity(this.#directory, towards);
 		return { key, cert, ca, minVersion: TLS_VERSION };
 	}
 

@@ -5,7 +5,7 @@ import { regionName, serverName } from './names.ts';
 import { role } from './region.ts';
 
 /**
- * Who a joined server is: `<data>/server/server.json`, beside `key.pem` (0600), `cert.pem`, `ca.pem` and `servers.json`
+ * Who a joined server is: `<data>/server/server.json`, beside `key.pem` (0600), `cert.pem`, `peer.pem`, `ca.pem` and `servers.json`
  * (the last `servers` message). Made by `jibe agent join`; a data directory without it belongs to control's own machine.
  */
 export const serverIdentity = z.object({
@@ -25,6 +25,14 @@ export const serverIdentity = z.object({
 });
 export type ServerIdentity = z.infer<typeof serverIdentity>;
 
+/**
+ * A server has two certificates of one key. `cert.pem` is for control, and good for a day. `peer.pem` is for the region's
+ * other servers, who go by the list of servers and not by a date: a region must go on for longer than a day without control.
+ */
+export type Towards = 'control' | 'peers';
+
+const CERTIFICATE_FILES: Record<Towards, string> = { control: 'cert.pem', peers: 'peer.pem' };
+
 /** What a program needs for mutual TLS, read anew at each use because certificates are renewed while programs run. */
 export interface TlsIdentity {
 	key: Buffer;
@@ -38,7 +46,7 @@ export function controlName(installation: string): string {
 }
 
 /** @throws when one of the files is missing */
-export function readTlsIdentity(directory: string): TlsIdentity {
+export function readTlsIdentity(directory: string, towards: Towards): TlsIdentity {
 	const read = (name: string) => readFileSync(join(directory, name));
-	return { key: read('key.pem'), cert: read('cert.pem'), ca: read('ca.pem') };
+	return { key: read('key.pem'), cert: read(CERTIFICATE_FILES[towards]), ca: read('ca.pem') };
 }

@@ -29,16 +29,17 @@ export function readIdentity(data: string): ServerIdentity | null {
 
 /** Whether two thirds of the certificate's life are over. */
 export function isRenewalDue(data: string): boolean {
-	const { from, to } = lifeOf(data);
+	const { from, to } = lifeOf(data, 'cert.pem');
 	return systemClock.now() >= from + (to - from) * RENEW_AT_SHARE;
 }
 
-export function expiresAt(data: string): number {
-	return lifeOf(data).to;
+/** When control, and the region's other servers, no longer believe this one. */
+export function expiresAt(data: string): { control: number; peers: number } {
+	return { control: lifeOf(data, 'cert.pem').to, peers: lifeOf(data, 'peer.pem').to };
 }
 
-function lifeOf(data: string): { from: number; to: number } {
-	const certificate = new X509Certificate(readFileSync(join(identityDirectory(data), 'cert.pem')));
+function lifeOf(data: string, file: string): { from: number; to: number } {
+	const certificate = new X509Certificate(readFileSync(join(identityDirectory(data), file)));
 	return { from: certificate.validFromDate.getTime(), to: certificate.validToDate.getTime() };
 }
 
@@ -89,6 +90,7 @@ export function writePapers(data: string, papers: ServerPapers): void {
 		const of = { credential, publicKey: papers.publicKey, installation: papers.installation };
 		replaceFile(join(data, 'credentials', `${role}.json`), JSON.stringify(of));
 	}
+	replaceFile(join(directory, 'peer.pem'), papers.peerCertificate);
 	replaceFile(join(directory, 'cert.pem'), papers.certificate);
 }
 

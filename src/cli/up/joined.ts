@@ -1,15 +1,18 @@
 import { join } from 'node:path';
-import { systemClock } from '#clock/clock.ts';
+import { isoTime, pause, systemClock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import { runDirectory } from '#process/directory.ts';
 import type { ServerIdentity } from '#wire/server-identity.ts';
-import { Failure } from '../failure.ts';
+import { EXIT, Failure } from '../failure.ts';
 import { checkIn, expiresAt, identityDirectory, readIdentity } from './check-in.ts';
 import { programReady } from './control.ts';
 import type { Ground, Starting } from './ground.ts';
 import { remember, type Layout } from './installation.ts';
 import { healthOf, type Program } from './programs.ts';
 import { tellParent } from './told.ts';
+
+/** What control says is waited for when everything else is ready; it may be away. */
+const CONTROL_WITHIN_MS = 2_000;
 
 /** A server that joined: the programs of its roles, and the papers that the others know it by. They go on without control. */
 export class JoinedGround implements Ground {
@@ -25,7 +28,7 @@ export class JoinedGround implements Ground {
 
 	constructor(data: string, log: Log) {
 		const identity = readIdentity(data);
-		if (identity === null) throw new Failure('not_joined', 2, `${data} is not the directory of a server that joined`);
+		if (identity === null) throw new Failure('not_joined', EXIT.usage, `${data} is not the directory of a server that joined`);
 		this.data = data;
 		this.#log = log;
 		this.#identity = identity;
@@ -40,9 +43,14 @@ export class JoinedGround implements Ground {
 	/** What it has from the last time is enough to begin with: a region must not need control to start again. */
 	async open({ keepers, begin, replaceStale, given }: Starting): Promise<void> {
 		tellParent({ now: 'Starting…' });
-		await Promise.all([this.look(), ...keepers.map(begin)]);
+		const looked = this.look();
+		// Off for a month, or before it was renewed in time: without papers its programs are nobody, and would only end.
+		if (expiresAt(this.data).peers <= systemClock.now()) await looked;
+		this.#refuseExpired();
+		await Promise.all(keepers.map(begin));
 		await replaceStale();
 		for (const keeper of keepers) await programReady(keeper, given);
+		await Promise.race([looked, pause(CONTROL_WITHIN_MS)]);
 	}
 
 	health(program: Program): ReturnType<Ground['health']> {
@@ -57,9 +65,7 @@ export class JoinedGround implements Ground {
 			this.#say(warning);
 		} catch (error) {
 			const { message, hint } = error instanceof Failure ? error : { message: `control could not be asked: ${String(error)}`, hint: null };
-			const expired = expiresAt(this.data) <= systemClock.now();
-			const more = expired ? '; its certificate has expired, so that no other server speaks to it' : '';
-			this.#say(`${message}${more}${hint === null ? '' : ` (${hint.replaceAll('\n', '; ')})`}`);
+			this.#say(`${message}${hint === null ? '' : ` (${hint.replaceAll('\n', '; ')})`}`);
 			this.#log.warn('check_in', { error });
 		}
 	}
@@ -75,6 +81,15 @@ export class JoinedGround implements Ground {
 			server,
 			region,
 		};
+	}
+
+	#refuseExpired(): void {
+		const expired = expiresAt(this.data).peers;
+		if (expired > systemClock.now()) return;
+		const { server, region } = this.#identity;
+		throw new Failure('certificate_expired', EXIT.jibe, `the certificate of ${server} expired on ${isoTime(expired)}`, {
+			hint: `${this.#said ?? 'control could not be asked for another'}\nit joins again by the line of: jibe server add --region ${region} --name ${server}`,
+		});
 	}
 
 	#say(line: string | null): void {

@@ -1,13 +1,16 @@
-import type { Clock } from '#clock/clock.ts';
+import type { Clock, Timer } from '#clock/clock.ts';
 import { nextPlaced } from '#placement/move.ts';
 import { count, samePlaced, type Placed } from '#placement/place.ts';
 import { compareVersions, wantKey, type Run, type Want } from '#wire/region.ts';
 import type { RegionHub } from '../ports.ts';
 import { Candidates, type Candidate, type Joined } from './candidates.ts';
 import { refusalToPlace } from './no-place.ts';
+import { Refusals } from './refusals.ts';
 import { Reserved, type Key } from './reserved.ts';
 import { Table } from './table.ts';
 
+/** What finds no room, or does not become healthy where it was moved, is looked at again: another app may have made room. */
+const LOOK_AGAIN_MS = 15_000;
 export type LabelsOf = (release: number) => readonly string[];
 
 /**
@@ -20,9 +23,15 @@ export class Placing {
 	readonly #hub: RegionHub;
 	/** Key → the version and the servers with which it was found to be as it should be. */
 	readonly #inOrder = new Map<string, string>();
+	readonly #clock: Clock;
+	readonly #changed: () => void;
+	readonly #refusals = new Refusals();
+	#again: Timer | null = null;
 
 	constructor(of: { hub: RegionHub; clock: Clock; joined: () => readonly Joined[]; changed: () => void }) {
 		this.#hub = of.hub;
+		this.#clock = of.clock;
+		this.#changed = of.changed;
 		this.candidates = new Candidates(of);
 		this.reserved = new Reserved(of.hub, of.clock);
 	}
@@ -62,7 +71,6 @@ export class Placing {
 		const candidates = this.candidates.in(region);
 		// Nobody is there to go to: who returns finds all as it was.
 		if (!candidates.some((one) => one.connected && one.takes !== 'none')) return null;
-		const gone = new Set(candidates.filter((one) => one.why === 'lost' || one.why === 'removed').map((one) => one.name));
 		const table = this.#table(want);
 		const current = want.run.map((run) => this.#placedNow(want, run));
 		for (const [i, run] of want.run.entries()) table.take(run, current[i]!);
@@ -70,10 +78,13 @@ export class Placing {
 		const next = want.run.map((run, i) => {
 			const now = current[i]!;
 			table.giveBack(run, now);
-			const target = targetOf(table, run, now, labelsOf(run.release));
-			const placed = nextPlaced({ current: now, target, gone, healthy: this.#healthy(want, run) });
+			const refusing = this.#refusing(want, run);
+			const { target, stranded } = targetOf(table, run, now, labelsOf(run.release), refusing);
+			const gone = new Set(Object.keys(now).filter((server) => isGone(candidates, server)));
+			// What stands by moves at once: it serves nobody, and is not worth its memory twice.
+			const placed = run.as === 'warm' ? target : nextPlaced({ current: now, target, gone, healthy: this.#healthy(want, run) });
 			table.take(run, placed);
-			arrived &&= samePlaced(placed, target) && count(placed) === run.instances;
+			arrived &&= samePlaced(placed, target) && !stranded && !this.#refusals.any(`${wantKey(want)} v${run.release}`);
 			return { ...run, placed: { ...placed } };
 		});
 		if (next.some((run, i) => !want.run[i]!.placed || !samePlaced(run.placed, want.run[i]!.placed))) {
@@ -81,6 +92,7 @@ export class Placing {
 			return next;
 		}
 		if (arrived) this.#inOrder.set(wantKey(want), state);
+		else this.#again ??= this.#clock.after(LOOK_AGAIN_MS, () => this.#lookAgain(), { idle: true });
 		return null;
 	}
 
@@ -90,7 +102,13 @@ export class Placing {
 	}
 
 	close(): void {
+		this.#again?.cancel();
 		this.candidates.close();
+	}
+
+	#lookAgain(): void {
+		this.#again = null;
+		this.#changed();
 	}
 
 	#table(key: Key): Table {
@@ -126,6 +144,17 @@ export class Placing {
 		return seen;
 	}
 
+	/** Server → how many of the run it has had no room for, for so long that they had better start elsewhere. */
+	#refusing(want: Want, run: Run): Placed {
+		if (run.as === 'warm') return {};
+		const seen: Record<string, number> = {};
+		for (const { server, instance } of this.#hub.instancesByServer(want)) {
+			if (instance.release === run.release && instance.state === 'failed' && NO_ROOM.includes(instance.reason ?? ''))
+				seen[server] = (seen[server] ?? 0) + 1;
+		}
+		return this.#refusals.of(`${wantKey(want)} v${run.release}`, seen, this.#clock.monotonic());
+	}
+
 	/** Of agents that know what is wanted now: what they said before may be on its way out. */
 	#healthy(want: Want, run: Run): Placed {
 		const healthy: Record<string, number> = {};
@@ -137,6 +166,9 @@ export class Placing {
 		return healthy;
 	}
 }
+
+/** Why an instance that could not start may start elsewhere. */
+const NO_ROOM: readonly string[] = ['room', 'disk'];
 
 /** What counts as arrived, by what it is to be. */
 const STANDS: Record<Run['as'], readonly string[]> = {
@@ -152,13 +184,22 @@ function stays(before: Want | undefined, run: Run): boolean {
 }
 
 /** Moved off a server that drains or is lost, or to spread what stands too close. What finds no room stays where it is. */
-function targetOf(table: Table, run: Run, now: Placed, labels: readonly string[]): Placed {
-	const ask = { running: now, home: {}, labels };
+function targetOf(table: Table, run: Run, now: Placed, labels: readonly string[], refusing: Placed): { target: Placed; stranded: boolean } {
+	const running = Object.fromEntries(Object.entries(now).map(([server, held]) => [server, held - (refusing[server] ?? 0)]));
+	const ask = { running, home: {}, labels, refusing: Object.keys(refusing) };
 	const steady = table.place(run, { ...ask, steady: true });
 	// What only stands by is not worth a better spread.
-	if (!steady.refused) return run.as === 'warm' && allMayStay(table.candidates, run, now) ? now : steady.placed;
+	if (!steady.refused)
+		return { target: run.as === 'warm' && allMayStay(table.candidates, run, now) ? now : steady.placed, stranded: false };
 	const answer = table.place(run, { ...ask, steady: false });
-	return answer.refused ? stranded(answer.placed, now, run.instances) : answer.placed;
+	return answer.refused
+		? { target: strand(answer.placed, now, run.instances), stranded: true }
+		: { target: answer.placed, stranded: false };
+}
+
+function isGone(candidates: readonly Candidate[], server: string): boolean {
+	const one = candidates.find(({ name }) => name === server);
+	return !one || one.why === 'lost' || one.why === 'removed';
 }
 
 function allMayStay(candidates: readonly Candidate[], run: Run, now: Placed): boolean {
@@ -167,7 +208,7 @@ function allMayStay(candidates: readonly Candidate[], run: Run, now: Placed): bo
 }
 
 /** Even where nobody is there: it may come back. */
-function stranded(placed: Placed, now: Placed, instances: number): Placed {
+function strand(placed: Placed, now: Placed, instances: number): Placed {
 	const next: Record<string, number> = { ...placed };
 	let missing = instances - count(placed);
 	for (const server of Object.keys(now).toSorted()) {

@@ -11,6 +11,8 @@ export interface Ask {
 	labels: readonly string[];
 	/** Nothing goes to a server that came back only now. */
 	steady: boolean;
+	/** Nor to these. */
+	refusing?: readonly string[];
 }
 
 /** The servers of one region while a decision is made: what is placed is taken from their room. */
@@ -25,11 +27,11 @@ export class Table {
 		this.#freeMiB = new Map(candidates.map(({ name, budgetMiB }) => [name, budgetMiB - reservedMiB(name)]));
 	}
 
-	place(run: Run, { running, home, labels, steady }: Ask): Placement {
+	place(run: Run, { running, home, labels, steady, refusing = [] }: Ask): Placement {
 		const servers = this.candidates.map((one) => ({
 			name: one.name,
 			labels: one.labels,
-			takes: one.takes === 'any' && steady && one.unsteady ? ('kept' as const) : one.takes,
+			takes: one.takes === 'any' && ((steady && one.unsteady) || refusing.includes(one.name)) ? ('kept' as const) : one.takes,
 			freeMiB: this.#freeMiB.get(one.name)! - (run.as === 'warm' ? 0 : (running[one.name] ?? 0) * this.#need(one.name)),
 			running: running[one.name] ?? 0,
 			home: home[one.name] ?? 0,

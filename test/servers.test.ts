@@ -1,0 +1,87 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { tinyApp, type App } from './fixtures/app.ts';
+import { eventually, joinJibe, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { startTraffic } from './fixtures/traffic.ts';
+
+/** A control without regions and a server that joined it, from two directories of this machine. */
+
+const text = (words: string) => `export default { fetch: () => new Response(${JSON.stringify(words)}) };\n`;
+const HOST = 'app.localhost';
+
+let control: Jibe;
+let server: Jibe;
+let app: App;
+before(async () => {
+	control = await startJibe({ regions: [], listen: true });
+	server = await joinJibe(control, { region: 'fra', name: 'web-1' });
+	app = tinyApp('app', text('one'));
+});
+after(async () => {
+	app[Symbol.dispose]();
+	await server.stop();
+	await control.stop();
+});
+
+async function stateOf(name: string): Promise<string | undefined> {
+	const { json } = await control.expect(0, ['server', 'list', '--json']);
+	return (json?.['servers'] as { name: string; state: string }[] | undefined)?.find((one) => one.name === name)?.state;
+}
+
+function connected(): Promise<true> {
+	return eventually(async () => ((await stateOf('web-1')) === 'connected' ? true : null), 'connection of web-1');
+}
+
+function key(): string {
+	return readFileSync(join(server.data, 'server', 'key.pem'), 'utf8');
+}
+
+test('an app goes live on a server that joined by one line', async () => {
+	await connected();
+	const result = await control.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	const regions = result.json?.['regions'] as { name: string; state: string }[] | undefined;
+	assert.deepEqual(regions?.map(({ name, state }) => [name, state]), [['fra', 'live']]); // prettier-ignore
+	assert.equal((await server.request(0, HOST, '/')).body, 'one');
+	assert.deepEqual(server.programs('control'), []);
+});
+
+test('a server that joins again while it runs gets a new key, and no request notices', async () => {
+	const before = { key: key(), instances: server.programs('instance').map(({ pid }) => pid), up: server.programs('up')[0]?.pid };
+	await using traffic = startTraffic(server, HOST);
+	await server.join(control, { region: 'fra', name: 'web-1', words: ['--name', 'web-1'] });
+	await connected();
+	assert.equal((await server.request(0, HOST, '/')).status, 200);
+	await traffic.stop();
+	assert.deepEqual(traffic.failures, []);
+	assert.notEqual(key(), before.key);
+	assert.notEqual(server.programs('up')[0]?.pid, before.up);
+	const still = server.programs('instance').map(({ pid }) => pid);
+	assert.ok(before.instances.every((pid) => still.includes(pid)));
+});
+
+test('a server starts again from its own disk while control is away, and is there when control is back', async () => {
+	await control.expect(0, ['down']);
+	await server.expect(0, ['down']);
+	const result = await server.expect(0, ['up', '--detach', '--json']);
+	assert.deepEqual([result.json?.['server'], result.json?.['region']], ['web-1', 'fra']);
+	await eventually(async () => ((await server.request(0, HOST, '/')).body === 'one' ? true : null), 'answer without control');
+	await control.up();
+	await connected();
+	app.write('server.ts', text('two'));
+	await control.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	assert.equal((await server.request(0, HOST, '/')).body, 'two');
+});
+
+test('a server that is removed is no longer one: what it says is heard by nobody', async () => {
+	await control.expect(0, ['server', 'remove', 'web-1']);
+	assert.equal(await stateOf('web-1'), undefined);
+	await eventually(async () => {
+		const { json } = await control.expect(0, ['region', 'list', '--json']);
+		const fra = (json?.['regions'] as { name: string; state: string }[] | undefined)?.find(({ name }) => name === 'fra');
+		return fra === undefined || fra.state === 'lost' ? true : null;
+	}, 'loss of the region');
+	assert.equal((await control.cli(['server', 'remove', 'web-1', '--json'])).code, 2);
+	assert.equal((await server.request(0, HOST, '/')).status, 200, 'its apps run until somebody stops them');
+});
