@@ -24,6 +24,7 @@ const EXPECTED_SKIPS = [
 	'needs a terminal',
 	'needs the npm registry',
 	'needs Chromium',
+	"needs Debian's PostgreSQL",
 ];
 /** What can only be shown by root, and not in every container. */
 const EXPECTED_SKIPS_UNISOLATED = ['needs root', 'needs network namespaces', 'needs cgroups', 'not enforced here', 'needs the right to mount', 'mounting a small disk'];
