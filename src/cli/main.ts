@@ -19,5 +19,11 @@ const cache = process.env['XDG_CACHE_HOME'] ?? (process.env['HOME'] ? `${homedir
 // What is uninstalled leaves no cache behind.
 if (cache !== undefined && process.argv[2] !== 'uninstall') enableCompileCache(`${cache}/jibe/v8`);
 
+// Whoever reads the output may have had enough of it, as `head` has.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+	if (error.code !== 'EPIPE') throw error;
+	process.exit(0);
+});
+
 const { run } = await import('./run.ts');
 process.exit(await run(process.argv.slice(2)));
