@@ -176,6 +176,21 @@ begin
 	return v_epoch;
 end $$;
 
+-- From now on nothing of the app may be written, by no replica; null lifts that. An app that the database has lost is named again.
+create function jibe.set_read_only(p_app text, p_reason text, p_by text, p_at bigint) returns void language plpgsql as $$
+begin
+	if p_reason is null then
+		update jibe.app set read_only = null where name = p_app;
+	else
+		insert into jibe.app (name, created_at, read_only) values (p_app, p_at, p_reason)
+		on conflict (name) do update set read_only = excluded.read_only;
+	end if;
+	insert into jibe.audit (at, by, action, app, environment, detail)
+	values (p_at, p_by, 'app.read_only', p_app, null, jsonb_build_object('reason', p_reason));
+	perform jibe.publish(jsonb_build_array(jsonb_build_object(
+		'at', p_at, 'type', 'app.read_only', 'app', p_app, 'environment', null, 'deployment', null, 'data', jsonb_build_object('reason', p_reason))));
+end $$;
+
 -- A region knew more of an app than this database: what was decided to hold is written in a new epoch, with the releases
 -- that only the regions remember. `p`: see Recovery in src/state/state.ts.
 create function jibe.recover_app(p jsonb, p_pins bytea[]) returns jsonb language plpgsql as $$

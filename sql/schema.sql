@@ -770,6 +770,24 @@ AS $function$
 $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.set_read_only(p_app text, p_reason text, p_by text, p_at bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+	if p_reason is null then
+		update jibe.app set read_only = null where name = p_app;
+	else
+		insert into jibe.app (name, created_at, read_only) values (p_app, p_at, p_reason)
+		on conflict (name) do update set read_only = excluded.read_only;
+	end if;
+	insert into jibe.audit (at, by, action, app, environment, detail)
+	values (p_at, p_by, 'app.read_only', p_app, null, jsonb_build_object('reason', p_reason));
+	perform jibe.publish(jsonb_build_array(jsonb_build_object(
+		'at', p_at, 'type', 'app.read_only', 'app', p_app, 'environment', null, 'deployment', null, 'data', jsonb_build_object('reason', p_reason))));
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.set_regions(p jsonb)
  RETURNS void
  LANGUAGE sql

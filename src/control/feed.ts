@@ -24,6 +24,7 @@ const PING_MS = 20_000;
 const RECENT_DEPLOYMENTS = 30;
 const CLOSE_TRY_LATER = 1013;
 const CLOSE_GOING_AWAY = 1001;
+const CLOSE_RESTART = 1012;
 
 interface Reader {
 	socket: WebSocket;
@@ -59,6 +60,11 @@ export class Feed {
 				refuseUpgrade(socket, status, code, message);
 			},
 		);
+	}
+
+	/** Every reader comes back with its cursor, and gets a snapshot where that is of another time. */
+	restart(): void {
+		for (const { socket } of this.readers) socket.close(CLOSE_RESTART, 'the database was replaced');
 	}
 
 	close(): void {

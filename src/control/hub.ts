@@ -4,6 +4,7 @@ import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
 import { WIRE_VERSION, compareVersions, wantKey } from '#wire/region.ts';
 import type { Gift, Instance, Known, Probed, ReleaseSpec, ServerState, Servers, Stats, UpMessage, Version, Want } from '#wire/region.ts';
 import { Follows, type LogsQuery } from './follows.ts';
+import { HeldAsks } from './held.ts';
 import { KnownServers } from './known-servers.ts';
 import type { HubEvent, RegionHub, RegionView, ServerView } from './ports.ts';
 import { ProbeFailed, Probes, type ProbeAsk } from './probes.ts';
@@ -17,6 +18,8 @@ import { Reports, type Place } from './reports.ts';
 
 /** A depot that is back says all it knows at once; what it has not said this long after is no more. */
 const UNSAID_GONE_AFTER_MS = 1_000;
+/** After the database could not be asked. */
+const CATCH_UP_AGAIN_MS = 1_000;
 /** The same second of an edge comes by every depot that it has a link to. */
 const SECONDS_REMEMBERED = 16;
 
@@ -38,6 +41,7 @@ export class Hub implements RegionHub {
 	private readonly reports = new Reports();
 	private readonly probes: Probes;
 	private readonly follows: Follows;
+	private readonly heldAsks: HeldAsks;
 	private readonly known = new KnownServers();
 	/** Names of the servers that joined. */
 	private joined: ReadonlySet<string> = new Set();
@@ -50,6 +54,7 @@ export class Hub implements RegionHub {
 		this.of = options;
 		this.probes = new Probes(options.clock);
 		this.follows = new Follows(options.clock);
+		this.heldAsks = new HeldAsks(options.clock);
 		for (const name of options.regions) this.open(name);
 	}
 
@@ -169,6 +174,11 @@ export class Hub implements RegionHub {
 		this.follows.close();
 	}
 
+	/** What the regions that can be reached hold of an app. */
+	held(app: string): Promise<{ wants: Want[]; releases: ReleaseSpec[] }> {
+		return this.heldAsks.ask(app, this.links());
+	}
+
 	/** Reads what is wanted again, and tells every region all of it: for after a recovery. */
 	async refreshAll(): Promise<void> {
 		await this.refresh();
@@ -210,6 +220,9 @@ export class Hub implements RegionHub {
 			await this.refresh();
 		} catch (error) {
 			this.of.log.warn('wanted.from_memory', { error });
+			// What another control wrote meanwhile is not in this one's memory: whether the region is ahead can't be told yet.
+			this.of.clock.after(CATCH_UP_AGAIN_MS, () => this.links().has(link) && void this.catchUp(link), { idle: true });
+			return;
 		}
 		this.sendNewer(link, theirs);
 		for (const item of link.hello.known) {
@@ -246,6 +259,8 @@ export class Hub implements RegionHub {
 				return this.counted(link, message);
 			case 'serverState':
 				return this.serverSaid(link, message);
+			case 'held':
+				return this.heldAsks.answered(message, link);
 			case 'hello':
 				return;
 		}

@@ -175,6 +175,10 @@ export interface Driver {
 	recovered(app: string): Promise<void>;
 	/** Why control is read-only for this app, or null. */
 	readOnly(app: string): string | null;
+	/** Another process found out why. */
+	setReadOnly(app: string, reason: string): void;
+	/** A region, or this process itself, has seen more than the database knows. */
+	ahead(of: Known): void;
 	/** Which release `rollback` would go to now. */
 	rollbackTarget(app: string, environment: string): Promise<{ release: number; warm: boolean; estimateMs: number } | null>;
 	/** Each deployment as it changes; also what the API's progress streams are made of. */

@@ -1,5 +1,5 @@
 import { isFinal } from '#pipeline/states.ts';
-import type { Deployment, ProgressLine } from '#wire/api.ts';
+import type { Deployment, Event, ProgressLine } from '#wire/api.ts';
 import type { House } from './house.ts';
 import { ANSWERED, type Ask } from './route.ts';
 
@@ -16,10 +16,15 @@ export async function streamProgress(
 	const detach = (query as { detach?: string } | undefined)?.detach === '1';
 	const said: { deployment: Deployment; line: ProgressLine }[] = [];
 	let mine = (deployment: Deployment, line: ProgressLine): void => void said.push({ deployment, line });
-	const stop = house.driver.watch((deployment, { type, data }) => {
+	const unwatch = house.driver.watch((deployment, { type, data }) => {
 		const { app, environment, id } = deployment;
 		mine(deployment, { event: { cursor: 0, at: house.clock.now(), type, app, environment, deployment: id, data } });
 	});
+	let unsubscribe = () => {};
+	const stop = () => {
+		unwatch();
+		unsubscribe();
+	};
 	try {
 		const { deployment, already } = await begin();
 		response.writeHead(200, { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' });
@@ -33,17 +38,37 @@ export async function streamProgress(
 			end(deployment);
 			return ANSWERED;
 		}
+		const states = new Set<unknown>();
 		mine = (changed, line) => {
 			if (changed.id !== deployment.id || response.writableEnded) return;
+			if ('event' in line && line.event.type === 'deployment.state') {
+				// Told by the driver, and once more by the database.
+				const { state } = line.event.data;
+				if (states.has(state)) return;
+				states.add(state);
+			}
 			write(line);
 			if (isFinal(changed.state)) end(changed);
 			else if (response.writableLength > MAX_UNREAD_BYTES) response.destroy();
 		};
 		response.on('close', stop);
 		for (const { deployment: changed, line } of said) mine(changed, line);
+		unsubscribe = followElsewhere(house, deployment.id, (changed, event) => mine(changed, { event: { ...event, cursor: 0 } }));
 		return ANSWERED;
 	} catch (error) {
 		stop();
 		throw error;
 	}
+}
+
+/** Once another process drives it, only the database tells of it. */
+function followElsewhere({ state, log }: House, id: string, tell: (changed: Deployment, event: Event) => void): () => void {
+	return state.events.subscribe((event) => {
+		if (event.deployment !== id || event.type !== 'deployment.state') return;
+		state.deployments.deployment(id).then(
+			(changed) => changed && tell(changed, event),
+			// Who follows it asks for it once the stream breaks off, or hears of the next state.
+			(error: unknown) => log.warn('progress.unread', { deployment: id, error }),
+		);
+	});
 }

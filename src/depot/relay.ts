@@ -98,11 +98,18 @@ export class Relay {
 				return;
 			case 'servers':
 				return this.servers(message);
+			case 'heldWanted':
+				return this.held(message.id, message.app, control);
 			case 'settled':
 			case 'instances':
 				// A depot's own words to its agents and edges; control says neither.
 				return;
 		}
+	}
+
+	private held(id: string, app: string, control: Control): void {
+		const wants = this.of.board.state().wants.filter((want) => want.app === app);
+		control.send({ type: 'held', id, wants, releases: this.of.board.releasesOf(wants) });
 	}
 
 	/** An agent or edge said hello: it is told what is newer than what it holds, and what it could not hear meanwhile. */

@@ -1,5 +1,4 @@
 import type { Clock } from '#clock/clock.ts';
-import { auditEntry } from './audit.ts';
 import { toJson, type Database } from './database.ts';
 import type { EventFeed } from './events.ts';
 import type { AppRow, Apps, Environments, RegionRow, Regions } from './state.ts';
@@ -36,11 +35,8 @@ export class AppTable implements Apps {
 	}
 
 	async setReadOnly(app: string, reason: string | null, by: string): Promise<void> {
-		const at = this.clock.now();
-		await this.db.transaction(async (rows) => {
-			await rows(this.db.build.updateTable('jibe.app').set({ read_only: reason }).where('name', '=', app));
-			await rows(auditEntry(this.db, { at, by, action: 'app.read_only', app, environment: null, detail: { reason } }));
-		});
+		await this.db.call('jibe_set_read_only', 'select jibe.set_read_only($1, $2, $3, $4)', [app, reason, by, this.clock.now()]);
+		this.events.hint();
 	}
 }
 

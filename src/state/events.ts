@@ -73,6 +73,14 @@ class Feed implements EventFeed {
 		return row?.latest ?? 0;
 	}
 
+	async rewound(): Promise<boolean> {
+		const latest = await this.latest();
+		if (latest >= this.seen) return false;
+		this.log.warn('events.rewound', { seen: this.seen, latest });
+		this.seen = latest;
+		return true;
+	}
+
 	subscribe(listener: (event: Event) => void): () => void {
 		this.listeners.add(listener);
 		return () => this.listeners.delete(listener);

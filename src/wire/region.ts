@@ -269,6 +269,10 @@ export const logLines = z.object({
 });
 export type LogLines = z.infer<typeof logLines>;
 
+/** depot → control: everything that it holds of an app, as it was asked. */
+export const held = z.object({ type: z.literal('held'), id: z.string(), wants: z.array(want), releases: z.array(releaseSpec) });
+export type Held = z.infer<typeof held>;
+
 // Down: from control to the depot, and from the depot to its agents and edges.
 
 export const welcome = z.object({
@@ -334,12 +338,24 @@ export const servers = z.object({
 	servers: z.array(serverPeer),
 });
 export type Servers = z.infer<typeof servers>;
+/** control → depot: what does it hold of this app? The database may have been restored, and know less. */
+export const heldWanted = z.object({ type: z.literal('heldWanted'), id: z.string(), app: appName });
 export const logsDone = z.object({ type: z.literal('logsDone'), id: z.string() });
 
-export const upMessage = z.discriminatedUnion('type', [hello, instances, applied, presence, stats, probed, logLines, serverState]);
+export const upMessage = z.discriminatedUnion('type', [hello, instances, applied, presence, stats, probed, logLines, serverState, held]);
 export type UpMessage = z.infer<typeof upMessage>;
 /** A depot passes `instances` on to its edges as the agents said them. */
-export const downMessage = z.discriminatedUnion('type', [welcome, wants, settled, probe, logsWanted, logsDone, instances, servers]);
+export const downMessage = z.discriminatedUnion('type', [
+	welcome,
+	wants,
+	settled,
+	probe,
+	logsWanted,
+	logsDone,
+	instances,
+	servers,
+	heldWanted,
+]);
 export type DownMessage = z.infer<typeof downMessage>;
 export type Hello = z.infer<typeof hello>;
 export type Wants = z.infer<typeof wants>;

@@ -166,10 +166,12 @@ function recoverRoute(house: House): Route {
 	return route({
 		method: 'POST',
 		path: '/api/v1/apps/:app/recoveries',
-		summary: 'Ends the read-only state of an app that a region knows more of than the database: what the database wants holds.',
+		summary:
+			'Ends the read-only state of an app that a region knows more of than the database: what the regions serve holds, or what the database wants.',
 		role: 'admin',
 		params: ofApp,
+		query: z.object({ take: z.enum(['regions', 'database']).default('regions') }),
 		answer: z.object({ epoch: z.int() }),
-		handle: ({ params, caller }) => recover(house, params.app, caller.by),
+		handle: ({ params, query, caller }) => recover(house, params.app, caller.by, query.take),
 	});
 }

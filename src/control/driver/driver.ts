@@ -1,6 +1,6 @@
 import { pause } from '#clock/clock.ts';
 import type { Event } from '#wire/api.ts';
-import { compareVersions } from '#wire/region.ts';
+import type { Known } from '#wire/region.ts';
 import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInput } from '../ports.ts';
 import { cancel, remove, tested } from './cancel.ts';
 import { deploy } from './deploy.ts';
@@ -25,8 +25,8 @@ class RolloutDriver implements Driver {
 	readonly #placing: Placing;
 	readonly #lanes = new Map<string, Lane>();
 	readonly #listeners = new Set<Listener>();
-	/** App → the region that has seen more than the database. */
-	readonly #ahead = new Map<string, Extract<HubEvent, { type: 'ahead' }>>();
+	/** App → why its pointers may not be written. */
+	readonly #readOnly = new Map<string, string>();
 	readonly #unsubscribe: () => void;
 	#closed = false;
 
@@ -136,16 +136,26 @@ class RolloutDriver implements Driver {
 	}
 
 	async recovered(app: string) {
-		this.#ahead.delete(app);
+		this.#readOnly.delete(app);
 		for (const lane of this.#lanes.values()) if (lane.app === app) lane.reload();
 		const lanes = [...this.#lanes.values()].filter((lane) => lane.app === app);
 		await Promise.all(lanes.map((lane) => lane.exclusive(async () => lane.look())));
 	}
 
 	readOnly(app: string) {
-		const ahead = this.#ahead.get(app);
-		if (!ahead) return null;
-		return `${ahead.region} has seen version ${ahead.epoch}.${ahead.version} of ${ahead.app} (${ahead.environment}), which the database does not know`;
+		return this.#readOnly.get(app) ?? null;
+	}
+
+	setReadOnly(app: string, reason: string) {
+		this.#readOnly.set(app, reason);
+	}
+
+	ahead({ region, app, environment, epoch, version }: Known) {
+		if (this.#readOnly.has(app)) return;
+		const reason = `${region} has seen version ${epoch}.${version} of ${app} (${environment}), which the database does not know`;
+		this.#readOnly.set(app, reason);
+		this.#settings.log.error('app.read_only', { app, reason, hint: `jibe control recover ${app}` });
+		this.#settings.onReadOnly?.(app, reason);
 	}
 
 	rollbackTarget(app: string, environment: string) {
@@ -178,7 +188,7 @@ class RolloutDriver implements Driver {
 			told: (deployment, event) => {
 				for (const listener of this.#listeners) listener(deployment, event);
 			},
-			blocked: () => this.#ahead.has(app),
+			blocked: () => this.#readOnly.has(app),
 		});
 		this.#lanes.set(key, lane);
 		return lane;
@@ -194,7 +204,7 @@ class RolloutDriver implements Driver {
 			case 'stats':
 				return this.#counted(event.stats.second, event.stats.rows);
 			case 'ahead':
-				return this.#isAhead(event);
+				return this.ahead(event);
 			case 'servers':
 				return this.#serversChanged();
 			case 'lost':
@@ -223,12 +233,6 @@ class RolloutDriver implements Driver {
 		}
 	}
 
-	#isAhead(event: Extract<HubEvent, { type: 'ahead' }>): void {
-		const known = this.#ahead.get(event.app);
-		if (!known || compareVersions(event, known) > 0) this.#ahead.set(event.app, event);
-		this.#settings.log.error('app.read_only', { ...event, reason: this.readOnly(event.app), hint: 'jibe control recover' });
-	}
-
 	#refuseReadOnly(app: string): void {
 		const reason = this.readOnly(app);
 		if (reason === null) return;
@@ -236,7 +240,7 @@ class RolloutDriver implements Driver {
 			'read_only',
 			409,
 			`${app} is read-only: ${reason}`,
-			'`jibe control recover` makes what the regions serve the truth again',
+			`what serves goes on; \`jibe control recover ${app}\` makes what the regions serve the truth again`,
 		);
 	}
 }

@@ -4,8 +4,9 @@ import { isOpen, isTesting, type Effect, type Facts, type Rollout, type RolloutE
 import { nextLook, step } from '#rollout/step.ts';
 import type { Deployment, Event } from '#wire/api.ts';
 import type { AppConfig } from '#wire/config.ts';
-import { compareVersions, type Gift, type ReleaseSpec, type Want } from '#wire/region.ts';
+import type { Gift, ReleaseSpec, Want } from '#wire/region.ts';
 import { Refusal, type Advance, type Held } from '../ports.ts';
+import { ANYBODY, asRead, isOthers, knows, TakenOver, takenFrom, type Seize } from './claim.ts';
 import { Ledger } from './evidence.ts';
 import { factsFor, pointerWrite, type Scene } from './facts.ts';
 import type { Placing } from './placing.ts';
@@ -13,14 +14,13 @@ import type { Presence } from './presence.ts';
 import { askProbes } from './probes.ts';
 import { rearrange } from './rearrange.ts';
 import { RampTeller } from './ramp.ts';
-import { outcomes, timings } from './record.ts';
+import { coldStarts, isLateNews, outcomes, timings } from './record.ts';
+import { fetchReleases, forgetReleases } from './releases.ts';
 import type { DriverSettings, Listener } from './settings.ts';
 import { judge, nextJudgement } from './watch.ts';
 
 /** How much of an environment's history is remembered: enough to find any release a rollback may go to. */
 const HISTORY = 300;
-/** Releases remembered beyond those that are wanted somewhere. */
-const MAX_RELEASES = 64;
 /** A chain of steps longer than this is a fault of the reducer: it is logged and broken off. */
 const MAX_STEPS = 200;
 const RETRY_FIRST_MS = 100;
@@ -101,10 +101,7 @@ export class Lane implements Scene {
 
 	/** Runs `task` when everything before it is done, with the lane read from the database. */
 	exclusive<T>(task: () => Promise<T>): Promise<T> {
-		return this.#queue(async () => {
-			await this.#load();
-			return await task();
-		});
+		return this.#queue(() => this.#load().then(task));
 	}
 
 	#queue<T>(task: () => Promise<T>): Promise<T> {
@@ -128,7 +125,7 @@ export class Lane implements Scene {
 	async request<T>(task: () => Promise<T>): Promise<T> {
 		const attempt = () =>
 			this.#queue(async () => {
-				if (this.#loaded && (await this.#isOthers())) this.#loaded = false;
+				if (this.#loaded && (await isOthers(this))) this.#loaded = false;
 				if (!this.#loaded) this.#seizeFrom(ANYBODY);
 				await this.#load();
 				return await task();
@@ -155,10 +152,10 @@ export class Lane implements Scene {
 
 	/** Something was written that may not have been by this process: who else drives it now is left alone. */
 	heard(event: Event): void {
-		if (!this.#loaded || this.#knows(event)) return;
+		if (!this.#loaded || knows(this, event)) return;
 		this.#queue(async () => {
-			if (!this.#loaded || this.#knows(event)) return;
-			if (await this.#isOthers()) return this.#cede();
+			if (!this.#loaded || knows(this, event)) return;
+			if (await isOthers(this)) return this.#cede();
 			// Its own write, whose answer was lost.
 			this.#loaded = false;
 			this.look();
@@ -168,26 +165,8 @@ export class Lane implements Scene {
 	/** Who drives it is asked again: this process was away. */
 	async verify(): Promise<void> {
 		await this.#queue(async () => {
-			if (this.#loaded && (await this.#isOthers())) this.#cede();
+			if (this.#loaded && (await isOthers(this))) this.#cede();
 		});
-	}
-
-	#knows({ type, deployment, data }: Event): boolean {
-		if (type === 'deployment.state') {
-			const known = this.history.find((one) => one.id === deployment);
-			return known?.stages.some((stage) => stage.state === data['state']) === true;
-		}
-		return writtenBy(type, data).every((version) => {
-			const want = this.wants.get(version.region);
-			return want !== undefined && compareVersions(want, version) >= 0;
-		});
-	}
-
-	async #isOthers(): Promise<boolean> {
-		const { store, owner, others } = this.settings;
-		if (!others || others().size === 0) return false;
-		const [lane] = await store.lanes({ app: this.app, environment: this.environment });
-		return lane !== undefined && lane.owners.some((one) => one !== owner);
 	}
 
 	#seizeFrom(from: NonNullable<Seize>): void {
@@ -283,7 +262,7 @@ export class Lane implements Scene {
 		this.walks = this.walks.filter((one) => isOpen(one.rollout) || one.rollout.phase === 'live');
 		this.walks.push(walk);
 		// Not before it is one of the walks: while 64 others are still watched, it would be the one to go.
-		this.#forgetReleases();
+		forgetReleases(this);
 		this.#remember(held.deployment);
 		this.send(held.wants, gift);
 		this.#told(held.deployment, { type: 'deployment.state', data: { state: held.deployment.state, reason: null } });
@@ -316,7 +295,7 @@ export class Lane implements Scene {
 
 	/** The release as the database has it; null when there is none of that number. */
 	async release(number: number): Promise<KnownRelease | null> {
-		if (!this.releases.has(number)) await this.#fetchReleases([number]);
+		if (!this.releases.has(number)) await fetchReleases(this, [number]);
 		return this.releases.get(number) ?? null;
 	}
 
@@ -396,7 +375,7 @@ export class Lane implements Scene {
 			timings: timings(rollout),
 			canary: rollout.canary,
 			...(transition?.to === 'Deployed' ? { watchUntil: now + rollout.plan.watchMs } : {}),
-			...(rollout.times.prepared === now ? { coldStarts: this.#coldStarts(rollout) } : {}),
+			...(rollout.times.prepared === now ? { coldStarts: coldStarts(this, rollout) } : {}),
 			...(writes.length > 0 ? { writes } : {}),
 		});
 		walk.rollout = rollout;
@@ -416,12 +395,6 @@ export class Lane implements Scene {
 			if (before.regions[index]?.stage === after.regions[index]!.stage || !which(region.state)) continue;
 			this.#told(walk.deployment, { type: 'deployment.region', data: { ...region } });
 		}
-	}
-
-	#coldStarts(rollout: Rollout): number {
-		const { app, environment } = this;
-		const all = rollout.plan.regions.flatMap((region) => this.hub.instances({ region, app, environment }));
-		return all.filter((instance) => instance.release === rollout.release && instance.cold).length;
 	}
 
 	#remember(deployment: Deployment): void {
@@ -458,19 +431,15 @@ export class Lane implements Scene {
 		this.wants.clear();
 		for (const want of wants) if (want.environment === environment) this.wants.set(want.region, want);
 		const held = open.filter(({ deployment }) => deployment.app === app && deployment.environment === environment);
-		const allowed = this.#seize === ANYBODY ? null : [...(this.#seize ?? []), owner];
+		const allowed = takenFrom(this.#seize, owner);
 		if (!reading && allowed && held.some((one) => !allowed.includes(one.owner)))
 			throw new TakenOver(`${app} in ${environment} is another process's now`);
-		this.walks = reading
-			? held.map(asRead)
-			: await this.#takeAll(
-					held.map((one) => one.deployment),
-					allowed,
-				);
+		this.walks = reading ? held.map(asRead) : await this.#takeAll(held, allowed);
 		this.#seize = null;
 		this.#everLoaded = true;
 		this.#outdated = false;
-		await this.#fetchReleases(
+		await fetchReleases(
+			this,
 			wants.flatMap((want) => [...want.run.map((run) => run.release), ...(want.pointer.primary === null ? [] : [want.pointer.primary])]),
 		);
 		if (reading) return;
@@ -488,8 +457,8 @@ export class Lane implements Scene {
 	}
 
 	/** What is open, and what serves: regions that were away catch up with that, and its fence guards what is kept warm. */
-	async #takeAll(open: readonly Deployment[], allowed: readonly string[] | null): Promise<Walk[]> {
-		const ids = new Set(open.map((one) => one.id));
+	async #takeAll(open: readonly Held[], allowed: readonly string[] | null): Promise<Walk[]> {
+		const ids = new Set(open.map((one) => one.deployment.id));
 		const last = this.lastDeployed();
 		const walks: Walk[] = [];
 		const before = this.walks.find((walk) => walk.deployment.id === last?.id);
@@ -503,27 +472,10 @@ export class Lane implements Scene {
 		const { store, owner } = this.settings;
 		for (const id of ids) {
 			const { deployment, fence, version, rollout } = await store.take(id, owner, allowed ?? undefined);
-			if (id !== last?.id || serves || open.some((one) => one.id === id))
+			if (id !== last?.id || serves || open.some((one) => one.deployment.id === id))
 				walks.push({ deployment, fence, version, rollout: rollout as Rollout });
 		}
 		return walks.toSorted((a, b) => a.deployment.createdAt - b.deployment.createdAt);
-	}
-
-	async #fetchReleases(numbers: readonly number[]): Promise<void> {
-		const unknown = [...new Set(numbers)].filter((number) => !this.releases.has(number));
-		if (unknown.length === 0) return;
-		for (const { commit, createdAt: _, config, ...spec } of await this.settings.store.releases(this.app, unknown)) {
-			if (spec.environment === this.environment) this.releases.set(spec.release, { spec, commit, config });
-		}
-	}
-
-	/** The oldest that no region is told of. */
-	#forgetReleases(): void {
-		const named = new Set([...this.wants.values()].flatMap((want) => want.run.map((run) => run.release)));
-		for (const release of this.releases.keys()) {
-			if (this.releases.size <= MAX_RELEASES) return;
-			if (!named.has(release) && !this.walks.some((walk) => walk.rollout.release === release)) this.releases.delete(release);
-		}
 	}
 
 	/** A refusal changes nothing. Anything else may or may not have been written: the database is asked again. */
@@ -546,32 +498,4 @@ export class Lane implements Scene {
 		this.#timer = this.settings.clock.after(this.#retryMs, () => this.look(), { idle: true });
 		this.#retryMs = Math.min(RETRY_MOST_MS, this.#retryMs * 2);
 	}
-}
-
-class TakenOver extends Error {
-	readonly code = 'fenced';
-}
-
-/** From whom a lane may be taken: from whoever has it (a person asked), from those that are gone, or, null, only what is its own. */
-type Seize = typeof ANYBODY | readonly string[] | null;
-const ANYBODY = 'anybody';
-
-/** No write of it is accepted: fences begin at 1. */
-const NO_FENCE = 0;
-
-function asRead({ deployment, version, rollout }: Held): Walk {
-	return { deployment, fence: NO_FENCE, version, rollout: rollout as Rollout };
-}
-
-/** The versions of wants that an event tells of. */
-export function writtenBy(type: string, data: Record<string, unknown>): { region: string; epoch: number; version: number }[] {
-	if (type === 'pointer.written') return [data as { region: string; epoch: number; version: number }];
-	if (type === 'runs.written') return data['wants'] as { region: string; epoch: number; version: number }[];
-	return [];
-}
-
-/** A region that was away has heard of it after the end: nothing else would record that. */
-function isLateNews(before: Rollout, after: Rollout): boolean {
-	if (after.phase !== 'live' && after.phase !== 'ended') return false;
-	return after.regions.some((region, index) => region.stage !== before.regions[index]!.stage);
 }

@@ -1,5 +1,6 @@
 import type { Rollout } from '#rollout/rollout.ts';
 import type { Deployment, RegionOutcome } from '#wire/api.ts';
+import type { Scene } from './facts.ts';
 
 /** A rollout as the record of its deployment tells it. */
 export function outcomes(rollout: Rollout): RegionOutcome[] {
@@ -26,4 +27,16 @@ export function timings(rollout: Rollout): Deployment['timings'] {
 		canaryMs: prepared === null || gated === null ? null : gated - prepared,
 		rolloutMs: prepared === null || ended === null ? null : ended - (gated ?? prepared),
 	};
+}
+
+/** How many instances of the release were not taken from the idle pool. */
+export function coldStarts({ app, environment, hub }: Scene, rollout: Rollout): number {
+	const all = rollout.plan.regions.flatMap((region) => hub.instances({ region, app, environment }));
+	return all.filter((instance) => instance.release === rollout.release && instance.cold).length;
+}
+
+/** A region that was away has heard of it after the end: nothing else would record that. */
+export function isLateNews(before: Rollout, after: Rollout): boolean {
+	if (after.phase !== 'live' && after.phase !== 'ended') return false;
+	return after.regions.some((region, index) => region.stage !== before.regions[index]!.stage);
 }

@@ -14,6 +14,8 @@ export interface DriverSettings {
 	owner: string;
 	/** Other control processes on the same database that live. Absent: there are none. */
 	others?: () => ReadonlySet<string>;
+	/** A region has seen more of an app than the database. */
+	onReadOnly?: (app: string, reason: string) => void;
 	/** Where people reach the app. */
 	urlOf: (app: string, environment: string) => string;
 	/** Servers that joined, and who hears of each change; absent: there are none but this machine. */
