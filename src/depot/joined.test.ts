@@ -180,7 +180,7 @@ async function region(t: TestContext) {
 	return {
 		authority,
 		control,
-		publish: control.publish,
+		publish: () => control.publish(),
 		list: (version: number, ...names: string[]) => listOf(version, ...names.map((name) => authority.peer(name))),
 		join(role: 'agent' | 'edge', server: string, name: string = role) {
 			const seen = inbox<DownMessage>();
@@ -197,7 +197,7 @@ async function region(t: TestContext) {
 				clock,
 			});
 			closers.push(() => link.close());
-			return { link, next: seen.next, down: () => down.promise };
+			return { link, next: <T extends DownMessage['type']>(type: T) => seen.next(type), down: () => down.promise };
 		},
 		/** The agent of a server, as the machine of `machine` with a credential of `server`. */
 		client(machine: string, server: string) {
@@ -249,7 +249,7 @@ async function controlOf(t: TestContext, authority: TestAuthority, identity: obj
 		address: `https://127.0.0.1:${(server.address() as AddressInfo).port}`,
 		linked: linked.promise,
 		close,
-		heard: heard.next,
+		heard: <T extends UpMessage['type']>(type: T) => heard.next(type),
 		said: heard.count,
 		say: async (message: DownMessage) => void (await linked.promise).send(message),
 		/** A tree of one small file. */
