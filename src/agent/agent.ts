@@ -28,6 +28,7 @@ import { createShelf, type ReleaseFiles, type Shelf } from './release-files.ts';
 import { createRoom, type Room } from './room.ts';
 import { Seat, type SeatParts } from './seat.ts';
 import { StartFailed, type StartOrder } from './start.ts';
+import { createStateTeller, type StateTeller } from './server-state.ts';
 import { createTeller, type Teller } from './teller.ts';
 import { templateOf } from './template.ts';
 
@@ -105,6 +106,7 @@ class LiveAgent implements Agent {
 	/** The newest release of each app that has begun to rest. */
 	private readonly rested = new Map<string, number>();
 	private readonly teller: Teller;
+	private readonly server: StateTeller;
 	private remembering: NodeJS.Immediate | null = null;
 
 	constructor(options: AgentOptions) {
@@ -124,6 +126,7 @@ class LiveAgent implements Agent {
 			processes: () => [...this.pool.idle().map(({ record }) => record), ...this.seats().flatMap(({ instance }) => instance?.record ?? [])],
 			giveWay: [() => this.pool.drop(), () => this.stopWarm()],
 		});
+		this.server = createStateTeller({ ...options, room: this.room, directory: layout.home });
 		this.parts = this.partsOfSeats();
 		this.timers = [clock.every(TIDY_PERIOD_MS, () => this.tidy()), clock.every(COLLECT_PERIOD_MS, () => void this.collect())];
 	}
@@ -181,6 +184,7 @@ class LiveAgent implements Agent {
 	}
 
 	connected(): void {
+		this.server.again();
 		this.say(this.groups.keys());
 	}
 
@@ -360,6 +364,7 @@ class LiveAgent implements Agent {
 
 	private tidy(): void {
 		const processes = [...this.pool.idle(), ...this.seats().flatMap(({ instance }) => instance ?? [])];
+		void this.server.look();
 		this.records.retry();
 		this.logs.tidy(new Set(processes.map(({ record }) => record.id)));
 		for (const seat of this.seats()) if (seat.instance) this.room.measureOnce(seat.spec.app, seat.instance);

@@ -19,6 +19,8 @@ export interface Room {
 	reserve(app: string): Promise<() => void>;
 	/** Measures one process of an app, the first that has served for a while; costs about a millisecond. */
 	measureOnce(app: string, process: InstanceProcess): void;
+	/** All of it, what of it is taken, and what one instance of each app here is reserved. */
+	state(): { budgetMiB: number; reservedMiB: number; appsMiB: Record<string, number> };
 }
 
 export function createRoom(of: {
@@ -53,6 +55,11 @@ export function createRoom(of: {
 			if (measured.has(app)) return;
 			const kib = pssKiB(process.record.identity.pid);
 			if (kib !== null) measured.set(app, Math.max(1, Math.ceil(kib / 1024)));
+		},
+		state() {
+			const apps = new Set(of.processes().map(({ app }) => app));
+			const known = [...apps].filter((app) => measured.has(app));
+			return { budgetMiB: budget, reservedMiB: used(), appsMiB: Object.fromEntries(known.map((app) => [app, need(app)])) };
 		},
 	};
 }

@@ -15,7 +15,7 @@ import { readPidFiles } from '#process/pid-file.ts';
 import type { AppIndex } from '#store/app-index.ts';
 import { openDiskStore } from '#store/disk.ts';
 import { manifestOf, treeOf, wholeDelta, type Entry, type Manifest } from '#store/manifest.ts';
-import type { DownMessage, Instance, LogLines, ReleaseSpec, Run, UpMessage } from '#wire/region.ts';
+import type { DownMessage, Instance, LogLines, ReleaseSpec, Run, ServerState, UpMessage } from '#wire/region.ts';
 import { createAgent, type Agent } from './agent.ts';
 import { createDepotClient } from './depot-client.ts';
 import { openLayout } from './main.ts';
@@ -41,6 +41,8 @@ export interface Testbed {
 	/** Resolves once the instances of that app and region are as asked. */
 	until(of: { app: string; region?: string }, what: string, condition: (instances: Instance[]) => boolean): Promise<Instance[]>;
 	logs: LogLines[];
+	/** What it said of its server. */
+	states: ServerState[];
 	/** kill -9 in effect: this agent object stops without a word, another is made from the disk. */
 	restart(): Promise<void>;
 	close(): Promise<void>;
@@ -66,6 +68,7 @@ export async function openTestbed(
 	const said = new Map<string, Instance[]>();
 	const obeyed = new Map<string, number>();
 	const logs: LogLines[] = [];
+	const states: ServerState[] = [];
 	const cgroups = `jibe-${basename(runDirectory(data))}`;
 	let version = 0;
 	const versions = new Map<string, { region: string; app: string; environment: string; epoch: number; version: number }>();
@@ -96,6 +99,7 @@ export async function openTestbed(
 			if (obeys) obeyed.set(`${region}/${app}`, obeys.version);
 		}
 		if (message.type === 'logLines') logs.push(message);
+		if (message.type === 'serverState') states.push(message);
 		return true;
 	}
 
@@ -117,6 +121,7 @@ export async function openTestbed(
 		data,
 		agent: await open(),
 		logs,
+		states,
 		put: (files, more = {}) => tree(artifactOf(files, more)),
 		putVendor: (files) => tree(Object.entries(files).map(([path, text]) => [`node_modules/${path}`, text])),
 		release: (artifact, more = {}) => ({ ...SPEC, artifact, ...more, release: more.release ?? release() }),

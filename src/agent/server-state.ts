@@ -1,0 +1,109 @@
+import { readFileSync, statfsSync } from 'node:fs';
+import { statfs } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import type { Clock } from '#clock/clock.ts';
+import type { Log } from '#log/log.ts';
+import type { ServerState, UpMessage } from '#wire/region.ts';
+import type { Room } from './room.ts';
+
+/** What this server has, told after each connection, and again when it has changed by so much that placement may care. */
+export interface StateTeller {
+	/** Who is connected now has heard nothing yet. */
+	again(): void;
+	/** Looks, and tells what has changed by much. */
+	look(): Promise<void>;
+}
+
+/** Of the budget, or of what an app was measured to take. */
+const MUCH_SHARE = 0.05;
+/** Of free disk: below this every bit of it counts. */
+const SCARCE_DISK_MIB = 2_048;
+const MUCH_SCARCE_DISK_MIB = 64;
+const MIB = 1024 * 1024;
+
+export function createStateTeller(of: {
+	server: string;
+	regions: readonly string[];
+	room: Room;
+	/** Where the agent keeps releases and data. */
+	directory: string;
+	clock: Clock;
+	log: Log;
+	send(message: UpMessage): boolean;
+}): StateTeller {
+	const { server, regions, room, directory, clock, log } = of;
+	const version = ownVersion();
+	const platform = platformHere();
+	let disk = diskIn(statfsSync(directory));
+	let said: ServerState | null = null;
+	const say = () => {
+		const { budgetMiB, reservedMiB, appsMiB } = room.state();
+		const state: ServerState = {
+			type: 'serverState',
+			server,
+			regions: [...regions],
+			version,
+			platform,
+			cpus: availableParallelism(),
+			budgetMiB,
+			reservedMiB: Math.ceil(reservedMiB),
+			appsMiB,
+			...disk,
+			at: clock.now(),
+		};
+		if (said === null || differsMuch(said, state)) said = of.send(state) ? state : null;
+	};
+	return {
+		again() {
+			said = null;
+			say();
+		},
+		async look() {
+			try {
+				disk = diskIn(await statfs(directory));
+			} catch (error) {
+				log.warn('disk.unmeasured', { directory, error });
+			}
+			say();
+		},
+	};
+}
+
+export function differsMuch(before: ServerState, now: ServerState): boolean {
+	const scarce = Math.min(before.diskFreeMiB, now.diskFreeMiB) < SCARCE_DISK_MIB;
+	const muchDisk = scarce ? MUCH_SCARCE_DISK_MIB : Math.max(MUCH_SCARCE_DISK_MIB, now.diskMiB * MUCH_SHARE);
+	const apps = new Set([...Object.keys(before.appsMiB), ...Object.keys(now.appsMiB)]);
+	const moved = (a: number | undefined, b: number | undefined) => a === undefined || b === undefined || Math.abs(a - b) > a * MUCH_SHARE;
+	return (
+		before.budgetMiB !== now.budgetMiB ||
+		Math.abs(before.reservedMiB - now.reservedMiB) > now.budgetMiB * MUCH_SHARE ||
+		before.diskMiB !== now.diskMiB ||
+		Math.abs(before.diskFreeMiB - now.diskFreeMiB) >= muchDisk ||
+		[...apps].some((app) => moved(before.appsMiB[app], now.appsMiB[app]))
+	);
+}
+
+function diskIn({ blocks, bavail, bsize }: { blocks: number; bavail: number; bsize: number }): { diskMiB: number; diskFreeMiB: number } {
+	return { diskMiB: Math.floor((blocks * bsize) / MIB), diskFreeMiB: Math.floor((bavail * bsize) / MIB) };
+}
+
+/** From the package that this file, or the bundle that it became, belongs to. */
+function ownVersion(): string {
+	const up = import.meta.filename.endsWith('.ts') ? ['..', '..'] : ['..'];
+	return (JSON.parse(readFileSync(join(import.meta.dirname, ...up, 'package.json'), 'utf8')) as { version: string }).version;
+}
+
+/** As artifacts name theirs. */
+function platformHere(): string {
+	if (process.platform !== 'linux') return `${process.platform}-${process.arch}`;
+	return `linux-${process.arch}-${isMusl() ? 'musl' : 'glibc'}`;
+}
+
+function isMusl(): boolean {
+	try {
+		return readFileSync('/usr/bin/ldd', 'latin1').includes('musl');
+	} catch {
+		return false;
+	}
+}
