@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, realpathSync, type BigIntStats } from 'node:fs';
+import { existsSync, readFileSync, realpathSync, type BigIntStats } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { systemClock } from '#clock/clock.ts';
 import { canonicalJson, sha256, type Digest } from '#digest/digest.ts';
@@ -12,9 +12,10 @@ import { globs } from './ignore.ts';
 import { isSource, isTest, link, type Linked, type LoadedModule } from './link.ts';
 import { readPackageJson, type Lockfile, type PackageJson } from './closure.ts';
 import { findLockfile } from './lockfile.ts';
+import { patchFiles } from './patches.ts';
 import { Resolver } from './resolve.ts';
 import type { Outcome } from './result.ts';
-import { scan, type Scan } from './scan.ts';
+import { listed, scan, type Scan } from './scan.ts';
 import { checkData, signatureOf, type Session } from './session.ts';
 import { KIND, SIGNATURE_BYTES, STAT_WORDS, type Kind, type StateTable } from './state.ts';
 import { readTsConfig, type TsConfig } from './tsconfig.ts';
@@ -42,7 +43,7 @@ export function buildWhole(session: Session, old: Old | null): Outcome {
 		...tsconfig.consulted,
 		...patches,
 		...(lock ? [lock.path, lock.installed] : []),
-		...(vendor?.native ?? []).map(([path]) => path),
+		...(vendor?.watched ?? []).map(([path]) => path),
 		...whole.packageFiles(),
 	];
 	return whole.finish(
@@ -57,12 +58,6 @@ function vendorOf(session: Session, lock: Lockfile, patches: readonly string[]):
 	const patched = patches.map((path) => contentOf(path, 0)).join();
 	const key = vendorKey(lock, stat ? `${stat.size} ${stat.mtimeNs} ${stat.ctimeNs} ${stat.ino}` : '', patched);
 	return vendorMap(session.settings.dir, session.settings.cacheDir, lock, key);
-}
-
-/** What patch-package and the like change in node_modules without a trace in the lockfile. */
-function patchFiles(lock: Lockfile): string[] {
-	const dir = join(lock.root, 'patches');
-	return existsSync(dir) ? readdirSync(dir).filter((name) => name.endsWith('.patch')).sort().map((name) => join(dir, name)) : []; // prettier-ignore
 }
 
 function rootsOf(dir: string, lock: Lockfile | null, vendor: VendorMap | null): { dir: string; prefix: string }[] {
@@ -207,7 +202,10 @@ class Whole {
 		const tree = treeOf(manifestOf(entries));
 		const nodes = nodesOf(tree);
 		for (const [path, { stat, listing }] of this.#about.found.folders) table.add(path, KIND.folder, stat, sha256(listing), null);
-		for (const path of new Set(specials)) table.add(path, KIND.special, statOf(path), contentOf(path, 0), null);
+		for (const path of new Set(specials)) {
+			const stat = statOf(path);
+			table.add(path, KIND.special, stat, stat.isDirectory() ? listed(path) : contentOf(path, 0), null);
+		}
 		const warnings = [...this.#about.found.warnings, ...linked.warnings, ...this.#unignored()];
 		const count = Object.keys(linked.index.modules).length;
 		const { vendor, roots, tsconfig } = this.#about;

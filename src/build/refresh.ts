@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, statSync, type BigIntStats } from 'node:fs';
+import { readFileSync, statSync, type BigIntStats } from 'node:fs';
 import { join } from 'node:path';
 import { systemClock } from '#clock/clock.ts';
 import { sha256, type Digest } from '#digest/digest.ts';
@@ -8,7 +8,7 @@ import { checkEntry } from './entry.ts';
 import { contentOf, fileEntry, isRacy, sameStat, writeStat } from './files.ts';
 import { isSource } from './link.ts';
 import type { Outcome } from './result.ts';
-import { listingOf } from './scan.ts';
+import { listed } from './scan.ts';
 import { checkData, signatureOf, type Session } from './session.ts';
 import { KIND, SIGNATURE_BYTES, type StateTable } from './state.ts';
 
@@ -89,8 +89,7 @@ function look(old: Old, disk: (path: string) => string): { changed: Changed[]; t
 		if (!stat) return null;
 		if (sameStat(stats, row, stat) && !isRacy(stats, row, startedNs)) continue;
 		touched = true;
-		const content =
-			kind === KIND.folder ? sha256(listingOf(readdirSync(place, { withFileTypes: true }))) : contentOf(place, Number(stat.size));
+		const content = kind === KIND.folder || stat.isDirectory() ? listed(place) : contentOf(place, Number(stat.size));
 		const same = old.contents.toString('hex', row * 32, row * 32 + 32) === content.slice(7);
 		if (!same && (kind === KIND.folder || kind === KIND.special)) return null;
 		writeStat(stats, row, stat);

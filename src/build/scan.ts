@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, type BigIntStats } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { sha256, type Digest } from '#digest/digest.ts';
 import { BuildError } from './build-error.ts';
 import { IgnoreRules } from './ignore.ts';
 
@@ -85,6 +86,11 @@ interface Named {
 }
 
 /** Names and kinds of a folder, as one string. */
+/** What stands in a folder, as one digest. */
+export function listed(dir: string): Digest {
+	return sha256(listingOf(readdirSync(dir, { withFileTypes: true })));
+}
+
 export function listingOf(entries: readonly Named[]): string {
 	return entries
 		.map((entry) => `${entry.isDirectory() ? 'd' : entry.isSymbolicLink() ? 'l' : 'f'}${entry.name}`)

@@ -118,6 +118,29 @@ test('installing anew is noticed; so is a patch without a trace in the lockfile'
 	assert.notEqual((await app.build()).vendor!.root, patched.vendor!.root);
 });
 
+test('a patch that is applied after the first build, or taken back, is noticed', async () => {
+	using app = testApp({
+		...SOURCE,
+		...INSTALLED,
+		'patches/a+1.2.0.patch': 'diff --git a/node_modules/a/index.mjs b/node_modules/a/index.mjs\n',
+	});
+	const first = await app.build();
+	app.write({ 'node_modules/a/index.mjs': 'export default "patched";' });
+	assert.notEqual((await app.build()).vendor!.root, first.vendor!.root);
+});
+
+test('an addon that is built only after the first build is noticed', async () => {
+	using app = testApp({ ...SOURCE, ...INSTALLED, 'node_modules/c/binding.gyp': '{}' });
+	const first = await app.build();
+	assert.equal((await app.build()).vendor!.root, first.vendor!.root);
+	// As `npm rebuild` does.
+	app.write({ 'node_modules/c/build/Release/c.node': 'ELF' });
+	const second = await app.build();
+	assert.ok(second.vendor!.manifest.has('node_modules/c/build/Release/c.node'));
+	app.write({ 'node_modules/c/build/Release/d.node': 'ELF' });
+	assert.ok((await app.build()).vendor!.manifest.has('node_modules/c/build/Release/d.node'));
+});
+
 test('packages with native code carry their platform', async () => {
 	using app = testApp({
 		...SOURCE,

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { canonicalJson, sha256, type Digest } from '#digest/digest.ts';
 import { manifestOf, treeOf, type Entry, type Manifest } from '#store/manifest.ts';
@@ -6,6 +6,7 @@ import { readIfThere, writeWhole } from './action-cache.ts';
 import { BuildError } from './build-error.ts';
 import { readPackageJson, type Closure, type LockedPackage, type Lockfile } from './closure.ts';
 import { closureOf } from './lockfile.ts';
+import { patchedFiles } from './patches.ts';
 
 /**
  * The vendor tree: the production closure of a lockfile as plain files in `node_modules/…`, the same bytes whatever
@@ -27,8 +28,8 @@ export interface VendorMap {
 	folders: [dir: string, at: string][];
 	workspaces: { name: string; dir: string }[];
 	install: string;
-	/** Addons on disk: `npm rebuild` changes them and leaves no other trace. */
-	native: [path: string, stat: string][];
+	/** What changes and leaves no other trace: addons and where `npm rebuild` puts them, files that patches are applied to. */
+	watched: [path: string, stamp: string | null][];
 }
 
 interface Cached extends VendorMap {
@@ -40,7 +41,7 @@ interface Cached extends VendorMap {
 	about: string;
 }
 
-const FORMAT = 3;
+const FORMAT = 4;
 /** Of vendor.json. */
 const ABOUT_FORMAT = 1;
 const MAX_STORE_NAME = 100;
@@ -68,9 +69,9 @@ function glibc(): string {
 
 export function vendorMap(dir: string, cacheDir: string, lock: Lockfile, key: string): VendorMap {
 	const known = readCached(cacheDir, key);
-	if (known && known.native.every(([path, stat]) => stampOf(path) === stat)) return known;
+	if (known && known.watched.every(([path, stamp]) => stampOf(path) === stamp)) return known;
 	const manifest = readPackageJson(dir) ?? {};
-	const made = makeVendor(key, closureOf(lock, manifest));
+	const made = makeVendor(key, closureOf(lock, manifest), patchedFiles(lock));
 	try {
 		mkdirSync(join(cacheDir, 'vendor'), { recursive: true });
 		writeWhole(cachePath(cacheDir, key), JSON.stringify(made));
@@ -133,7 +134,7 @@ function treeFrom(cached: Cached): VendorTree {
 	};
 }
 
-function makeVendor(key: string, closure: Closure): Cached {
+function makeVendor(key: string, closure: Closure, patched: readonly string[]): Cached {
 	const cached: Cached = {
 		format: FORMAT,
 		key,
@@ -141,7 +142,7 @@ function makeVendor(key: string, closure: Closure): Cached {
 		folders: [],
 		workspaces: closure.workspaces.map(({ name, dir }) => ({ name, dir: realpathSync(dir) })),
 		install: closure.install,
-		native: [],
+		watched: [],
 		files: [],
 		links: [],
 		about: '',
@@ -149,21 +150,31 @@ function makeVendor(key: string, closure: Closure): Cached {
 	const packages = [...closure.packages].sort((a, b) => (a.id < b.id ? -1 : 1));
 	const keepAll = packages.some(({ name }) => name === COMPILER);
 	let native = false;
+	const watched = new Set(patched);
 	const about: Record<string, string> = {};
 	for (const locked of packages) {
 		const at = closure.hoisted ? locked.at : storePlace(locked);
 		const files = packageFiles(locked.dir, at, keepAll);
 		native ||= files.native;
+		for (const path of whereBuilt(locked.dir)) watched.add(path);
 		cached.files.push(...files.files);
 		cached.links.push(...files.links);
 		cached.folders.push([realpathSync(locked.dir), at]);
 		about[at] = `${locked.name}@${locked.version}`;
 	}
 	if (!closure.hoisted) cached.links.push(...storeLinks(packages));
-	cached.native = cached.files.flatMap(([, , , , disk]) => (disk.endsWith('.node') ? [[disk, stampOf(disk) ?? '']] : []));
+	for (const [, , , , disk] of cached.files) if (disk.endsWith('.node')) watched.add(disk);
+	cached.watched = [...watched].map((path) => [path, stampOf(path)]);
 	cached.about = `${canonicalJson({ format: ABOUT_FORMAT, packages: about, platform: native ? platform() : null })}\n`;
 	cached.root = treeOf(treeFrom(cached).manifest).root;
 	return cached;
+}
+
+/** The folders in which an addon appears that is built or fetched after the package was installed. */
+function whereBuilt(dir: string): string[] {
+	const { scripts = {} } = (readPackageJson(dir) ?? {}) as { scripts?: Record<string, unknown> };
+	const builds = existsSync(join(dir, 'binding.gyp')) || ['preinstall', 'install', 'postinstall'].some((name) => name in scripts);
+	return builds ? [dir, join(dir, 'build'), join(dir, 'build/Release')].filter((path) => existsSync(path)) : [];
 }
 
 /** Where layouts must be made: one folder a package, with links beside it to what it depends on. */
