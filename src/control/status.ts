@@ -82,7 +82,7 @@ function regionOf({ hub }: House, want: Want, deployment: Deployment | undefined
 	};
 }
 
-export function regionStatuses({ hub, regions }: House): RegionStatus[] {
+export function regionStatuses({ hub, regions, roster }: House): RegionStatus[] {
 	const views = new Map(hub.regions().map((view) => [view.name, view]));
 	return regions.map(({ name, edgePort }) => {
 		const view = views.get(name);
@@ -92,7 +92,14 @@ export function regionStatuses({ hub, regions }: House): RegionStatus[] {
 			lastSeenAt: view?.lastSeenAt ?? null,
 			servers: view?.agents.length ?? 0,
 			edges: view?.edges.length ?? 0,
-			edgeUrl: `http://127.0.0.1:${edgePort}`,
+			edgeUrl: edgeUrl(roster, name, edgePort),
 		};
 	});
+}
+
+/** Of a region of joined servers: the first that has an edge. */
+function edgeUrl(roster: House['roster'], region: string, localPort: number): string {
+	const server = roster.isLocal(region) ? undefined : roster.servers().find((row) => row.region === region && row.edgePort !== null);
+	if (!server) return `http://127.0.0.1:${localPort}`;
+	return `http://${server.host.includes(':') ? `[${server.host}]` : server.host}:${server.edgePort}`;
 }

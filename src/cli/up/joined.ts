@@ -64,7 +64,7 @@ export class JoinedGround implements Ground {
 			this.#identity = identity;
 			this.#say(warning);
 		} catch (error) {
-			const { message, hint } = error instanceof Failure ? error : { message: `control could not be asked: ${String(error)}`, hint: null };
+			const { message, hint } = wordsOf(error);
 			this.#say(`${message}${hint === null ? '' : ` (${hint.replaceAll('\n', '; ')})`}`);
 			this.#log.warn('check_in', { error });
 		}
@@ -96,6 +96,12 @@ export class JoinedGround implements Ground {
 		if (line !== null && line !== this.#said) tellParent({ said: `! ${line}` });
 		this.#said = line;
 	}
+}
+
+function wordsOf(error: unknown): { message: string; hint: string | null } {
+	const goesOn = 'it is asked again every 2 min; what runs here goes on';
+	if (!(error instanceof Failure)) return { message: `control could not be asked: ${String(error)}`, hint: goesOn };
+	return error.code === 'unreachable' ? { message: error.message, hint: goesOn } : error;
 }
 
 const EDGES = 2;
