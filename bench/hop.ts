@@ -36,7 +36,7 @@ export async function bench(): Promise<Row[]> {
 		return [{ row: 'fleet-hop-p50', value: Math.round((farMs - nearMs) * 1_000) / 1_000, unit: 'ms', bar: 1, goal: 0.3 }];
 	} finally {
 		for (const child of children) child.kill('SIGTERM');
-		await Promise.all(children.map((child) => child.exitCode ?? once(child, 'exit')));
+		for (const child of children) if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
 		rmSync(directory, { recursive: true, force: true });
 		authority.close();
 	}
