@@ -187,6 +187,14 @@ export const applied = z.object({
 	edge: z.string(),
 	items: z.array(known),
 });
+/** One thing that was looked at; `hint`: what to do. */
+export const finding = z.object({
+	check: z.string(),
+	state: z.enum(['ok', 'warn', 'bad']),
+	detail: z.string(),
+	hint: z.string().nullable(),
+});
+const MAX_FINDINGS = 64;
 /** What a server has and what of it is taken; an agent says it after each connection and when it changes by much. */
 export const serverState = z.object({
 	type: z.literal('serverState'),
@@ -206,6 +214,8 @@ export const serverState = z.object({
 	diskFreeMiB: z.int().nonnegative(),
 	/** Its wall clock when it said so, in ms: control tells how far off it is. */
 	at: z.number(),
+	/** What its agent finds when it looks at the machine and at whom it reaches; said again when it changes. */
+	findings: z.array(finding).max(MAX_FINDINGS).optional(),
 });
 export type ServerState = z.infer<typeof serverState>;
 /** Who is connected to a depot, of each region: control counts on exactly these edges. Sent at connection and on change. */
