@@ -74,6 +74,22 @@ test('a server starts again from its own disk while control is away, and is ther
 	assert.equal((await server.request(0, HOST, '/')).body, 'two');
 });
 
+test('what runs on the only server of a region has nowhere to go; with another there it moves, and no request notices', async () => {
+	const alone = await control.cli(['server', 'drain', 'web-1', '--json']);
+	assert.deepEqual([alone.code, (alone.json?.['error'] as { code: string } | undefined)?.code], [2, 'no_other_server']);
+	await using second = await joinJibe(control, { region: 'fra', name: 'web-2' });
+	await eventually(async () => ((await stateOf('web-2')) === 'connected' ? true : null), 'connection of web-2');
+	await using traffic = startTraffic(server, HOST);
+	await control.expect(0, ['server', 'drain', 'web-1']);
+	assert.equal(await stateOf('web-1'), 'draining');
+	assert.ok(second.programs('instance').length > 0);
+	await control.expect(0, ['server', 'drain', 'web-1', '--cancel']);
+	await control.expect(0, ['server', 'drain', 'web-2']);
+	await traffic.stop();
+	assert.deepEqual(traffic.failures, []);
+	await control.expect(0, ['server', 'remove', 'web-2']);
+});
+
 test('a server that is removed is no longer one: what it says is heard by nobody', async () => {
 	await control.expect(0, ['server', 'remove', 'web-1']);
 	assert.equal(await stateOf('web-1'), undefined);

@@ -18,7 +18,7 @@ import {
 } from '#wire/join.ts';
 import { serverName } from '#wire/names.ts';
 import type { Role } from '#wire/region.ts';
-import { drained, instancesOf } from '../drain.ts';
+import { drained, instancesOf, refuseToStrand } from '../drain.ts';
 import type { House } from '../house.ts';
 import { RENEWABLE_FOR_MS, expiryFrom, papersFor, provenCheckIn, provenFormer, provenKey } from '../papers.ts';
 import { Refusal } from '../ports.ts';
@@ -115,6 +115,8 @@ function removalRoutes(house: House): Route[] {
 			answer: drainLine,
 			lines: true,
 			async handle({ params: { server }, query, caller, response }) {
+				const row = roster.named(server);
+				if (row && query.cancel === '0') await refuseToStrand(house, row);
 				await state.servers.setDraining(server, query.cancel === '0', caller.by);
 				await roster.refresh();
 				response.writeHead(200, {
