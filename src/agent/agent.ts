@@ -78,6 +78,8 @@ export async function createAgent(options: AgentOptions): Promise<Agent> {
 
 /** The first requests to what the pointers name now go before what becomes of the rest. */
 const AFTER_SETTLED_MS = 100;
+/** Within this a whole wave has come; whoever is killed before hears of it again from the depot. */
+const REMEMBER_AFTER_MS = 100;
 const TIDY_PERIOD_MS = 5_000;
 const COLLECT_PERIOD_MS = 60 * 60_000;
 
@@ -107,7 +109,7 @@ class LiveAgent implements Agent {
 	private readonly rested = new Map<string, number>();
 	private readonly teller: Teller;
 	private readonly server: StateTeller;
-	private remembering: NodeJS.Immediate | null = null;
+	private remembering: Timer | null = null;
 
 	constructor(options: AgentOptions) {
 		const { clock, log, layout, data, uid, cgroups, depot } = options;
@@ -195,7 +197,7 @@ class LiveAgent implements Agent {
 	close(): void {
 		for (const timer of this.timers) timer.cancel();
 		if (this.remembering) {
-			clearImmediate(this.remembering);
+			this.remembering.cancel();
 			this.rememberNow();
 		}
 		this.teller.now();
@@ -426,13 +428,11 @@ class LiveAgent implements Agent {
 
 	/** Once for all that happens in a turn: a wave says the same of many regions. */
 	private remember(): void {
-		this.remembering ??= setImmediate(() => {
-			this.remembering = null;
-			this.rememberNow();
-		});
+		this.remembering ??= this.options.clock.after(REMEMBER_AFTER_MS, () => this.rememberNow());
 	}
 
 	private rememberNow(): void {
+		this.remembering = null;
 		const groups = [...this.groups.values()];
 		this.records.remember({
 			wants: groups.map(({ want }) => want),

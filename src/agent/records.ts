@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Log } from '#log/log.ts';
 import type { Cgroup } from '#process/cgroup.ts';
@@ -57,40 +57,55 @@ export function openRecords(home: string, log: Log): Records {
 	const directory = join(home, 'instances');
 	mkdirSync(directory, { recursive: true, mode: 0o700 });
 	const memoryFile = join(home, 'wants.json');
-	const unwritten = new Map<string, object>();
-	const tryToWrite = (file: string, value: object) => {
+	const unwritten = new Map<string, () => void>();
+	const tryTo = (file: string, put: () => void) => {
 		try {
-			write(file, value);
+			put();
 			unwritten.delete(file);
 		} catch (error) {
 			if (!unwritten.has(file)) log.error('records.unwritten', { file, error });
-			unwritten.set(file, value);
+			unwritten.set(file, put);
 		}
 	};
 	const fileOf = (id: string) => join(directory, `${id}.json`);
+	const lines = new Map<string, number>();
+	const put = (record: InstanceRecord) => {
+		const file = fileOf(record.id);
+		const count = (lines.get(file) ?? MAX_LINES) + 1;
+		if (count > MAX_LINES) write(file, record);
+		else appendFileSync(file, `\n${JSON.stringify(record)}`);
+		lines.set(file, count > MAX_LINES ? 1 : count);
+	};
 	let flush: NodeJS.Immediate | null = null;
 	const retry = () => {
 		if (flush) clearImmediate(flush);
 		flush = null;
-		for (const [file, value] of unwritten) tryToWrite(file, value);
+		for (const [file, again] of unwritten) tryTo(file, again);
 	};
 	return {
 		instances: () => readdirSync(directory).filter((name) => name.endsWith('.json')).flatMap((name) => read<InstanceRecord>(join(directory, name), log) ?? []), // prettier-ignore
-		save: (record) => write(fileOf(record.id), record),
-		update: (record) => tryToWrite(fileOf(record.id), record),
+		save: put,
+		update: (record) => tryTo(fileOf(record.id), () => put(record)),
 		updateSoon(record) {
-			unwritten.set(fileOf(record.id), record);
+			unwritten.set(fileOf(record.id), () => put(record));
 			flush ??= setImmediate(retry);
 		},
 		forget(id) {
 			unwritten.delete(fileOf(id));
+			lines.delete(fileOf(id));
 			rmSync(fileOf(id), { force: true });
 		},
 		memory: () => read<Memory>(memoryFile, log) ?? { wants: [], releases: [], settled: [] },
-		remember: (memory) => tryToWrite(memoryFile, memory),
+		remember: (memory) => tryTo(memoryFile, () => write(memoryFile, memory)),
 		retry,
 	};
 }
+
+/**
+ * What changes is added as a line, and the last whole line counts. To replace a file by another makes ext4 write the new
+ * one to the disk first: 1 to 2 ms for each of the 48 instances that a rollback over 24 regions moves, measured.
+ */
+const MAX_LINES = 64;
 
 function write(file: string, value: object): void {
 	writeFileSync(`${file}.draft`, JSON.stringify(value), { mode: 0o600 });
@@ -99,9 +114,23 @@ function write(file: string, value: object): void {
 
 function read<T>(file: string, log: Log): T | null {
 	try {
-		return JSON.parse(readFileSync(file, 'utf8')) as T;
+		const lines = readFileSync(file, 'utf8').split('\n');
+		while (lines.length > 1) {
+			const value = parse<T>(lines.pop()!);
+			if (value !== null) return value;
+		}
+		return JSON.parse(lines[0]!) as T;
 	} catch (error) {
 		if ((error as NodeJS.ErrnoException).code !== 'ENOENT') log.error('records.unreadable', { file, error });
+		return null;
+	}
+}
+
+/** Null for a line that was cut off while it was written: the one before counts. */
+function parse<T>(line: string): T | null {
+	try {
+		return JSON.parse(line) as T;
+	} catch {
 		return null;
 	}
 }
