@@ -215,7 +215,8 @@ export class Serving {
 		const now = this.obeyed?.pointer;
 		if (now?.primary === release || now?.candidate?.release === release) return true;
 		const run = want.run.find((one) => one.release === release);
-		const instances = run?.instances ?? 1;
+		// What is healthy on a server that this edge alone can't reach takes none of its requests, before or after.
+		const instances = (run?.instances ?? 1) - this.#beyondReach(release, run?.since);
 		const healthy = this.#healthy(release, run?.since);
 		// Where what serves now has nobody left, one is better than none.
 		const nobodyLeft = now?.primary != null && this.#healthy(now.primary) === 0;
@@ -230,6 +231,10 @@ export class Serving {
 	#healthy(release: number, since?: Version): number {
 		const warmRuns = this.releases.get(release)?.spec.warm === 'running';
 		return this.#byRelease.get(release)?.filter((one) => one.healthy && one.routable(warmRuns) && one.wasSaidSince(since)).length ?? 0;
+	}
+
+	#beyondReach(release: number, since?: Version): number {
+		return this.#byRelease.get(release)?.filter((one) => one.healthy && !one.way.reachable && one.wasSaidSince(since)).length ?? 0;
 	}
 
 	#markInUse(): void {
