@@ -119,6 +119,8 @@ export interface ServerView {
 	/** Monotonic time since when it has not; null while it has. */
 	lostSinceMs: number | null;
 	state: ServerState | null;
+	/** How far ahead its wall clock was when it said so, with the time that its words took. */
+	clockOffMs?: number;
 }
 
 export type HubEvent =
