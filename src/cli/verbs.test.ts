@@ -79,6 +79,9 @@ test('status and history say what serves, in words and as JSON', async (t) => {
 	const instances = [{ ...one, state: 'starting', healthy: false }, { ...one, healthy: false, reason: 'unhealthy' }, { ...one, state: 'warm', reason: 'unhealthy' }]; // prettier-ignore
 	stage.answers['GET /api/v1/apps/notes/status'] = { ...STATUS, regions: [{ ...fra, instances }] };
 	assert.match((await stage.jibe('status', 'notes')).out, /v42 starting; v42 serving, unhealthy; v42 warm$/m);
+	const there = ['web-1', 'web-1', 'web-2'].map((server) => ({ ...one, server }));
+	stage.answers['GET /api/v1/apps/notes/status'] = { ...STATUS, regions: [{ ...fra, instances: there, stranded: 'web-3 is full' }] };
+	assert.match((await stage.jibe('status', 'notes')).out, /! fra: web-3 is full\n[^]*3 v42 serving on web-1 \(2\), web-2$/m);
 	const history = await stage.jibe('history', 'notes', '--limit', '5');
 	assert.equal(stage.asked.at(-1)?.what, 'GET /api/v1/deployments?environment=production&limit=5&app=notes');
 	assert.match(history.out, /dpl_7m4k92xy .* notes {2}deploy {2}v42 {6}RolledBack \(gate_failed\) {2}fedcba9876\+ {2}token:admin/);

@@ -188,6 +188,8 @@ export const appRegion = z.object({
 			reason: z.string().nullable(),
 		}),
 	),
+	/** Why instances are not on the servers where they should be, in words; null: they are, or are on their way. */
+	stranded: z.string().nullable().optional(),
 	/** Rollback would start from disk: nothing is warm any more. */
 	warmRelease: releaseNumber.nullable(),
 });
@@ -213,6 +215,8 @@ export const regionStatus = z.object({
 	lastSeenAt: z.number().nullable(),
 	servers: z.int(),
 	edges: z.int(),
+	/** Of all apps, as agents say. */
+	instances: z.int().optional(),
 	edgeUrl: z.string(),
 });
 
