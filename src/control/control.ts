@@ -120,6 +120,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		manifests,
 		metrics: new Metrics(),
 		roster,
+		clocks: new Map(),
 		url,
 		log,
 		clock,

@@ -20,6 +20,8 @@ export interface House {
 	metrics: Metrics;
 	/** The servers that joined. */
 	roster: Roster;
+	/** How far off the wall clocks of servers are, as they last said. */
+	clocks: Map<string, number>;
 	/** Those there are now, in order: the first is the canary region. */
 	readonly regions: readonly { name: string; edgePort: number }[];
 	/** Those of them that this control's own machine serves. */

@@ -196,6 +196,7 @@ function machineRoutes(house: House): Route[] {
 				const certificateExpires = renew ? expiryFrom(now) : null;
 				const from = request.socket.remoteAddress ?? '';
 				const row = await state.servers.checkIn({ name, spki, ticket, next, from, certificateExpires });
+				house.clocks.set(name, body.at - now);
 				return { papers: renew ? papersFor(house, row, body.publicKey) : null, servers: roster.message([row.region]), at: clock.now() };
 			},
 		}),
@@ -215,15 +216,20 @@ function reserved(name: string): Refusal {
 function refuseClock(theirs: number, ours: number): void {
 	const off = theirs - ours;
 	if (Math.abs(off) <= CLOCK_OFF_MS) return;
-	const minutes = Math.round(Math.abs(off) / 60_000);
-	const message = `this server's clock is ${minutes} min ${off > 0 ? 'ahead of' : 'behind'} control's`;
+	const message = `this server's clock is ${clockWords(off)} control's`;
 	throw new Refusal('clock_off', 409, message, 'set it (timedatectl set-ntp true), then join again with the same join string');
+}
+
+function clockWords(offMs: number): string {
+	return `${Math.round(Math.abs(offMs) / 60_000)} min ${offMs > 0 ? 'ahead of' : 'behind'}`;
 }
 
 async function statusOf(house: House, row: ServerRow): Promise<Omit<ServerStatus, 'has' | 'placed'>> {
 	const { name, conflict, draining, spki: _, ...rest } = row;
+	const clockOff = house.clocks.get(name) ?? 0;
+	const reason = conflict ?? (Math.abs(clockOff) > CLOCK_OFF_MS ? `its clock is ${clockWords(clockOff)} control's` : null);
 	const view = house.hub.regions().find((region) => region.name === row.region);
 	const there = view?.connected === true && (view.agents.includes(name) || view.edges.some((edge) => edge.startsWith(`${name}/`)));
 	const state = conflict !== null ? 'conflict' : draining ? 'draining' : there ? 'connected' : 'lost';
-	return { name, ...rest, state, reason: conflict, instances: await instancesOf(house, name) };
+	return { name, ...rest, state, reason, instances: await instancesOf(house, name) };
 }
