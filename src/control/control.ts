@@ -12,6 +12,7 @@ import { appRoutes } from './api/apps.ts';
 import { backupRoutes } from './api/backups.ts';
 import { blobRoutes } from './api/blobs.ts';
 import { deploymentRoutes } from './api/deployments.ts';
+import { doctorRoutes } from './api/doctor.ts';
 import { pageRoutes } from './api/pages.ts';
 import { releaseRoutes } from './api/releases.ts';
 import { serverRoutes } from './api/servers.ts';
@@ -153,6 +154,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		...blobRoutes(house),
 		...serverRoutes(house),
 		...backupRoutes(house, options.version),
+		...doctorRoutes(house, { version: options.version, certFile: options.tls?.certFile }),
 	];
 	const document = () => openApi(routes, options.version);
 	routes.push(...pageRoutes(house, options.pages, document));

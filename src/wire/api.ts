@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { appConfig } from './config.ts';
-import { appName, deploymentId, digest, environmentName, regionName, releaseNumber } from './names.ts';
-import { entry, pointer } from './region.ts';
+import { appName, deploymentId, digest, environmentName, regionName, releaseNumber, serverName } from './names.ts';
+import { entry, finding, pointer } from './region.ts';
 
 /** Schemas of the HTTP API (`/api/v1`). The OpenAPI document is generated from these. */
 
@@ -350,3 +350,7 @@ export const feedFrame = z.union([
 	}),
 ]);
 export type FeedFrame = z.infer<typeof feedFrame>;
+
+/** What is known of a server, and what its agent finds there. */
+export const serverCheckup = z.object({ name: serverName, region: z.string(), findings: z.array(finding) });
+export const doctorAnswer = z.object({ findings: z.array(finding), servers: z.array(serverCheckup) });
