@@ -26,6 +26,7 @@ import { openApi } from './openapi.ts';
 import { Others, type OthersOptions } from './others.ts';
 import type { Pages } from './pages.ts';
 import type { Driver } from './ports.ts';
+import type { Reserve } from './reserve.ts';
 import { watchHouse } from './watch.ts';
 import type { Route } from './route.ts';
 import { Roster } from './roster.ts';
@@ -67,6 +68,7 @@ export interface ControlOptions {
 	owner: string;
 	/** Where it lives, when there may be others on this database; absent: there are none. */
 	replica?: { home: string; times?: OthersOptions['times'] };
+	reserve?: Reserve | null;
 	log: Log;
 	clock: Clock;
 }
@@ -126,6 +128,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		log,
 		clock,
 		local: options.regions,
+		reserve: options.reserve ?? null,
 		get regions() {
 			return roster.regions();
 		},

@@ -7,6 +7,7 @@ import type { Hub } from './hub.ts';
 import type { Manifests } from './manifests.ts';
 import type { Metrics } from './metrics.ts';
 import type { Driver } from './ports.ts';
+import type { Reserve } from './reserve.ts';
 import type { Roster } from './roster.ts';
 
 /** What the parts of control share. Everything in it is made once, in `main.ts`. */
@@ -26,6 +27,8 @@ export interface House {
 	readonly regions: readonly { name: string; edgePort: number }[];
 	/** Those of them that this control's own machine serves. */
 	local: readonly { name: string; edgePort: number }[];
+	/** null: the database's disk is not ours to keep. */
+	reserve: Reserve | null;
 	/** Where control itself is: `http://127.0.0.1:7070`. */
 	url: string;
 	log: Log;
