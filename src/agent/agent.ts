@@ -167,6 +167,7 @@ class LiveAgent implements Agent {
 			case 'welcome':
 			case 'instances':
 			case 'servers':
+			case 'heldWanted':
 			case 'probe':
 				return;
 		}

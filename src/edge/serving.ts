@@ -2,8 +2,8 @@ import type { Clock, Timer } from '#clock/clock.ts';
 import { splitSeed, takesCandidate } from '#split/split.ts';
 import { parseKeySource, type KeySource } from '#split/user-key.ts';
 import {
+	compareReports,
 	compareVersions,
-	isLaterReport,
 	type Instance,
 	type Known,
 	type Pointer,
@@ -57,13 +57,13 @@ export class Serving {
 		for (const spec of specs) this.releases.set(spec.release, releaseOf(spec));
 	}
 
-	/** Replaces what this server's agent said before, unless it was said before that: where a region has several depots, the slower one repeats it. */
+	/** Replaces what this server's agent said before; false: it is known, or was said before that. Every depot of the region repeats it. */
 	report(
 		server: string,
 		instances: readonly Instance[],
 		said: { obeys?: Version | undefined; order?: ReportOrder | undefined } = {},
-	): void {
-		if (!isLaterReport(said, this.#reported.get(server))) return;
+	): boolean {
+		if ((compareReports(said, this.#reported.get(server)) ?? 1) <= 0) return false;
 		this.#reported.set(server, { instances: [...instances], obeys: said.obeys, order: said.order });
 		const next = new Map<string, Upstream>();
 		const frozen: Upstream[] = [];
@@ -87,6 +87,7 @@ export class Serving {
 		this.#byRelease = Map.groupBy(next.values(), (upstream) => upstream.release);
 		this.#markInUse();
 		for (const upstream of frozen) upstream.standsStill();
+		return true;
 	}
 
 	/** The server was removed: nobody goes there any more. false: it had nothing here. */
