@@ -15,6 +15,8 @@ export interface StateTeller {
 	look(): Promise<void>;
 }
 
+/** What has changed by less is told no more often than this. */
+const SAY_AFTER_MS = 60_000;
 /** Of the budget, or of what an app was measured to take. */
 const MUCH_SHARE = 0.05;
 /** Of free disk: below this every bit of it counts. */
@@ -43,6 +45,7 @@ export function createStateTeller(of: {
 	const platform = platformHere();
 	let disk = diskIn(statfsSync(directory));
 	let said: ServerState | null = null;
+	let saidAt = 0;
 	let findings: Findings = [];
 	let lookedAt: number | null = null;
 	const lookAround = async () => {
@@ -67,7 +70,10 @@ export function createStateTeller(of: {
 			at: clock.now(),
 			findings,
 		};
-		if (said === null || differsMuch(said, state)) said = of.send(state) ? state : null;
+		const aged = clock.monotonic() - saidAt >= SAY_AFTER_MS && JSON.stringify({ ...state, at: 0 }) !== JSON.stringify({ ...said, at: 0 });
+		if (said !== null && !aged && !differsMuch(said, state)) return;
+		said = of.send(state) ? state : null;
+		saidAt = clock.monotonic();
 	};
 	return {
 		again() {
