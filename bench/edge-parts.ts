@@ -3,6 +3,7 @@ import { systemClock } from '#clock/clock.ts';
 import { Edge } from '#edge/edge.ts';
 import { createLog } from '#log/log.ts';
 import { newSigningKey } from '#wire/credential.ts';
+import { releaseSpec } from '../test/fixtures/spec.ts';
 
 /** The three processes of the edge's bench: `node edge-parts.ts instance|edge|load …`. Each prints one line of JSON when it has something to say. */
 
@@ -52,28 +53,9 @@ function edge(socketPath: string, directory: string): void {
 		server: 'local',
 		groups: [{ ...key, instances: [{ id: 'i1', release: 1, state: 'serving', address: `unix:${socketPath}`, ...timings }] }],
 	});
-	const spec = {
-		app: APP,
-		environment: 'production',
-		release: 1,
-		deployment: 'dpl_00000001',
-		artifact: `sha256:${'0'.repeat(64)}`,
-		vendor: null,
-		runtime: { kind: 'fetch' },
-		entry: 'a.ts',
-		env: {},
-		health: { path: '/', timeoutMs: 2000, strict: false },
-		memoryMiB: 512,
-		cpuMillis: null,
-		drain: { requestsMs: 30_000, streamsMs: 600_000 },
-		warm: 'frozen',
-		domains: [],
-		userKey: null,
-		trustedProxies: [],
-	} as const;
 	const pointer = { primary: 1, candidate: null, hold: null };
 	const want = { ...key, epoch: 1, version: 1, deployment: null, pointer, run: [{ release: 1, instances: 1, as: 'serving' as const }] };
-	router.receive({ type: 'wants', wants: [want], releases: [{ ...spec, domains: [], trustedProxies: [] }], gift: null });
+	router.receive({ type: 'wants', wants: [want], releases: [releaseSpec(1, { app: APP })], gift: null });
 	// Ends by itself, so that a profiler can write what it saw.
 	process.once('SIGTERM', () => process.exit(0));
 	const front = router.front('fra');

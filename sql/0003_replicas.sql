@@ -1,9 +1,10 @@
 -- Several control processes on one database: who lives, who drives what, and what the others must hear of.
 
+create sequence jibe.replica_lock as integer;
 create table jibe.replica (
 	id text primary key,
-	-- With 7104303 the key of the advisory lock that its session holds for as long as it lives.
-	lock integer generated always as identity unique,
+	-- With 7104303 the key of the advisory lock that its session holds for as long as it lives. Held before the row is there.
+	lock integer not null unique,
 	-- Where it is reached: by people and programs elsewhere, and by its peers.
 	addresses jsonb not null,
 	-- Of the machine and directory that it runs in.
@@ -17,18 +18,14 @@ create table jibe.replica (
 -- A local region belongs to the directory of the control that runs it: another one's list does not retire it.
 alter table jibe.region add column home text;
 
-create function jibe.join_replica(p jsonb) returns integer language plpgsql as $$
-declare
-	v_lock integer;
+create function jibe.join_replica(p jsonb) returns void language plpgsql as $$
 begin
-	insert into jibe.replica (id, addresses, home, version, started_at)
-	values (p ->> 'id', p -> 'addresses', p ->> 'home', p ->> 'version', (p ->> 'at')::bigint)
-	on conflict (id) do update set seen_at = clock_timestamp(), addresses = excluded.addresses
-	returning lock into v_lock;
+	insert into jibe.replica (id, lock, addresses, home, version, started_at)
+	values (p ->> 'id', (p ->> 'lock')::integer, p -> 'addresses', p ->> 'home', p ->> 'version', (p ->> 'at')::bigint)
+	on conflict (id) do update set seen_at = clock_timestamp(), addresses = excluded.addresses;
 	perform jibe.publish(jsonb_build_array(jsonb_build_object(
 		'at', p -> 'at', 'type', 'replica.up', 'app', null, 'environment', null, 'deployment', null,
 		'data', jsonb_build_object('replica', p ->> 'id', 'home', p ->> 'home'))));
-	return v_lock;
 end $$;
 
 -- All replicas, and for how long each has been silent. With `p_beat` that one says that it lives.

@@ -171,7 +171,7 @@ create table jibe.release (
 
 create table jibe.replica (
 	id text not null,
-	lock integer not null generated always as identity,
+	lock integer not null,
 	addresses jsonb not null,
 	home text not null,
 	version text not null,
@@ -506,20 +506,16 @@ $function$
 
 
 CREATE OR REPLACE FUNCTION jibe.join_replica(p jsonb)
- RETURNS integer
+ RETURNS void
  LANGUAGE plpgsql
 AS $function$
-declare
-	v_lock integer;
 begin
-	insert into jibe.replica (id, addresses, home, version, started_at)
-	values (p ->> 'id', p -> 'addresses', p ->> 'home', p ->> 'version', (p ->> 'at')::bigint)
-	on conflict (id) do update set seen_at = clock_timestamp(), addresses = excluded.addresses
-	returning lock into v_lock;
+	insert into jibe.replica (id, lock, addresses, home, version, started_at)
+	values (p ->> 'id', (p ->> 'lock')::integer, p -> 'addresses', p ->> 'home', p ->> 'version', (p ->> 'at')::bigint)
+	on conflict (id) do update set seen_at = clock_timestamp(), addresses = excluded.addresses;
 	perform jibe.publish(jsonb_build_array(jsonb_build_object(
 		'at', p -> 'at', 'type', 'replica.up', 'app', null, 'environment', null, 'deployment', null,
 		'data', jsonb_build_object('replica', p ->> 'id', 'home', p ->> 'home'))));
-	return v_lock;
 end $function$
 
 

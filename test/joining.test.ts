@@ -176,6 +176,7 @@ test('a join string is good for 15 min, and a server whose clock is off by an ho
 	clock.byMs = HOUR_MS;
 	const { warning } = await checkIn(data, identity);
 	assert.match(warning ?? '', /clock is 60 min behind control's/);
+	assert.match((await statuses(house))[0]?.reason ?? '', /its clock is 60 min behind control's/);
 	clock.byMs = -12 * MINUTE_MS;
 	const late = await invite(house);
 	clock.byMs = 4 * MINUTE_MS;

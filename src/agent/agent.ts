@@ -28,7 +28,7 @@ import { createShelf, type ReleaseFiles, type Shelf } from './release-files.ts';
 import { createRoom, type Room } from './room.ts';
 import { Seat, type SeatParts } from './seat.ts';
 import { StartFailed, type StartOrder } from './start.ts';
-import { createStateTeller, type StateTeller } from './server-state.ts';
+import { createStateTeller, type Checkup, type StateTeller } from './server-state.ts';
 import { createTeller, type Teller } from './teller.ts';
 import { templateOf } from './template.ts';
 
@@ -63,6 +63,7 @@ export interface AgentOptions {
 	budgetMiB?: number;
 	/** What one app may keep in one region; MAX_DATA_MIB unless given. */
 	dataMiB?: number;
+	checkup?: Checkup;
 	clock: Clock;
 	log: Log;
 	/** False: nobody heard it; it is said again when the link is back. */
@@ -168,6 +169,7 @@ class LiveAgent implements Agent {
 			case 'welcome':
 			case 'instances':
 			case 'servers':
+			case 'heldWanted':
 			case 'probe':
 				return;
 		}

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { systemClock } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
 import { runDirectory } from '#process/directory.ts';
+import { machineFindings } from '#process/checkup.ts';
 import { isolation } from '#process/isolation.ts';
 import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { openDiskStore } from '#store/disk.ts';
@@ -11,6 +12,7 @@ import { readCredentialFile } from '#wire/credential.ts';
 import { dialDepots, type DepotLinks } from '#wire/depots.ts';
 import { openJoined } from '#wire/joined.ts';
 import { regionName, serverName } from '#wire/names.ts';
+import { certificateFinding, reachFindings } from '#wire/reach.ts';
 import { createAgent } from './agent.ts';
 import { createDepotClient } from './depot-client.ts';
 import { instanceProgram, keepProgram, type InstanceProgram } from './instance-program.ts';
@@ -64,6 +66,10 @@ export async function main(settings: unknown): Promise<void> {
 		depot,
 		uid: isolation().uid ? (place) => uidOf(data, place) : () => null,
 		...(budgetMiB === undefined ? {} : { budgetMiB }),
+		checkup: async () => {
+			const around = joined ? [certificateFinding(identity ?? ''), ...(await reachFindings(server, joined.peers.newest))] : [];
+			return [...machineFindings(data), ...around];
+		},
 		clock: systemClock,
 		log,
 		send(message) {

@@ -15,12 +15,18 @@ export interface StateTeller {
 	look(): Promise<void>;
 }
 
+/** What has changed by less is told no more often than this. */
+const SAY_AFTER_MS = 60_000;
 /** Of the budget, or of what an app was measured to take. */
 const MUCH_SHARE = 0.05;
 /** Of free disk: below this every bit of it counts. */
 const SCARCE_DISK_MIB = 2_048;
 const MUCH_SCARCE_DISK_MIB = 64;
 const MIB = 1024 * 1024;
+const CHECKUP_EACH_MS = 60_000;
+
+type Findings = NonNullable<ServerState['findings']>;
+export type Checkup = () => Promise<Findings>;
 
 export function createStateTeller(of: {
 	server: string;
@@ -30,6 +36,8 @@ export function createStateTeller(of: {
 	directory: string;
 	clock: Clock;
 	log: Log;
+	/** Looks at the machine and at whom it reaches. */
+	checkup?: Checkup | undefined;
 	send(message: UpMessage): boolean;
 }): StateTeller {
 	const { server, regions, room, directory, clock, log } = of;
@@ -37,6 +45,15 @@ export function createStateTeller(of: {
 	const platform = platformHere();
 	let disk = diskIn(statfsSync(directory));
 	let said: ServerState | null = null;
+	let saidAt = 0;
+	let findings: Findings = [];
+	let lookedAt: number | null = null;
+	const lookAround = async () => {
+		const now = clock.monotonic();
+		if (!of.checkup || (lookedAt !== null && now - lookedAt < CHECKUP_EACH_MS)) return;
+		lookedAt = now;
+		findings = await of.checkup();
+	};
 	const say = () => {
 		const { budgetMiB, reservedMiB, appsMiB } = room.state();
 		const state: ServerState = {
@@ -51,8 +68,12 @@ export function createStateTeller(of: {
 			appsMiB,
 			...disk,
 			at: clock.now(),
+			findings,
 		};
-		if (said === null || differsMuch(said, state)) said = of.send(state) ? state : null;
+		const aged = clock.monotonic() - saidAt >= SAY_AFTER_MS && JSON.stringify({ ...state, at: 0 }) !== JSON.stringify({ ...said, at: 0 });
+		if (said !== null && !aged && !differsMuch(said, state)) return;
+		said = of.send(state) ? state : null;
+		saidAt = clock.monotonic();
 	};
 	return {
 		again() {
@@ -64,6 +85,11 @@ export function createStateTeller(of: {
 				disk = diskIn(await statfs(directory));
 			} catch (error) {
 				log.warn('disk.unmeasured', { directory, error });
+			}
+			try {
+				await lookAround();
+			} catch (error) {
+				log.warn('checkup.failed', { error });
 			}
 			say();
 		},
@@ -80,8 +106,14 @@ export function differsMuch(before: ServerState, now: ServerState): boolean {
 		Math.abs(before.reservedMiB - now.reservedMiB) > now.budgetMiB * MUCH_SHARE ||
 		before.diskMiB !== now.diskMiB ||
 		Math.abs(before.diskFreeMiB - now.diskFreeMiB) >= muchDisk ||
-		[...apps].some((app) => moved(before.appsMiB[app], now.appsMiB[app]))
+		[...apps].some((app) => moved(before.appsMiB[app], now.appsMiB[app])) ||
+		verdicts(before) !== verdicts(now)
 	);
+}
+
+/** How well it is, without the numbers that change all the time. */
+function verdicts({ findings = [] }: ServerState): string {
+	return findings.map(({ check, state }) => `${check}:${state}`).join();
 }
 
 function diskIn({ blocks, bavail, bsize }: { blocks: number; bavail: number; bsize: number }): { diskMiB: number; diskFreeMiB: number } {

@@ -20,6 +20,7 @@ import { createAgent, type Agent } from './agent.ts';
 import { createDepotClient } from './depot-client.ts';
 import { openLayout } from './main.ts';
 import { uidOf } from './uids.ts';
+import { releaseSpec } from '../../test/fixtures/spec.ts';
 
 /** For tests: an agent with real processes, a depot's HTTP side with what was put into it, and an edge's view of it. */
 export interface Testbed {
@@ -50,6 +51,7 @@ export interface Testbed {
 
 const PATIENCE_STEPS = 1_000;
 const STEP_MS = 10;
+const BRIEF = { requestsMs: 5_000, streamsMs: 5_000 };
 
 export async function openTestbed(
 	options: { regions?: string[]; budgetMiB?: number; dataMiB?: number; clock?: Clock } = {},
@@ -124,7 +126,7 @@ export async function openTestbed(
 		states,
 		put: (files, more = {}) => tree(artifactOf(files, more)),
 		putVendor: (files) => tree(Object.entries(files).map(([path, text]) => [`node_modules/${path}`, text])),
-		release: (artifact, more = {}) => ({ ...SPEC, artifact, ...more, release: more.release ?? release() }),
+		release: (artifact, more = {}) => releaseSpec(more.release ?? release(), { artifact, memoryMiB: 256, drain: BRIEF, ...more }),
 		want(specs, run, more = {}) {
 			const list = [specs].flat();
 			const { app, environment } = list[0]!;
@@ -169,24 +171,6 @@ export async function openTestbed(
 	};
 	return bed;
 }
-
-const SPEC: Omit<ReleaseSpec, 'artifact' | 'release'> = {
-	app: 'notes',
-	environment: 'production',
-	deployment: 'dpl_7m4k92xy',
-	vendor: null,
-	runtime: { kind: 'fetch' },
-	entry: 'src/server.ts',
-	env: {},
-	health: { path: '/healthz', timeoutMs: 2_000, strict: true },
-	memoryMiB: 256,
-	cpuMillis: null,
-	drain: { requestsMs: 5_000, streamsMs: 5_000 },
-	warm: 'frozen',
-	domains: [],
-	userKey: null,
-	trustedProxies: [],
-};
 
 /** What `build` would make of such files, for modules that are JavaScript already. */
 function artifactOf(files: Record<string, string>, more: Partial<AppIndex>): [string, string][] {

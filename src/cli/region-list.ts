@@ -10,6 +10,7 @@ interface Region {
 	lastSeenAt: number | null;
 	servers: number;
 	edges: number;
+	instances?: number;
 	edgeUrl: string;
 }
 
@@ -22,10 +23,11 @@ export const verb: Verb = {
 			region.state,
 			String(region.servers),
 			String(region.edges),
+			String(region.instances ?? '?'),
 			region.edgeUrl,
 			region.state === 'connected' || region.lastSeenAt === null ? '' : `last seen ${ago(systemClock.now() - region.lastSeenAt)}`,
 		]);
-		out.result({ regions }, table(['region', 'state', 'servers', 'edges', 'url', ''], rows));
+		out.result({ regions }, table(['region', 'state', 'servers', 'edges', 'instances', 'url', ''], rows));
 		return EXIT.done;
 	},
 };

@@ -14,7 +14,7 @@ export const verb: Verb = {
 		await askLines(findServer(data), { method: 'POST', path }, (line) => {
 			const said = drainLine.parse(line);
 			if ('drained' in said) return true;
-			out.now(`${count(said.left, 'instance')} left on ${server}…`);
+			out.now(`${count(said.left, 'instance')} left on ${server}…${said.why === null ? '' : ` (${said.why})`}`);
 			return false;
 		});
 		const text = cancel ? `${server} takes instances again` : `Nothing runs on ${server} any more`;

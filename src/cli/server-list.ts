@@ -12,7 +12,20 @@ export const verb: Verb = {
 		const now = systemClock.now();
 		const rows = servers.map((server) => row(server, now));
 		const notes = servers.flatMap(({ name, reason }) => (reason === null ? [] : [`! ${name}: ${reason}`]));
-		const head = ['server', 'region', 'state', 'roles', 'labels', 'instances', 'address', 'seen', 'certificate'];
+		const head = [
+			'server',
+			'region',
+			'state',
+			'roles',
+			'labels',
+			'instances',
+			'memory',
+			'disk',
+			'version',
+			'address',
+			'seen',
+			'certificate',
+		];
 		const none = ['No server has joined; "jibe server add --region R" makes a join string.'];
 		out.result({ servers }, servers.length === 0 ? none : [...table(head, rows), ...notes]);
 		return EXIT.done;
@@ -20,8 +33,26 @@ export const verb: Verb = {
 };
 
 function row(server: ServerStatus, now: number): string[] {
-	const { name, region, state, roles, labels, instances, host, seenAt, certificateExpires } = server;
+	const { name, region, state, roles, labels, instances, has, host, seenAt, certificateExpires } = server;
 	const hours = Math.floor((certificateExpires - now) / 3_600_000);
 	const certificate = certificateExpires <= now ? `expired ${ago(now - certificateExpires)}` : `${hours} h left`;
-	return [name, region, state, roles.join(','), labels.join(',') || '-', String(instances), host, ago(now - seenAt), certificate];
+	return [
+		name,
+		region,
+		state,
+		roles.join(','),
+		labels.join(',') || '-',
+		String(instances),
+		...had(has),
+		host,
+		ago(now - seenAt),
+		certificate,
+	];
+}
+
+/** Memory that is reserved of what instances may take, disk that is free, and Jibe's version there. */
+function had(has: ServerStatus['has']): string[] {
+	if (has === null) return ['?', '?', '?'];
+	const { reservedMiB, budgetMiB, diskFreeMiB, version } = has;
+	return [`${reservedMiB}/${budgetMiB} MiB`, `${Math.floor(diskFreeMiB / 1024)} GiB free`, version];
 }

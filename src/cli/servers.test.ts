@@ -21,13 +21,26 @@ const WEB: ServerStatus = {
 	seenAt: now - 5_000,
 	seenFrom: '10.0.0.7',
 	instances: 3,
+	has: {
+		version: '0.2.0',
+		platform: 'linux-x64-glibc',
+		cpus: 2,
+		budgetMiB: 1500,
+		reservedMiB: 320,
+		diskMiB: 80_000,
+		diskFreeMiB: 41_000,
+	},
+	placed: [{ app: 'notes', environment: 'production', release: 7, instances: 3 }],
 };
 
 test('servers are listed with what is wrong with them', async (t) => {
-	const cloned = { ...WEB, name: 'web-2', state: 'conflict', reason: 'two machines have its identity', labels: [] };
+	const cloned = { ...WEB, name: 'web-2', state: 'conflict', reason: 'two machines have its identity', labels: [], has: null };
 	const stage = await openStage(t, { 'GET /api/v1/servers': { servers: [WEB, cloned] } });
 	const { out } = await stage.jibe('server', 'list');
-	assert.match(out, /web-1 +fra +connected +depot,agent,edge +gpu +3 +10\.0\.0\.7 +5 s ago +20 h left/);
+	assert.match(
+		out,
+		/web-1 +fra +connected +depot,agent,edge +gpu +3 +320\/1500 MiB +40 GiB free +0\.2\.0 +10\.0\.0\.7 +5 s ago +20 h left/,
+	);
 	assert.match(out, /! web-2: two machines have its identity/);
 	stage.answers['GET /api/v1/servers'] = { servers: [] };
 	assert.match((await stage.jibe('server', 'list')).out, /No server has joined/);

@@ -33,7 +33,7 @@ function lines(status: AppStatus): string[] {
 		region.region,
 		region.state + (region.reason === null ? '' : ` (${region.reason})`),
 		served(region.wanted.pointer),
-		region.instances.map(instance).join('; '),
+		instances(region.instances),
 		region.warmRelease === null ? '' : `v${region.warmRelease}`,
 	]);
 	return [
@@ -48,15 +48,34 @@ function lines(status: AppStatus): string[] {
 		...(readOnly === null ? [] : [`! control only reads this app: ${readOnly} (jibe control recover)`]),
 		...rollback(rollbackTo, serving),
 		...otherWarm(status),
+		...regions.flatMap(({ region, stranded = null }) => (stranded === null ? [] : [`! ${region}: ${stranded}`])),
 		'',
 		...table(['region', 'state', 'serves', 'instances', 'warm'], rows),
 	];
 }
 
+type Instance = AppStatus['regions'][number]['instances'][number];
+
+/** Those that are alike together, with the servers they run on where there are several. */
+function instances(all: readonly Instance[]): string {
+	const alike = Map.groupBy(all, instance);
+	return [...alike].map(([text, some]) => `${some.length > 1 ? `${some.length} ` : ''}${text}${where(some)}`).join('; ');
+}
+
+/** What runs on control's own machine needs no name. */
+const OWN = /^local(-|$)/;
+
+function where(some: readonly Instance[]): string {
+	const servers = Map.groupBy(some, ({ server }) => server);
+	if ([...servers.keys()].every((server) => OWN.test(server))) return '';
+	const named = [...servers].map(([server, { length }]) => (length > 1 ? `${server} (${length})` : server));
+	return ` on ${named.toSorted((a, b) => a.localeCompare(b)).join(', ')}`;
+}
+
 const CHECKED = ['prepared', 'serving'];
 
 /** One that starts, drains or rests is not checked: that it isn't healthy says nothing. */
-function instance({ release: number, state, healthy, reason }: AppStatus['regions'][number]['instances'][number]): string {
+function instance({ release: number, state, healthy, reason }: Instance): string {
 	const why = CHECKED.includes(state) ? (reason ?? 'unhealthy') : reason;
 	return `v${number} ${state}${healthy || why === null ? '' : `, ${why}`}`;
 }

@@ -79,6 +79,9 @@ test('status and history say what serves, in words and as JSON', async (t) => {
 	const instances = [{ ...one, state: 'starting', healthy: false }, { ...one, healthy: false, reason: 'unhealthy' }, { ...one, state: 'warm', reason: 'unhealthy' }]; // prettier-ignore
 	stage.answers['GET /api/v1/apps/notes/status'] = { ...STATUS, regions: [{ ...fra, instances }] };
 	assert.match((await stage.jibe('status', 'notes')).out, /v42 starting; v42 serving, unhealthy; v42 warm$/m);
+	const there = ['web-1', 'web-1', 'web-2'].map((server) => ({ ...one, server }));
+	stage.answers['GET /api/v1/apps/notes/status'] = { ...STATUS, regions: [{ ...fra, instances: there, stranded: 'web-3 is full' }] };
+	assert.match((await stage.jibe('status', 'notes')).out, /! fra: web-3 is full\n[^]*3 v42 serving on web-1 \(2\), web-2$/m);
 	const history = await stage.jibe('history', 'notes', '--limit', '5');
 	assert.equal(stage.asked.at(-1)?.what, 'GET /api/v1/deployments?environment=production&limit=5&app=notes');
 	assert.match(history.out, /dpl_7m4k92xy .* notes {2}deploy {2}v42 {6}RolledBack \(gate_failed\) {2}fedcba9876\+ {2}token:admin/);
@@ -174,8 +177,11 @@ test('open gives a link that signs in, or the address of an app', async (t) => {
 	assert.equal((await stage.jibe('open', 'notes')).out, 'http://notes.localhost:8080\n');
 });
 
-test('doctor looks at directory, programs, control and regions', async (t) => {
-	const stage = await openStage(t, { 'GET /api/v1/regions': REGIONS, 'GET /readyz': { ready: true, regions: 1 } });
+test('doctor looks at this machine, asks control for the rest, and says what to do', async (t) => {
+	const well = { check: 'link', state: 'ok', detail: 'connected', hint: null };
+	const findings = [{ check: 'database', state: 'ok', detail: 'PostgreSQL 18.4', hint: null }];
+	const servers = [{ name: 'one', region: 'fra', findings: [well] }];
+	const stage = await openStage(t, { 'GET /api/v1/doctor': { findings, servers } });
 	chmodSync(stage.data, 0o755);
 	mkdirSync(join(stage.data, 'pids'));
 	writeFileSync(join(stage.data, 'pids', 'agent.json'), JSON.stringify({ pid: 1, start: 'never' }));
@@ -186,14 +192,24 @@ test('doctor looks at directory, programs, control and regions', async (t) => {
 	chmodSync(stage.data, 0o700);
 	writeFileSync(join(stage.data, 'pids', 'agent.json'), '{}');
 	const good = await stage.jibe('doctor', '--json');
-	assert.equal(good.exit, EXIT.done);
+	assert.equal(good.exit, EXIT.done, good.out);
 	assert.equal(good.json['healthy'], true);
-	assert.match((await stage.jibe('doctor')).out, /! programs: none run on this directory\n {2}jibe up starts them/);
-	stage.answers['GET /readyz'] = (_request, response) =>
+	assert.deepEqual(good.json['servers'], servers);
+	const { out } = await stage.jibe('doctor');
+	assert.match(out, /! programs: none run on this directory\n {2}jibe up starts them/);
+	assert.match(out, /✓ database: PostgreSQL 18\.4\n/);
+	assert.match(out, /one \(fra\)\n {2}✓ server: is well\n/);
+	const clock = { check: 'clock', state: 'bad', detail: "its clock is 60 min behind control's", hint: 'timedatectl set-ntp true there' };
+	stage.answers['GET /api/v1/doctor'] = { findings, servers: [{ name: 'one', region: 'fra', findings: [well, clock] }] };
+	const sick = await stage.jibe('doctor');
+	assert.equal(sick.exit, EXIT.jibe);
+	assert.match(sick.out, /one \(fra\)\n {2}✗ clock: its clock is 60 min behind control's\n {4}timedatectl set-ntp true there\n/);
+	stage.answers['GET /api/v1/doctor'] = (_request, response) =>
 		response
 			.writeHead(400)
 			.end(JSON.stringify({ error: { code: 'database_unavailable', message: 'the database does not answer', hint: 'a\nb' } }));
-	assert.match((await stage.jibe('doctor')).out, /✗ database: the database does not answer\n {2}a\n {2}b/);
+	assert.match((await stage.jibe('doctor')).out, /✗ control: the database does not answer\n {2}a\n {2}b/);
+	delete stage.answers['GET /api/v1/doctor'];
 });
 
 test('down of what never ran says so', async (t) => {

@@ -12,6 +12,7 @@ import { appRoutes } from './api/apps.ts';
 import { backupRoutes } from './api/backups.ts';
 import { blobRoutes } from './api/blobs.ts';
 import { deploymentRoutes } from './api/deployments.ts';
+import { doctorRoutes } from './api/doctor.ts';
 import { pageRoutes } from './api/pages.ts';
 import { releaseRoutes } from './api/releases.ts';
 import { serverRoutes } from './api/servers.ts';
@@ -25,6 +26,7 @@ import { openApi } from './openapi.ts';
 import { Others, type OthersOptions } from './others.ts';
 import type { Pages } from './pages.ts';
 import type { Driver } from './ports.ts';
+import type { Reserve } from './reserve.ts';
 import { watchHouse } from './watch.ts';
 import type { Route } from './route.ts';
 import { Roster } from './roster.ts';
@@ -66,6 +68,7 @@ export interface ControlOptions {
 	owner: string;
 	/** Where it lives, when there may be others on this database; absent: there are none. */
 	replica?: { home: string; times?: OthersOptions['times'] };
+	reserve?: Reserve | null;
 	log: Log;
 	clock: Clock;
 }
@@ -120,10 +123,12 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		manifests,
 		metrics: new Metrics(),
 		roster,
+		clocks: new Map(),
 		url,
 		log,
 		clock,
 		local: options.regions,
+		reserve: options.reserve ?? null,
 		get regions() {
 			return roster.regions();
 		},
@@ -152,6 +157,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		...blobRoutes(house),
 		...serverRoutes(house),
 		...backupRoutes(house, options.version),
+		...doctorRoutes(house, { version: options.version, certFile: options.tls?.certFile }),
 	];
 	const document = () => openApi(routes, options.version);
 	routes.push(...pageRoutes(house, options.pages, document));

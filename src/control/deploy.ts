@@ -1,5 +1,6 @@
 import type { Digest } from '#digest/digest.ts';
 import { StateError } from '#state/state.ts';
+import { StoreFull } from '#store/blob-store.ts';
 import { treeOf } from '#store/manifest.ts';
 import { deployRequest, type Deployment, type DeployRequest } from '#wire/api.ts';
 import { MAX_GIFT_BYTES, type Gift } from '#wire/region.ts';
@@ -102,10 +103,16 @@ export async function takeBlobs(
 		if (missing.length > 0) throw missingBlobs(missing);
 	}
 	const nodes = trees.flatMap((tree) => tree.newNodes);
+	if (nodes.length + fresh.size > 0) refuseWhenSpent(house);
 	const stored = nodes.length + fresh.size === 0 ? [] : await house.store.write([...nodes, ...fresh.values()]);
 	// Side by side: a tree that is known but not owned can be a base, and a release of it is refused by the database.
 	await Promise.all([house.state.blobs.own(app, stored), ...trees.map((tree: KnownTree) => house.manifests.accepted(app, tree))]);
 	return fresh;
+}
+
+/** What room is left is for the way back. @throws StoreFull */
+export function refuseWhenSpent({ reserve }: House): void {
+	if (reserve?.spent) throw new StoreFull('the disk of the data directory is full, but for what a rollback may need');
 }
 
 /** A look into memory. A store that lost something (a damaged disk, a restored backup) gets it again before anything relies on it. */

@@ -24,8 +24,9 @@ test('a server is drained once its agent tells of no instance any more, in any r
 	const said = (regions: string[]) => {
 		depot.link.send({ type: 'instances', server: 'local', groups: regions.map((region) => ({ region, ...KEY, instances: [] })) });
 	};
-	const done = drained(inside, 'local', new AbortController().signal, (count) => {
+	const done = drained(inside, 'local', new AbortController().signal, ({ left: count, why }) => {
 		left.push(count);
+		assert.equal(why, null);
 		if (count === 2) said(['fra']);
 		if (count === 1) said(['ams']);
 	});

@@ -7,6 +7,7 @@ import type { Hub } from './hub.ts';
 import type { Manifests } from './manifests.ts';
 import type { Metrics } from './metrics.ts';
 import type { Driver } from './ports.ts';
+import type { Reserve } from './reserve.ts';
 import type { Roster } from './roster.ts';
 
 /** What the parts of control share. Everything in it is made once, in `main.ts`. */
@@ -20,10 +21,14 @@ export interface House {
 	metrics: Metrics;
 	/** The servers that joined. */
 	roster: Roster;
+	/** How far off the wall clocks of servers are, as they last said. */
+	clocks: Map<string, number>;
 	/** Those there are now, in order: the first is the canary region. */
 	readonly regions: readonly { name: string; edgePort: number }[];
 	/** Those of them that this control's own machine serves. */
 	local: readonly { name: string; edgePort: number }[];
+	/** null: the database's disk is not ours to keep. */
+	reserve: Reserve | null;
 	/** Where control itself is: `http://127.0.0.1:7070`. */
 	url: string;
 	log: Log;

@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Clock } from '#clock/clock.ts';
-import { sha256 } from '#digest/digest.ts';
 import { createLog } from '#log/log.ts';
 import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
 import { WIRE_VERSION, type DownMessage, type Instance, type Known, type ReleaseSpec, type Want } from '#wire/region.ts';
 import { Hub } from './hub.ts';
 import type { HubEvent } from './ports.ts';
 import { GONE_GRACE_MS } from './region-links.ts';
+import { releaseSpec } from '../../test/fixtures/spec.ts';
 
 const log = createLog({}, { write: () => {} });
 const PLACE = { region: 'fra', app: 'notes', environment: 'production' };
@@ -45,7 +45,7 @@ test('a depot that connects again replaces its old link, whose late end changes 
 });
 
 test('what a depot holds that is older is sent anew, with the releases it names', async () => {
-	const { connect } = house({ wants: [want(3)], releases: [spec(1), spec(2)] });
+	const { connect } = house({ wants: [want(3)], releases: [releaseSpec(1), releaseSpec(2)] });
 	const { sent } = await connect([known(2)]);
 	const wants = sent.find((message) => message.type === 'wants');
 	assert.deepEqual(wants?.wants.map(({ version }) => version), [3]); // prettier-ignore
@@ -55,7 +55,7 @@ test('what a depot holds that is older is sent anew, with the releases it names'
 });
 
 test('a depot that knows more than the database says so', async () => {
-	const { events, connect } = house({ wants: [want(3)], releases: [spec(1)] });
+	const { events, connect } = house({ wants: [want(3)], releases: [releaseSpec(1)] });
 	await connect([known(4)]);
 	assert.deepEqual(events.find(({ type }) => type === 'ahead'), { type: 'ahead', ...known(4) }); // prettier-ignore
 });
@@ -63,7 +63,7 @@ test('a depot that knows more than the database says so', async () => {
 test('with the database away a depot gets what control last wrote', async () => {
 	const { hub, connect, away } = house();
 	away();
-	hub.send([want(5)], [spec(1)], null);
+	hub.send([want(5)], [releaseSpec(1)], null);
 	const { sent } = await connect([known(4)]);
 	assert.deepEqual(sent.flatMap((message) => (message.type === 'wants' ? message.wants.map(({ version }) => version) : [])), [5]); // prettier-ignore
 });
@@ -136,7 +136,7 @@ test('every depot of a region is told what is wanted; a depot that connects agai
 	const { hub, clock, connect } = house();
 	const one = await connect([], 'one');
 	const two = await connect([], 'two');
-	hub.send([want(5)], [spec(1)], null);
+	hub.send([want(5)], [releaseSpec(1)], null);
 	for (const { sent } of [one, two]) assert.equal(sent.some((message) => message.type === 'wants'), true); // prettier-ignore
 	two.handlers.onMessage({ type: 'instances', server: 'two', groups: [{ ...PLACE, instances: [instance('i2')] }] }, '');
 	await connect([], 'one');
@@ -338,28 +338,6 @@ function want(version: number): Want {
 
 function known(version: number): Known {
 	return { ...PLACE, epoch: 1, version };
-}
-
-function spec(release: number): ReleaseSpec {
-	return {
-		app: 'notes',
-		environment: 'production',
-		release,
-		deployment: 'dpl_00000000',
-		artifact: sha256('artifact'),
-		vendor: null,
-		runtime: { kind: 'fetch' },
-		entry: 'src/server.ts',
-		env: {},
-		health: { path: '/', timeoutMs: 2_000, strict: false },
-		memoryMiB: 512,
-		cpuMillis: null,
-		drain: { requestsMs: 1, streamsMs: 1 },
-		warm: 'frozen',
-		domains: [],
-		userKey: null,
-		trustedProxies: [],
-	};
 }
 
 function instance(id: string): Instance {

@@ -284,7 +284,7 @@ export class Hub implements RegionHub {
 
 	private serverSaid(link: ServerLink, message: ServerState): void {
 		for (const region of message.regions.filter((name) => this.byName.get(name)?.has(link))) {
-			this.known.said(message, region, this.of.clock.monotonic());
+			this.known.said(message, region, this.of.clock.monotonic(), this.of.clock.now());
 			this.emit({ type: 'servers', region });
 		}
 	}

@@ -28,11 +28,11 @@ export class KnownServers {
 	}
 
 	/** What one says of itself counts for the regions that it was heard in. */
-	said(state: ServerState, region: string, now: number): void {
+	said(state: ServerState, region: string, now: number, wallNow: number): void {
 		const servers = this.#of(region);
 		const before = servers.get(state.server);
 		const seen = before ?? { server: state.server, region, connected: false, lostSinceMs: now };
-		servers.set(state.server, { ...seen, state });
+		servers.set(state.server, { ...seen, state, clockOffMs: state.at - wallNow });
 	}
 
 	/** It was removed. */

@@ -17,6 +17,7 @@ import { openControl } from './control.ts';
 import { createDriver } from './driver/driver.ts';
 import { findDashboard, loadPages } from './pages.ts';
 import { regionName } from '#wire/names.ts';
+import { openReserve } from './reserve.ts';
 import { restoreProgram, restoreSettings } from './restore-program.ts';
 import { tlsSettings } from './tls.ts';
 
@@ -56,6 +57,8 @@ export async function main(given: unknown): Promise<void> {
 		openStore(data, settings.store, log),
 	]);
 	await ensureAdminToken(data, state, log);
+	// With a database elsewhere its room is not this disk's.
+	const reserve = postgres ? openReserve(data, clock, log) : null;
 	const control = await openControl({
 		state,
 		store,
@@ -68,6 +71,7 @@ export async function main(given: unknown): Promise<void> {
 		createDriver,
 		owner: `control-${process.pid}-${randomId()}`,
 		replica: { home: homeOf(data), times: settings.replicaTimes },
+		reserve,
 		log,
 		clock,
 	});
@@ -76,6 +80,7 @@ export async function main(given: unknown): Promise<void> {
 	});
 	stopOnSignals(log, async () => {
 		collecting.cancel();
+		reserve?.close();
 		await control.close();
 		await state.close();
 		await store.close();

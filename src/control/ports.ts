@@ -119,6 +119,8 @@ export interface ServerView {
 	/** Monotonic time since when it has not; null while it has. */
 	lostSinceMs: number | null;
 	state: ServerState | null;
+	/** How far ahead its wall clock was when it said so, with the time that its words took. */
+	clockOffMs?: number;
 }
 
 export type HubEvent =
@@ -181,6 +183,8 @@ export interface Driver {
 	ahead(of: Known): void;
 	/** Which release `rollback` would go to now. */
 	rollbackTarget(app: string, environment: string): Promise<{ release: number; warm: boolean; estimateMs: number } | null>;
+	/** Why instances stay on a server that they are to leave, in words; null: nothing keeps them. */
+	stranded(of: { region: string; app: string; environment: string }): string | null;
 	/** Each deployment as it changes; also what the API's progress streams are made of. */
 	watch(listener: (deployment: Deployment, event: Pick<Event, 'type' | 'data'>) => void): () => void;
 	close(): Promise<void>;

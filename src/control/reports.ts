@@ -1,4 +1,4 @@
-import { compareVersions, isLaterReport, upToDate, wantKey } from '#wire/region.ts';
+import { compareReports, compareVersions, upToDate, wantKey } from '#wire/region.ts';
 import type { Instance, Known, ReportOrder, Run, UpMessage, Version } from '#wire/region.ts';
 
 /**
@@ -15,7 +15,7 @@ export class Reports {
 	instances(server: string, group: Group): boolean {
 		const key = wantKey(group);
 		const servers = this.#said.get(key) ?? new Map<string, Said>();
-		if (!isLaterReport(group, servers.get(server))) return false;
+		if ((compareReports(group, servers.get(server)) ?? 0) < 0) return false;
 		this.#said.set(key, servers);
 		const { instances, obeys, order } = group;
 		// Without an order nothing tells what is older: an agent of the version before, or one that its depot gave up.

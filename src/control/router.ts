@@ -11,6 +11,8 @@ import { INTERNAL, asRefusal, errorJson } from './refusals.ts';
 import { ANSWERED, Raw, type Ask, type Route } from './route.ts';
 
 const MAX_JSON_BYTES = 16 * 1024 * 1024;
+/** From who has not shown yet who it is. */
+const MAX_PUBLIC_JSON_BYTES = 16 * 1024;
 const SECURITY_HEADERS = { 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer', 'cache-control': 'no-store' };
 
 export interface RouterOptions {
@@ -58,7 +60,9 @@ async function serve(row: Route, context: Context<Env>, options: RouterOptions):
 	const app = (params as { app?: string } | undefined)?.app;
 	if (caller && row.role !== 'public' && row.role !== 'program') authorise(caller, row.role, { app, environment: environmentOf(query) });
 	const upload = row.uploadBytes === undefined ? Buffer.alloc(0) : await readBody(request, row.uploadBytes);
-	const body = row.body ? parse(row.body, await readJson(request), 'body') : undefined;
+	const body = row.body
+		? parse(row.body, await readJson(request, row.role === 'public' ? MAX_PUBLIC_JSON_BYTES : MAX_JSON_BYTES), 'body')
+		: undefined;
 	if (caller && row.role !== 'public' && row.role !== 'program') authorise(caller, row.role, { app, environment: environmentOf(body) });
 	const ask: Ask = { params: params as Record<string, string>, query, body, upload, caller: caller!, request, response };
 	const answer = await row.handle(ask);
@@ -91,11 +95,11 @@ function parse(schema: z.ZodType | undefined, value: unknown, where: string): un
 	throw new Refusal('bad_request', 400, `the ${where} is not as it must be: ${first?.path || where}: ${first?.message}`, null, { issues });
 }
 
-async function readJson(request: IncomingMessage): Promise<unknown> {
+async function readJson(request: IncomingMessage, maxBytes: number): Promise<unknown> {
 	const type = (request.headers['content-type'] ?? '').split(';', 1)[0];
 	if (type !== 'application/json')
 		throw new Refusal('unsupported_type', 415, `the body must be application/json, not ${type || 'of no type'}`);
-	const body = await readBody(request, MAX_JSON_BYTES);
+	const body = await readBody(request, maxBytes);
 	try {
 		return JSON.parse(body.toString());
 	} catch {

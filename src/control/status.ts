@@ -54,7 +54,7 @@ export function servingOf({ regions }: House, wants: readonly Want[]): number | 
 	return first?.pointer.primary ?? null;
 }
 
-function regionOf({ hub }: House, want: Want, deployment: Deployment | undefined): AppRegion {
+function regionOf({ hub, driver }: House, want: Want, deployment: Deployment | undefined): AppRegion {
 	const { region, epoch, version, pointer } = want;
 	const applied = hub.applied(want);
 	const view = hub.regions().find(({ name }) => name === region);
@@ -78,12 +78,15 @@ function regionOf({ hub }: House, want: Want, deployment: Deployment | undefined
 			const doing = instance.state === 'prepared' && named && obeys ? 'serving' : instance.state;
 			return { server, release, state: doing, healthy, pid, restarts, reason };
 		}),
+		stranded: driver.stranded(want),
 		warmRelease: instances.filter(({ instance }) => instance.state === 'warm').map(({ instance }) => instance.release).sort((a, b) => b - a)[0] ?? null, // prettier-ignore
 	};
 }
 
 export function regionStatuses({ hub, regions, roster }: House): RegionStatus[] {
 	const views = new Map(hub.regions().map((view) => [view.name, view]));
+	const instances = new Map<string, number>();
+	for (const want of hub.wanted()) instances.set(want.region, (instances.get(want.region) ?? 0) + hub.instancesByServer(want).length);
 	return regions.map(({ name, edgePort }) => {
 		const view = views.get(name);
 		return {
@@ -92,6 +95,7 @@ export function regionStatuses({ hub, regions, roster }: House): RegionStatus[] 
 			lastSeenAt: view?.lastSeenAt ?? null,
 			servers: view?.agents.length ?? 0,
 			edges: view?.edges.length ?? 0,
+			instances: instances.get(name) ?? 0,
 			edgeUrl: edgeUrl(roster, name, edgePort),
 		};
 	});

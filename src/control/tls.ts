@@ -30,6 +30,7 @@ export const tlsSettings = z.object({
 export type TlsSettings = z.infer<typeof tlsSettings>;
 
 const LIFE_MS = 90 * 86_400_000;
+const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** New certificates, ours and those that somebody else renews in their files, are presented this long after. */
 const RENEW_EACH_MS = 12 * 3_600_000;
 const WILDCARDS: ReadonlySet<string> = new Set(['0.0.0.0', '::', '']);
@@ -60,6 +61,7 @@ export async function listenTls(options: TlsOptions, onServer: (server: Server) 
 	const trusting = { ca: options.installation.ca.certificate, requestCert: true, rejectUnauthorized: false };
 	const server = createServer({
 		...limits,
+		handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
 		...trusting,
 		...(publicCertificate ?? own.material),
 		SNICallback(name, done) {

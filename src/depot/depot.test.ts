@@ -26,6 +26,7 @@ import {
 } from '#wire/region.ts';
 import { decodeUpload, encodeUpload } from '#wire/upload.ts';
 import { openDepot, type Depot } from './depot.ts';
+import { releaseSpec } from '../../test/fixtures/spec.ts';
 
 const log = createLog({}, { write: () => {} });
 const key = newSigningKey();
@@ -241,25 +242,7 @@ function known(region: string, version: number): Known {
 }
 
 function spec(release: number): ReleaseSpec {
-	return {
-		app: 'notes',
-		environment: 'production',
-		release,
-		deployment: 'dpl_00000000',
-		artifact: sha256(`artifact ${release}`),
-		vendor: null,
-		runtime: { kind: 'fetch' },
-		entry: 'src/server.ts',
-		env: {},
-		health: { path: '/', timeoutMs: 2000, strict: false },
-		memoryMiB: 512,
-		cpuMillis: null,
-		drain: { requestsMs: 1, streamsMs: 1 },
-		warm: 'frozen',
-		domains: [],
-		userKey: null,
-		trustedProxies: [],
-	};
+	return releaseSpec(release, { artifact: sha256(`artifact ${release}`) });
 }
 
 function instance(id: string, release: number): Instance {

@@ -141,7 +141,8 @@ async function openDoors(options: DepotOptions, { cache, board, relay }: Rooms):
 		// A program's credential opens nothing from another server than its own.
 		const there = door((request) => {
 			const claims = claimsOf(request);
-			return claims?.server === listener?.peerOf(request.socket)?.name ? claims : null;
+			const peer = listener?.peerOf(request.socket);
+			return claims?.server === peer?.name && claims && peer?.roles.includes(claims.role) ? claims : null;
 		});
 		const tls = createPeerHttps(joined.peers, there.handler);
 		others = acceptLinks(tls, there.links);

@@ -61,7 +61,8 @@ test('an agent is told of, and given, only what is placed on its server', async 
 	const [told, other, routed] = await Promise.all([two.next('wants'), three.next('wants'), edge.next('wants')]);
 	assert.deepEqual([told.releases.length, told.gift?.artifact], [1, digest]);
 	assert.deepEqual([other.wants.length, other.releases, other.gift], [1, [], null], 'it learns that nothing runs there, and no more');
-	assert.equal(routed.releases.length, 1);
+	assert.deepEqual([routed.releases.map(({ env }) => env), routed.gift], [[{}], null], 'no edge needs configuration or files');
+	assert.deepEqual(told.releases[0]?.env, { KEY: 'value' });
 	const late = house.join('agent', 'three', 'agent-late');
 	assert.deepEqual((await late.next('wants')).releases, []);
 	assert.equal((await house.client('two', 'two').tree(digest)).size, 1);

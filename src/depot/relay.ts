@@ -123,7 +123,7 @@ export class Relay {
 		const servers = this.of.peers?.newest;
 		if (servers && servers.version > 0) link.send(servers);
 		const newer = this.of.board.newer(regions, known);
-		if (newer) link.send(role === 'agent' ? this.narrowed(newer, link.hello.server) : newer);
+		if (newer) link.send(this.narrowed(newer, this.readerOf(link, newer.wants)));
 		const named = new Set<string>();
 		const settle = role === 'agent' ? this.agentJoined(link, named) : this.edgeJoined(link);
 		this.of.up(this.presence());
@@ -145,12 +145,10 @@ export class Relay {
 		const taken = this.of.board.take({ ...message, wants: mine });
 		if (taken.length === 0) return;
 		const whole = taken.length === message.wants.length;
-		const placed = taken.some(({ run }) => run.some((one) => one.placed));
 		const frames = new Map<string, string | null>();
 		for (const link of this.links.values()) {
-			const { regions, role, server } = link.hello;
-			// What is not placed on a server is none of its agent's business: neither its configuration nor its files.
-			const reader = placed && role === 'agent' ? server : null;
+			const { regions } = link.hello;
+			const reader = this.readerOf(link, taken);
 			const set = `${reader ?? ''} ${regions.join(' ')}`;
 			if (!frames.has(set)) frames.set(set, this.frameFor({ regions, reader }, taken, message, whole ? text : null));
 			const frame = frames.get(set);
@@ -166,12 +164,22 @@ export class Relay {
 		if (wants.length === 0) return null;
 		if (text !== null && reader === null && wants.length === message.wants.length) return text;
 		const whole: Wants = { type: 'wants', wants, releases: this.of.board.releasesOf(wants), gift: message.gift };
-		return JSON.stringify(reader === null ? whole : this.narrowed(whole, reader));
+		return JSON.stringify(this.narrowed(whole, reader));
 	}
 
-	/** The releases that run on this server, and the gift if it is for one of them. */
-	private narrowed(message: Wants, server: string): Wants {
-		const releases = this.of.board.releasesFor(server, message.wants);
+	/**
+	 * What is not placed on a server is none of its agent's business, neither its configuration nor its files; and no edge
+	 * needs either. Null for who may read all of it: the programs of control's own machine.
+	 */
+	private readerOf({ hello: { role, server } }: ServerLink, wants: readonly Want[]): string | null {
+		if (role === 'edge') return this.of.peers ? EDGE : null;
+		return wants.some(({ run }) => run.some((one) => one.placed)) ? server : null;
+	}
+
+	private narrowed(message: Wants, reader: string | null): Wants {
+		if (reader === null) return message;
+		if (reader === EDGE) return { ...message, releases: message.releases.map((release) => ({ ...release, env: {} })), gift: null };
+		const releases = this.of.board.releasesFor(reader, message.wants);
 		const gift = releases.some(({ artifact }) => artifact === message.gift?.artifact) ? message.gift : null;
 		return { ...message, releases, gift };
 	}
@@ -305,7 +313,10 @@ export class Relay {
 	}
 }
 
-/** Whom a frame is for: an agent of this server, or null for those who may read all of these regions. */
+/** Stands for every edge; no server has such a name. */
+const EDGE = '/edge';
+
+/** Whom a frame is for: an agent of this server, edges, or null for those who may read all of these regions. */
 interface Reader {
 	regions: readonly string[];
 	reader: string | null;

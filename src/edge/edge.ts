@@ -59,6 +59,7 @@ export class Edge {
 				return this.#probe(message);
 			case 'welcome':
 			case 'servers':
+			case 'heldWanted':
 			case 'settled':
 			case 'logsWanted':
 			case 'logsDone':
@@ -117,8 +118,8 @@ export class Edge {
 		for (const group of groups) {
 			if (!this.#options.regions.includes(group.region)) continue;
 			const serving = this.#routes.open(group);
-			serving.report(server, group.instances.filter((instance) => reachable(instance, this.#options.log)), group); // prettier-ignore
-			touched.add(serving);
+			const instances = group.instances.filter((instance) => reachable(instance, this.#options.log));
+			if (serving.report(server, instances, group)) touched.add(serving);
 		}
 		this.#settle(touched);
 	}

@@ -11,6 +11,7 @@ import type { DownMessage, Instance, ReleaseSpec, UpMessage, Want } from '#wire/
 import { newSigningKey } from '#wire/credential.ts';
 import { Edge } from './edge.ts';
 import type { Remotes } from './remotes.ts';
+import { releaseSpec } from '../../test/fixtures/spec.ts';
 
 /** For the stories of this room: a real edge on a port of its own, and real HTTP servers on unix sockets as instances. */
 export interface Stage {
@@ -152,26 +153,11 @@ export function instanceAt(address: string, release: number, id: string, state: 
 }
 
 export function specOf(release: number, more: Partial<ReleaseSpec> = {}): ReleaseSpec {
-	return {
-		app: 'notes',
-		environment: 'production',
-		release,
+	return releaseSpec(release, {
 		deployment: `dpl_0000000${release}`,
-		artifact: `sha256:${'0'.repeat(64)}`,
-		vendor: null,
-		runtime: { kind: 'fetch' },
-		entry: 'src/server.ts',
-		env: {},
 		health: { path: '/healthz', timeoutMs: 2000, strict: false },
-		memoryMiB: 512,
-		cpuMillis: null,
-		drain: { requestsMs: 30_000, streamsMs: 600_000 },
-		warm: 'frozen',
-		domains: [],
-		userKey: null,
-		trustedProxies: [],
 		...more,
-	};
+	});
 }
 
 export function wantOf(version: number, primary: number | null, more: Partial<Want> = {}): Want {

@@ -18,6 +18,8 @@ import {
 	wantsOf,
 } from './fixture.ts';
 import type { Stage } from './fixture.ts';
+import { Serving, type Ways } from './serving.ts';
+import { directWay } from './way.ts';
 
 const versionOf = async (stage: Stage): Promise<string | undefined> =>
 	(await ask(stage.port)).headers['x-jibe-release'] as string | undefined;
@@ -51,6 +53,26 @@ test('make before break: a pointer is obeyed once enough of its instances are he
 	assert.equal(lastApplied(stage), 2);
 	assert.equal((await ask(stage.port)).body, 'two');
 	assert.equal(await versionOf(stage), 'v2');
+});
+
+test('an edge that is cut off from a server obeys by what it can reach; with nothing in reach it waits', () => {
+	const cutOff = new Set(['web-2']);
+	const ways: Ways = (server, { address }) => ({ ...directWay(address), reachable: !cutOff.has(server) });
+	const place = new Serving({ region: 'fra', app: 'notes', environment: 'production' }, systemClock, ways);
+	const report = (server: string, release: number) =>
+		place.report(server, [instanceAt(`unix:/${server}.sock`, release, `${server}-${release}`, 'serving')]);
+	const servers = ['web-1', 'web-2', 'web-3'];
+	for (const server of servers) report(server, 1);
+	place.want(wantOf(1, 1, { run: [{ release: 1, instances: 3, as: 'serving' }] }), [specOf(1), specOf(2)]);
+	assert.equal(place.obey()?.version, 1, 'two of three, and the third is out of reach');
+	place.want(wantOf(2, 2, { run: [{ release: 2, instances: 3, as: 'serving' }] }), []);
+	cutOff.add('web-1').add('web-3').delete('web-2');
+	for (const server of ['web-1', 'web-3']) report(server, 2);
+	assert.equal(place.obey(), null, 'nothing of it is in reach');
+	cutOff.clear();
+	assert.equal(place.obey(), null, 'two of three that could be reached');
+	report('web-2', 2);
+	assert.equal(place.obey()?.version, 2);
 });
 
 test('what an agent said before a release was wanted again does not count', async (t) => {

@@ -2,8 +2,8 @@ import type { Clock, Timer } from '#clock/clock.ts';
 import { splitSeed, takesCandidate } from '#split/split.ts';
 import { parseKeySource, type KeySource } from '#split/user-key.ts';
 import {
+	compareReports,
 	compareVersions,
-	isLaterReport,
 	type Instance,
 	type Known,
 	type Pointer,
@@ -57,13 +57,13 @@ export class Serving {
 		for (const spec of specs) this.releases.set(spec.release, releaseOf(spec));
 	}
 
-	/** Replaces what this server's agent said before, unless it was said before that: where a region has several depots, the slower one repeats it. */
+	/** Replaces what this server's agent said before; false: it is known, or was said before that. Every depot of the region repeats it. */
 	report(
 		server: string,
 		instances: readonly Instance[],
 		said: { obeys?: Version | undefined; order?: ReportOrder | undefined } = {},
-	): void {
-		if (!isLaterReport(said, this.#reported.get(server))) return;
+	): boolean {
+		if ((compareReports(said, this.#reported.get(server)) ?? 1) <= 0) return false;
 		this.#reported.set(server, { instances: [...instances], obeys: said.obeys, order: said.order });
 		const next = new Map<string, Upstream>();
 		const frozen: Upstream[] = [];
@@ -87,6 +87,7 @@ export class Serving {
 		this.#byRelease = Map.groupBy(next.values(), (upstream) => upstream.release);
 		this.#markInUse();
 		for (const upstream of frozen) upstream.standsStill();
+		return true;
 	}
 
 	/** The server was removed: nobody goes there any more. false: it had nothing here. */
@@ -215,7 +216,8 @@ export class Serving {
 		const now = this.obeyed?.pointer;
 		if (now?.primary === release || now?.candidate?.release === release) return true;
 		const run = want.run.find((one) => one.release === release);
-		const instances = run?.instances ?? 1;
+		// What is healthy on a server that this edge alone can't reach takes none of its requests, before or after.
+		const instances = (run?.instances ?? 1) - this.#beyondReach(release, run?.since);
 		const healthy = this.#healthy(release, run?.since);
 		// Where what serves now has nobody left, one is better than none.
 		const nobodyLeft = now?.primary != null && this.#healthy(now.primary) === 0;
@@ -230,6 +232,10 @@ export class Serving {
 	#healthy(release: number, since?: Version): number {
 		const warmRuns = this.releases.get(release)?.spec.warm === 'running';
 		return this.#byRelease.get(release)?.filter((one) => one.healthy && one.routable(warmRuns) && one.wasSaidSince(since)).length ?? 0;
+	}
+
+	#beyondReach(release: number, since?: Version): number {
+		return this.#byRelease.get(release)?.filter((one) => one.healthy && !one.way.reachable && one.wasSaidSince(since)).length ?? 0;
 	}
 
 	#markInUse(): void {

@@ -46,16 +46,7 @@ test('slow-loris: a head that does not end in time is a 408, and so is a connect
 });
 
 test('a body that stops coming is a 408; the instance is let go', async (t) => {
-	let lead = 0;
-	let sweep = (): void => {};
-	const clock: Clock = {
-		...systemClock,
-		monotonic: () => systemClock.monotonic() + lead,
-		every(periodMs, task) {
-			sweep = task;
-			return systemClock.every(periodMs, task);
-		},
-	};
+	const { clock, sweepAfter } = sweptClock();
 	const stage = await openStage(t, { clock });
 	const { promise: began, resolve: begin } = Promise.withResolvers<void>();
 	const { promise: gone, resolve: leave } = Promise.withResolvers<void>();
@@ -69,26 +60,15 @@ test('a body that stops coming is a 408; the instance is let go', async (t) => {
 	const socket = await openRaw(stage.port);
 	socket.write(`POST / HTTP/1.1\r\n${HOST}Content-Length: 100\r\n\r\nsome`);
 	await began;
-	lead = 29_000;
-	sweep();
-	lead = 31_000;
-	sweep();
+	sweepAfter(29_000);
+	sweepAfter(31_000);
 	assert.match(await readUntil(socket, 'body_timeout'), /^HTTP\/1\.1 408 [\s\S]*connection: close/i);
 	await gone;
 	socket.destroy();
 });
 
 test('an instance that takes a request and never answers is a 504 in the end', async (t) => {
-	let lead = 0;
-	let sweep = (): void => {};
-	const clock: Clock = {
-		...systemClock,
-		monotonic: () => systemClock.monotonic() + lead,
-		every(periodMs, task) {
-			sweep = task;
-			return systemClock.every(periodMs, task);
-		},
-	};
+	const { clock, sweepAfter } = sweptClock();
 	const stage = await openStage(t, { clock });
 	const { promise: began, resolve: begin } = Promise.withResolvers<void>();
 	const instance = await startInstance(t, 1, () => begin());
@@ -96,7 +76,27 @@ test('an instance that takes a request and never answers is a 504 in the end', a
 	stage.tell(wantsOf(wantOf(1, 1), specOf(1)));
 	const reply = ask(stage.port);
 	await began;
-	lead = 121_000;
-	sweep();
+	sweepAfter(121_000);
 	assert.equal((await reply).status, 504);
 });
+
+/** Time passes when the test says so; what the edge does each second is done then. */
+function sweptClock(): { clock: Clock; sweepAfter: (ms: number) => void } {
+	let leadMs = 0;
+	let sweep = (): void => {};
+	const clock: Clock = {
+		...systemClock,
+		monotonic: () => systemClock.monotonic() + leadMs,
+		every(periodMs, task) {
+			sweep = task;
+			return systemClock.every(periodMs, task);
+		},
+	};
+	return {
+		clock,
+		sweepAfter(ms) {
+			leadMs = ms;
+			sweep();
+		},
+	};
+}

@@ -108,24 +108,9 @@ function ports(): Finding[] {
 	if (process.platform !== 'linux') return [];
 	const first = numberIn('/proc/sys/net/ipv4/ip_unprivileged_port_start');
 	const may = isRoot() || first <= 80 || (capabilities() & NET_BIND_SERVICE) !== 0n;
-	const found = may
-		? ok('ports', 'this user may listen on 80 and 443')
-		: warn(
-				'ports',
-				`this user may not listen on ports below ${Math.min(first, LAST_PRIVILEGED_PORT + 1)}`,
-				'jibe install gives it the right; 8080 and above need none',
-			);
-	// What waits at an edge that is replaced; without it the edge looks whether somebody waits.
-	const migrates = numberIn('/proc/sys/net/ipv4/tcp_migrate_req');
-	if (migrates !== 0) return [found];
-	return [
-		found,
-		warn(
-			'ports',
-			'the kernel resets who waits at an edge at the moment that it ends',
-			'jibe install sets it; else sysctl net.ipv4.tcp_migrate_req=1',
-		),
-	];
+	if (may) return [ok('ports', 'this user may listen on 80 and 443')];
+	const detail = `this user may not listen on ports below ${Math.min(first, LAST_PRIVILEGED_PORT + 1)}`;
+	return [warn('ports', detail, 'jibe install gives it the right; 8080 and above need none')];
 }
 
 const NET_BIND_SERVICE = 1n << 10n;

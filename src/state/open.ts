@@ -9,6 +9,7 @@ import { DeploymentTable } from './deployments.ts';
 import { dump } from './dump.ts';
 import { openEvents } from './events.ts';
 import { checkTimeline, establish, installationOf } from './installation.ts';
+import { inspect } from './inspect.ts';
 import { migrate } from './migrate.ts';
 import { ReplicaTable } from './replicas.ts';
 import { ServerTable } from './servers.ts';
@@ -43,6 +44,7 @@ export async function openState(options: StateOptions): Promise<State> {
 			checkTimeline: () => withClient(db, options, (client) => checkTimeline(client, options)),
 			collect: (now) => collect(db, now),
 			dump: (what) => dump(db, what),
+			inspect: () => inspect(db),
 			reachable: () => db.reachable(),
 			async close() {
 				await replicas.close();

@@ -97,7 +97,7 @@ class Member implements Membership {
 		this.#rows = await lookAt(this.#parts.db, null);
 		await Promise.all(this.#rivals().map((row) => this.#tryAtOnce(row)));
 		this.#unsubscribe = events.subscribe(({ type }) => {
-			if (type === 'replica.up' || type === 'replica.gone') this.#look();
+			if (type === 'replica.up' || type === 'replica.gone') this.#look(true);
 		});
 		this.#timer = clock.every(this.#times.lookMs, () => this.#look());
 		this.#look();
@@ -145,15 +145,16 @@ class Member implements Membership {
 		return this.#rows.filter(({ id }) => id !== this.#of.id);
 	}
 
-	/** Registers, and takes the lock that says that it lives. Tried until it succeeds, also after the session was lost. */
+	/** Takes the lock that says that it lives, and only then registers: who sees it waits for the lock. */
 	async #hold(): Promise<void> {
 		const { db, clock, log } = this.#parts;
 		const { id, addresses, home, version } = this.#of;
-		const entry = toJson({ id, addresses, home, version, at: clock.now() });
-		this.#lock = await db.call<number>('jibe_join', 'select jibe.join_replica($1)', [entry]);
+		if (this.#lock === 0) this.#lock = await db.call<number>('jibe_lock', `select nextval('jibe.replica_lock')`, []);
 		const session = await openSession(db, log, () => this.#lostSession(session));
 		// Whoever took over from it meanwhile has it for a moment.
 		await session.query('select pg_advisory_lock($1, $2)', [LOCK_CLASS, this.#lock]);
+		const entry = toJson({ id, lock: this.#lock, addresses, home, version, at: clock.now() });
+		await db.call('jibe_join', 'select jibe.join_replica($1)', [entry]);
 		this.#session = session;
 		this.#beatAt = clock.monotonic();
 	}
@@ -184,11 +185,11 @@ class Member implements Membership {
 		this.#parts.clock.after(delayMs, () => void work(), { idle: true });
 	}
 
-	#look(): void {
+	/** Alone it only says that it lives, unless there is news. */
+	#look(news = false): void {
 		if (this.#stopped) return;
-		const now = this.#parts.clock.monotonic();
-		const beat = now - this.#beatAt >= this.#times.beatMs;
-		if (!beat && this.#rows.length < 2 && this.#looking === null && now - this.#lookedAt < this.#times.beatMs) return;
+		const beat = this.#parts.clock.monotonic() - this.#beatAt >= this.#times.beatMs;
+		if (!beat && !news && this.#rivals().length === 0) return;
 		this.#looking ??= this.#lookNow(beat).finally(() => (this.#looking = null));
 	}
 
@@ -223,10 +224,19 @@ class Member implements Membership {
 			if (rivals.has(id)) continue;
 			wait.close();
 			this.#waits.delete(id);
+			// It stopped, or another one was quicker: what nobody drives is taken over all the same.
+			this.#takeAfter(wait.row);
 		}
 		for (const row of rivals.values()) {
 			if (!this.#waits.has(row.id)) this.#waits.set(row.id, new Wait(this.#parts, row, () => this.#gone(row)));
 		}
+	}
+
+	#takeAfter(row: Row): void {
+		this.#gone(row).catch((error: unknown) => {
+			this.#parts.log.warn('replica.not_taken_over', { id: row.id, error });
+			this.#later(RETRY_MS, async () => (this.#stopped ? undefined : this.#takeAfter(row)));
+		});
 	}
 
 	/** Those whose lease is over hang: their sessions end, and with them their locks. */
@@ -274,15 +284,15 @@ class Member implements Membership {
 
 /** Waits, on a connection of its own, for the lock that another replica holds while it lives. */
 class Wait {
+	readonly row: Row;
 	readonly #parts: Parts;
-	readonly #row: Row;
 	readonly #granted: () => Promise<void>;
 	#client: pg.Client | null = null;
 	#closed = false;
 
 	constructor(parts: Parts, row: Row, granted: () => Promise<void>) {
 		this.#parts = parts;
-		this.#row = row;
+		this.row = row;
 		this.#granted = granted;
 		this.#begin(0);
 	}
@@ -304,14 +314,14 @@ class Wait {
 			const client = await openSession(db, log, () => {});
 			if (this.#closed) return void (await client.end());
 			this.#client = client;
-			await client.query('select pg_advisory_lock($1, $2)', [LOCK_CLASS, this.#row.lock]);
+			await client.query('select pg_advisory_lock($1, $2)', [LOCK_CLASS, this.row.lock]);
 			await this.#granted();
 			this.#client = null;
 			await client.end();
 		} catch (error) {
 			if (this.#closed) return;
 			this.#client = null;
-			log.debug('replica.wait_broke_off', { id: this.#row.id, error });
+			log.debug('replica.wait_broke_off', { id: this.row.id, error });
 			this.#begin(GRACE_MS);
 		}
 	}

@@ -37,9 +37,29 @@ export interface State {
 	collect(now: number): Promise<Collected>;
 	/** All of it as of one moment, for a backup. */
 	dump(options: DumpOptions): Promise<Dump>;
+	/** What PostgreSQL says of itself. */
+	inspect(): Promise<DatabaseFacts>;
 	/** Whether PostgreSQL answers now. Never throws. */
 	reachable(): Promise<boolean>;
 	close(): Promise<void>;
+}
+
+export interface DatabaseFacts {
+	version: string;
+	/** 180004 is 18.4. */
+	versionNumber: number;
+	inRecovery: boolean;
+	fsync: boolean;
+	fullPageWrites: boolean;
+	synchronousCommit: string;
+	readOnly: boolean;
+	maxConnections: number;
+	connections: number;
+	bytes: number;
+	/** Its wall clock. */
+	at: number;
+	/** How long the oldest transaction of anybody has been open. */
+	oldestTransactionMs: number;
 }
 
 /** Where PostgreSQL is: a URL, or what `startPostgres` says. */

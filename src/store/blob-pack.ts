@@ -25,6 +25,9 @@ export const BIG_BLOB_BYTES = 1024 * 1024;
 /** Limit of what a big blob may unpack to: an artifact's. */
 const MAX_BIG_BYTES = 2 * 1024 * 1024 * 1024;
 
+/** The least that zlib takes. */
+const MIN_CHUNK_BYTES = 64;
+
 export const PLAIN = 0;
 export const ZSTD = 1;
 type Encoding = typeof PLAIN | typeof ZSTD;
@@ -130,7 +133,8 @@ function readEntry(from: Buffer, at: number): PackEntry {
 
 function inflate(stored: Buffer, rawBytes: number): Buffer | null {
 	try {
-		return zstdDecompressSync(stored, { maxOutputLength: Math.max(rawBytes, 1) });
+		// In one piece: the usual 64 KiB for each of many small blobs are work for the garbage collector.
+		return zstdDecompressSync(stored, { maxOutputLength: Math.max(rawBytes, 1), chunkSize: Math.max(rawBytes + 1, MIN_CHUNK_BYTES) });
 	} catch {
 		// Damaged or larger than declared: the caller reports the blob as corrupt, by its digest.
 		return null;

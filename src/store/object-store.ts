@@ -5,8 +5,6 @@ import { sha256, type Digest } from '#digest/digest.ts';
 import type { Log } from '#log/log.ts';
 import {
 	BIG_BLOB_BYTES,
-	decodeBig,
-	decodeBlob,
 	decodePackIndex,
 	encodeBig,
 	encodeBlob,
@@ -14,13 +12,13 @@ import {
 	MAX_PACK_BLOBS,
 	MAX_PACK_BYTES,
 	packIndexEnd,
-	PLAIN,
 	ZSTD,
 	type EncodedBlob,
 	type PackEntry,
 } from './blob-pack.ts';
 import { BlobCorrupt, BlobMissing, type SweptStore } from './blob-store.ts';
 import { ObjectCache } from './object-cache.ts';
+import { packsOf, partOf, unpack, type Found, type Place, type Stored } from './object-blobs.ts';
 import { fileName, FOLDER, isPack, newName, timeName, timeOf, wholeIn } from './object-names.ts';
 import type { Objects } from './objects.ts';
 
@@ -64,19 +62,6 @@ const BIG_AT_ONCE = 4;
 const FIRST_READ_BYTES = 16 * 1024;
 const YIELD_EACH_BYTES = 1024 * 1024;
 
-interface Stored {
-	name: string;
-	bytes: number;
-	/** How many blobs it held when it was written. */
-	written: number;
-	live: Map<Digest, PackEntry | 'whole'>;
-}
-interface Place {
-	object: Stored;
-	/** `whole`: the object is the blob. */
-	entry: PackEntry | 'whole';
-}
-
 class ObjectStore implements SweptStore {
 	readonly marks = new Map<Digest, number>();
 	private readonly objects: Objects;
@@ -90,6 +75,7 @@ class ObjectStore implements SweptStore {
 	/** Something here was damaged: from then on each object is looked at, once, before its blobs are said to be here. */
 	private suspect = false;
 	private readonly sound = new Set<Stored>();
+	private held: { object: Stored; bytes: Buffer } | null = null;
 	/** Whole, at least once since this process started. */
 	private listed = false;
 	private looking: Promise<void> = Promise.resolve();
@@ -136,8 +122,17 @@ class ObjectStore implements SweptStore {
 		return (await this.find(digest)).raw;
 	}
 
+	/** Those of one object are read together. */
 	async readStored(digest: Digest): Promise<EncodedBlob> {
-		return (await this.find(digest)).blob;
+		const place = this.places.get(digest);
+		if (!place) return (await this.find(digest)).blob;
+		if (this.held?.object !== place.object) {
+			const { object } = place;
+			const bytes = (await this.cache.read(fileName(object.name))) ?? (await this.fetch(object.name));
+			this.held = bytes && { object, bytes };
+		}
+		const found = this.held && (await unpack(digest, place, partOf(this.held.bytes, place.entry)));
+		return (found ?? (await this.find(digest))).blob;
 	}
 
 	async write(blobs: Iterable<Uint8Array>): Promise<Digest[]> {
@@ -452,42 +447,9 @@ class ObjectStore implements SweptStore {
 	}
 }
 
-interface Found {
-	raw: Buffer;
-	blob: EncodedBlob;
-}
-
-async function unpack(digest: Digest, { object, entry }: Place, bytes: Buffer): Promise<Found | null> {
-	if (entry === 'whole') {
-		const encoding = object.name.endsWith('.zst') ? ZSTD : PLAIN;
-		const raw = await decodeBig({ digest, encoding }, bytes);
-		return raw && { raw, blob: { digest, stored: bytes, rawBytes: raw.length, encoding } };
-	}
-	const raw = decodeBlob(entry, bytes);
-	return raw && { raw, blob: { digest, stored: bytes, rawBytes: entry.rawBytes, encoding: entry.encoding } };
-}
-
-function partOf(object: Buffer, entry: PackEntry | 'whole'): Buffer {
-	return entry === 'whole' ? object : object.subarray(entry.offset, entry.offset + entry.storedBytes);
-}
-
 function lostOrDamaged(error: unknown): null {
 	if (error instanceof BlobMissing || error instanceof BlobCorrupt) return null;
 	throw error;
-}
-
-function packsOf(blobs: readonly EncodedBlob[]): EncodedBlob[][] {
-	const packs: EncodedBlob[][] = [];
-	let bytes = Number.POSITIVE_INFINITY;
-	for (const blob of blobs) {
-		if (bytes >= MAX_PACK_BYTES || (packs.at(-1)?.length ?? 0) >= MAX_PACK_BLOBS) {
-			packs.push([]);
-			bytes = 0;
-		}
-		packs.at(-1)!.push(blob);
-		bytes += blob.stored.length;
-	}
-	return packs;
 }
 
 async function eachOf<T>(items: readonly T[], atOnce: number, work: (item: T) => Promise<void>): Promise<void> {

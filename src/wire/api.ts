@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { appConfig } from './config.ts';
-import { appName, deploymentId, digest, environmentName, regionName, releaseNumber } from './names.ts';
-import { entry, pointer } from './region.ts';
+import { appName, deploymentId, digest, environmentName, regionName, releaseNumber, serverName } from './names.ts';
+import { entry, finding, pointer } from './region.ts';
 
 /** Schemas of the HTTP API (`/api/v1`). The OpenAPI document is generated from these. */
 
@@ -188,6 +188,8 @@ export const appRegion = z.object({
 			reason: z.string().nullable(),
 		}),
 	),
+	/** Why instances are not on the servers where they should be, in words; null: they are, or are on their way. */
+	stranded: z.string().nullable().optional(),
 	/** Rollback would start from disk: nothing is warm any more. */
 	warmRelease: releaseNumber.nullable(),
 });
@@ -213,6 +215,8 @@ export const regionStatus = z.object({
 	lastSeenAt: z.number().nullable(),
 	servers: z.int(),
 	edges: z.int(),
+	/** Of all apps, as agents say. */
+	instances: z.int().optional(),
 	edgeUrl: z.string(),
 });
 
@@ -346,3 +350,7 @@ export const feedFrame = z.union([
 	}),
 ]);
 export type FeedFrame = z.infer<typeof feedFrame>;
+
+/** What is known of a server, and what its agent finds there. */
+export const serverCheckup = z.object({ name: serverName, region: z.string(), findings: z.array(finding) });
+export const doctorAnswer = z.object({ findings: z.array(finding), servers: z.array(serverCheckup) });

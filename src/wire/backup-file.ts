@@ -81,14 +81,13 @@ export class BackupWriter {
 	}
 
 	record(kind: RecordKind, plain: Buffer): Buffer[] {
-		const payload = this.seal ? this.seal.close(kind, this.index, plain) : plain;
-		if (payload.length > MAX_PAYLOAD_BYTES) throw new Error(`a record of ${payload.length} bytes is more than a backup can hold`);
+		const payload = this.seal ? this.seal.close(kind, this.index, plain) : [plain];
+		const length = payload.reduce((sum, part) => sum + part.length, 0);
+		if (length > MAX_PAYLOAD_BYTES) throw new Error(`a record of ${length} bytes is more than a backup can hold`);
 		this.index++;
-		const head = Buffer.alloc(HEAD_BYTES);
-		head.writeUInt8(kind);
-		head.writeUInt32LE(payload.length, 1);
-		this.check = nextCheck(this.check, head, payload);
-		return [head, payload, this.check];
+		const head = headOf(kind, length);
+		this.check = nextCheck(this.check, head, ...payload);
+		return [head, ...payload, this.check];
 	}
 }
 
@@ -181,15 +180,12 @@ export class Seal {
 
 	/** Of a file with this header's payload. */
 	static of(key: Buffer, header: Buffer): Seal {
-		const head = Buffer.alloc(HEAD_BYTES);
-		head.writeUInt8(RECORD.header);
-		head.writeUInt32LE(header.length, 1);
-		return new Seal(key, nextCheck(startCheck(), head, header));
+		return new Seal(key, nextCheck(startCheck(), headOf(RECORD.header, header.length), header));
 	}
 
-	close(kind: RecordKind, index: number, plain: Buffer): Buffer {
+	close(kind: RecordKind, index: number, plain: Buffer): Buffer[] {
 		const cipher = createCipheriv('aes-256-gcm', this.key, nonceOf(index)).setAAD(this.bound(kind));
-		return Buffer.concat([cipher.update(plain), cipher.final(), cipher.getAuthTag()]);
+		return [cipher.update(plain), cipher.final(), cipher.getAuthTag()].filter((part) => part.length > 0);
 	}
 
 	/** @throws BackupError backup_damaged */
@@ -244,6 +240,15 @@ function startCheck(): Buffer {
 	return hash('sha256', MAGIC, 'buffer');
 }
 
-function nextCheck(before: Buffer, head: Buffer, payload: Buffer): Buffer {
-	return createHash('sha256').update(before).update(head).update(payload).digest();
+function headOf(kind: RecordKind, length: number): Buffer {
+	const head = Buffer.alloc(HEAD_BYTES);
+	head.writeUInt8(kind);
+	head.writeUInt32LE(length, 1);
+	return head;
+}
+
+function nextCheck(before: Buffer, ...parts: Buffer[]): Buffer {
+	const check = createHash('sha256').update(before);
+	for (const part of parts) check.update(part);
+	return check.digest();
 }

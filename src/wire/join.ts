@@ -1,6 +1,6 @@
 import { createPrivateKey, sign, verify, type KeyObject } from 'node:crypto';
 import { z } from 'zod';
-import { regionName, serverLabel, serverName } from './names.ts';
+import { appName, environmentName, regionName, releaseNumber, serverLabel, serverName } from './names.ts';
 import { role, servers } from './region.ts';
 
 /** How a machine becomes, and stays, a server of an installation: the join string, and what it and control say to each other. */
@@ -158,12 +158,30 @@ export const serverStatus = z.object({
 	seenAt: z.number(),
 	seenFrom: z.string(),
 	instances: z.int().nonnegative(),
+	/** What its agent said of it last; null: nothing since control began. */
+	has: z
+		.object({
+			version: z.string(),
+			platform: z.string(),
+			cpus: z.int(),
+			budgetMiB: z.int(),
+			reservedMiB: z.int(),
+			diskMiB: z.int(),
+			diskFreeMiB: z.int(),
+		})
+		.nullable()
+		.default(null),
+	/** What is placed there, by app. */
+	placed: z.array(z.object({ app: appName, environment: environmentName, release: releaseNumber, instances: z.int() })).default([]),
 });
 export type ServerStatus = z.infer<typeof serverStatus>;
 export const serversAnswer = z.object({ servers: z.array(serverStatus) });
 
-/** Lines of `POST /api/v1/servers/{server}/drain`: how many instances are left there, until none is. */
-export const drainLine = z.union([z.object({ left: z.int() }), z.object({ drained: z.literal(true) })]);
+/** Lines of `POST /api/v1/servers/{server}/drain`: how many instances are left there and what keeps them, until none is. */
+export const drainLine = z.union([
+	z.object({ left: z.int(), why: z.string().nullable().default(null) }),
+	z.object({ drained: z.literal(true) }),
+]);
 export type DrainLine = z.infer<typeof drainLine>;
 
 export function joinText({ token, publicKey, name }: Pick<JoinRequest, 'token' | 'publicKey' | 'name'>): string {

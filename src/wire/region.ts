@@ -378,10 +378,10 @@ export function upToDate(said: { obeys?: Version | undefined; instances: readonl
 	return ahead.size === 0 ? [...all] : all.filter(({ release }) => !ahead.has(release));
 }
 
-/** Whether a report is not older than the one that is held of the same agent; one without an order is taken. */
-export function isLaterReport(report: { order?: ReportOrder | undefined }, held: { order?: ReportOrder | undefined } | undefined): boolean {
-	const [a, b] = [report.order, held?.order];
-	return !a || !b || a.run > b.run || (a.run === b.run && a.count >= b.count);
+/** Of two reports of one agent: negative when `a` is the older; null when one of them has no order. */
+export function compareReports(a: { order?: ReportOrder | undefined }, b: { order?: ReportOrder | undefined } | undefined): number | null {
+	if (!a.order || !b?.order) return null;
+	return a.order.run - b.order.run || a.order.count - b.order.count;
 }
 
 /** Negative when `a` is older than `b`. */

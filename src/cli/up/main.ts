@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { systemClock } from '#clock/clock.ts';
 import { createLog, type Log } from '#log/log.ts';
@@ -6,12 +6,10 @@ import { isolation } from '#process/isolation.ts';
 import { readPidFile, removePidFile } from '#process/pid-file.ts';
 import { EXIT, Failure } from '../failure.ts';
 import { claim, takeOver } from './claim.ts';
-import { readIdentity } from './check-in.ts';
 import { programReady } from './control.ts';
 import { watchFrozen } from './frozen.ts';
 import type { Ground } from './ground.ts';
 import { chooseLayout, openData, remembered, type UpSettings } from './installation.ts';
-import { JoinedGround } from './joined.ts';
 import { endProcess, Keeper } from './keeper.ts';
 import { LocalGround } from './local.ts';
 import { programDigest, type Program } from './programs.ts';
@@ -26,8 +24,7 @@ export async function main(settings: UpSettings): Promise<void> {
 		if (settings.takeOver) await takeOver(settings.data);
 		claim(settings.data);
 		for (const line of isolation().missing) tellParent({ warning: line });
-		const ground =
-			readIdentity(settings.data) === null ? new LocalGround(await chooseLayout(settings), log) : new JoinedGround(settings.data, log);
+		const ground = await groundOf(settings, log);
 		house = new House(ground, log);
 		stopOnSignals(house, log);
 		await house.open();
@@ -43,6 +40,13 @@ export async function main(settings: UpSettings): Promise<void> {
 		removeOwnClaim(settings.data);
 		process.exit(EXIT.jibe);
 	}
+}
+
+/** What a server needs is loaded where there is one: control's own machine has no use for it. */
+async function groundOf(settings: UpSettings, log: Log): Promise<Ground> {
+	if (!existsSync(join(settings.data, 'server', 'server.json'))) return new LocalGround(await chooseLayout(settings), log);
+	const { JoinedGround } = await import('./joined.ts');
+	return new JoinedGround(settings.data, log);
 }
 
 /** A program that ends this often before everything is ready will not get any better. */

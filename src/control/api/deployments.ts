@@ -12,7 +12,7 @@ import {
 import { appName, deploymentId, environmentName } from '#wire/names.ts';
 import { MAX_UPLOAD_BYTES, UPLOAD_TYPE, decodeUpload } from '#wire/upload.ts';
 import { authorise, sees, type Caller } from '../access.ts';
-import { deploy } from '../deploy.ts';
+import { deploy, refuseWhenSpent } from '../deploy.ts';
 import type { House } from '../house.ts';
 import { Refusal, type RollbackInput } from '../ports.ts';
 import { streamProgress } from '../progress.ts';
@@ -100,6 +100,7 @@ function uploadRoutes(house: House): Route[] {
 			async handle({ params, request, upload }) {
 				checkUploadType(request.headers['content-type']);
 				const { blobs } = decodeUpload(upload);
+				refuseWhenSpent(house);
 				await house.state.blobs.own(params.app, await house.store.write(blobs.values()));
 				return { stored: blobs.size };
 			},

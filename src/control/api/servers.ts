@@ -23,6 +23,7 @@ import type { House } from '../house.ts';
 import { RENEWABLE_FOR_MS, expiryFrom, papersFor, provenCheckIn, provenFormer, provenKey } from '../papers.ts';
 import { Refusal } from '../ports.ts';
 import { ANSWERED, route, type Route } from '../route.ts';
+import { loadOf } from '../server-load.ts';
 
 const ALL_ROLES: Role[] = ['depot', 'agent', 'edge'];
 /** Names that control's own machine goes by. */
@@ -45,8 +46,9 @@ function peopleRoutes(house: House): Route[] {
 			role: 'viewer',
 			answer: serversAnswer,
 			async handle() {
-				const servers = await Promise.all((await state.servers.list()).map((row) => statusOf(house, row)));
-				return { servers };
+				const [rows, wants] = await Promise.all([state.servers.list(), state.deployments.wants({})]);
+				const statuses = rows.map(async (row) => ({ ...(await statusOf(house, row)), ...loadOf(house.hub, wants, row.name) }));
+				return { servers: await Promise.all(statuses) };
 			},
 		}),
 		route({
@@ -127,7 +129,7 @@ function removalRoutes(house: House): Route[] {
 				const write = (line: DrainLine) => void response.write(`${JSON.stringify(line)}\n`);
 				const gone = new AbortController();
 				response.on('close', () => gone.abort());
-				if (query.cancel === '0') await drained(house, server, gone.signal, (left) => write({ left }));
+				if (query.cancel === '0') await drained(house, server, gone.signal, (left) => write(left));
 				write({ drained: true });
 				response.end();
 				return ANSWERED;
@@ -194,6 +196,7 @@ function machineRoutes(house: House): Route[] {
 				const certificateExpires = renew ? expiryFrom(now) : null;
 				const from = request.socket.remoteAddress ?? '';
 				const row = await state.servers.checkIn({ name, spki, ticket, next, from, certificateExpires });
+				house.clocks.set(name, body.at - now);
 				return { papers: renew ? papersFor(house, row, body.publicKey) : null, servers: roster.message([row.region]), at: clock.now() };
 			},
 		}),
@@ -213,15 +216,20 @@ function reserved(name: string): Refusal {
 function refuseClock(theirs: number, ours: number): void {
 	const off = theirs - ours;
 	if (Math.abs(off) <= CLOCK_OFF_MS) return;
-	const minutes = Math.round(Math.abs(off) / 60_000);
-	const message = `this server's clock is ${minutes} min ${off > 0 ? 'ahead of' : 'behind'} control's`;
+	const message = `this server's clock is ${clockWords(off)} control's`;
 	throw new Refusal('clock_off', 409, message, 'set it (timedatectl set-ntp true), then join again with the same join string');
 }
 
-async function statusOf(house: House, row: ServerRow): Promise<ServerStatus> {
+function clockWords(offMs: number): string {
+	return `${Math.round(Math.abs(offMs) / 60_000)} min ${offMs > 0 ? 'ahead of' : 'behind'}`;
+}
+
+async function statusOf(house: House, row: ServerRow): Promise<Omit<ServerStatus, 'has' | 'placed'>> {
 	const { name, conflict, draining, spki: _, ...rest } = row;
+	const clockOff = house.clocks.get(name) ?? 0;
+	const reason = conflict ?? (Math.abs(clockOff) > CLOCK_OFF_MS ? `its clock is ${clockWords(clockOff)} control's` : null);
 	const view = house.hub.regions().find((region) => region.name === row.region);
 	const there = view?.connected === true && (view.agents.includes(name) || view.edges.some((edge) => edge.startsWith(`${name}/`)));
 	const state = conflict !== null ? 'conflict' : draining ? 'draining' : there ? 'connected' : 'lost';
-	return { name, ...rest, state, reason: conflict, instances: await instancesOf(house, name) };
+	return { name, ...rest, state, reason, instances: await instancesOf(house, name) };
 }

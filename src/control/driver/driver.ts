@@ -163,6 +163,10 @@ class RolloutDriver implements Driver {
 		return lane.exclusive(() => rollbackTarget(lane));
 	}
 
+	stranded(key: { region: string; app: string; environment: string }) {
+		return this.#placing.stranded(key);
+	}
+
 	watch(listener: Listener) {
 		this.#listeners.add(listener);
 		return () => void this.#listeners.delete(listener);

@@ -1,6 +1,6 @@
 import type { Facts, RegionFacts, Rollout, RunEntry, Wanted } from '#rollout/rollout.ts';
 import { isWarm, NOTHING, readiness } from '#rollout/runs.ts';
-import { compareVersions, type ReleaseSpec, type Run, type Want } from '#wire/region.ts';
+import { compareVersions, type Instance, type ReleaseSpec, type Run, type Want } from '#wire/region.ts';
 import type { PointerWrite, RegionHub } from '../ports.ts';
 import type { LabelsOf, Placing } from './placing.ts';
 import type { Presence } from './presence.ts';
@@ -48,9 +48,16 @@ export function standsBy(scene: Scene, release: number, regions: readonly string
 		reachable.length > 0 &&
 		reachable.every((region) => {
 			const planned = scene.wants.get(region)?.run.some((run) => run.release === release);
-			return planned && isWarm(scene.hub.instances({ region, app: scene.app, environment: scene.environment }), release, instances);
+			return planned && isWarm(standing(scene, region), release, instances);
 		})
 	);
+}
+
+/** What its servers said, without those that are not there. */
+function standing({ hub, placing, app, environment }: Scene, region: string): Instance[] {
+	const key = { region, app, environment };
+	if (!placing.candidates.arePlaced(region)) return hub.instances(key);
+	return hub.instancesByServer(key).flatMap(({ server, instance }) => (placing.isConnected(region, server) ? [instance] : []));
 }
 
 export function wantedOf(want: Want | undefined): Wanted {

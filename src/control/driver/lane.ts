@@ -60,7 +60,7 @@ export class Lane implements Scene {
 	/** Newest first. */
 	history: Deployment[] = [];
 	readonly #told: Listener;
-	readonly #ramp: RampTeller;
+	readonly #ramp = new RampTeller();
 	readonly #blocked: () => boolean;
 	#loaded = false;
 	#tail: Promise<void> = Promise.resolve();
@@ -95,7 +95,6 @@ export class Lane implements Scene {
 		this.#ceded = of.settings.others !== undefined;
 		this.#seize = this.#ceded ? null : ANYBODY;
 		this.#told = of.told;
-		this.#ramp = new RampTeller(of.told);
 		this.#blocked = of.blocked;
 	}
 
@@ -335,7 +334,7 @@ export class Lane implements Scene {
 			if (!(await this.#stepOne())) break;
 		}
 		this.#retryMs = RETRY_FIRST_MS;
-		this.#ramp.look(this);
+		this.#ramp.look(this, this.#told);
 		this.#setTimer();
 	}
 

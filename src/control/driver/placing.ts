@@ -1,6 +1,6 @@
 import type { Clock, Timer } from '#clock/clock.ts';
 import { nextPlaced } from '#placement/move.ts';
-import { count, samePlaced, type Placed } from '#placement/place.ts';
+import { count, samePlaced, type Placed, type Placement } from '#placement/place.ts';
 import { compareVersions, wantKey, type Run, type Want } from '#wire/region.ts';
 import type { RegionHub } from '../ports.ts';
 import { Candidates, type Candidate, type Joined } from './candidates.ts';
@@ -26,6 +26,8 @@ export class Placing {
 	readonly #clock: Clock;
 	readonly #changed: () => void;
 	readonly #refusals = new Refusals();
+	/** Key → why instances of it are not where they should be, in words. */
+	readonly #stranded = new Map<string, string>();
 	#again: Timer | null = null;
 
 	constructor(of: { hub: RegionHub; clock: Clock; joined: () => readonly Joined[]; changed: () => void }) {
@@ -75,16 +77,19 @@ export class Placing {
 		const current = want.run.map((run) => this.#placedNow(want, run));
 		for (const [i, run] of want.run.entries()) table.take(run, current[i]!);
 		let arrived = true;
+		this.#stranded.delete(wantKey(want));
 		const next = want.run.map((run, i) => {
 			const now = current[i]!;
 			table.giveBack(run, now);
 			const refusing = this.#refusing(want, run);
-			const { target, stranded } = targetOf(table, run, now, labelsOf(run.release), refusing);
+			const { target, refused } = targetOf(table, run, now, labelsOf(run.release), refusing);
+			if (refused)
+				this.#stranded.set(wantKey(want), refusalToPlace(want, run.instances, labelsOf(run.release), refused, candidates).message);
 			const gone = new Set(Object.keys(now).filter((server) => isGone(candidates, server)));
 			// What stands by moves at once: it serves nobody, and is not worth its memory twice.
 			const placed = run.as === 'warm' ? target : nextPlaced({ current: now, target, gone, healthy: this.#healthy(want, run) });
 			table.take(run, placed);
-			arrived &&= samePlaced(placed, target) && !stranded && !this.#refusals.any(`${wantKey(want)} v${run.release}`);
+			arrived &&= samePlaced(placed, target) && refused === null && !this.#refusals.any(`${wantKey(want)} v${run.release}`);
 			return { ...run, placed: { ...placed } };
 		});
 		if (next.some((run, i) => !want.run[i]!.placed || !samePlaced(run.placed, want.run[i]!.placed))) {
@@ -94,6 +99,11 @@ export class Placing {
 		if (arrived) this.#inOrder.set(wantKey(want), state);
 		else this.#again ??= this.#clock.after(LOOK_AGAIN_MS, () => this.#lookAgain(), { idle: true });
 		return null;
+	}
+
+	/** Why instances of this key stay on a server that is to be left; null: nothing keeps them. */
+	stranded(key: Key): string | null {
+		return this.#stranded.get(wantKey(key)) ?? null;
 	}
 
 	/** false: what was said of its instances says nothing of now. */
@@ -184,17 +194,20 @@ function stays(before: Want | undefined, run: Run): boolean {
 }
 
 /** Moved off a server that drains or is lost, or to spread what stands too close. What finds no room stays where it is. */
-function targetOf(table: Table, run: Run, now: Placed, labels: readonly string[], refusing: Placed): { target: Placed; stranded: boolean } {
+function targetOf(table: Table, run: Run, now: Placed, labels: readonly string[], refusing: Placed): Target {
 	const running = Object.fromEntries(Object.entries(now).map(([server, held]) => [server, held - (refusing[server] ?? 0)]));
 	const ask = { running, home: {}, labels, refusing: Object.keys(refusing) };
 	const steady = table.place(run, { ...ask, steady: true });
 	// What only stands by is not worth a better spread.
-	if (!steady.refused)
-		return { target: run.as === 'warm' && allMayStay(table.candidates, run, now) ? now : steady.placed, stranded: false };
-	const answer = table.place(run, { ...ask, steady: false });
-	return answer.refused
-		? { target: strand(answer.placed, now, run.instances), stranded: true }
-		: { target: answer.placed, stranded: false };
+	if (!steady.refused) return { target: run.as === 'warm' && allMayStay(table.candidates, run, now) ? now : steady.placed, refused: null };
+	const { placed, refused } = table.place(run, { ...ask, steady: false });
+	return { target: refused ? strand(placed, now, run.instances) : placed, refused };
+}
+
+interface Target {
+	target: Placed;
+	/** Why not all of it is where it should be. */
+	refused: Placement['refused'];
 }
 
 function isGone(candidates: readonly Candidate[], server: string): boolean {

@@ -6,14 +6,9 @@ import type { Listener } from './settings.ts';
 const TELL_EACH_MS = 1_000;
 
 export class RampTeller {
-	readonly #told: Listener;
 	#last: { weight: string; at: number } = { weight: '', at: 0 };
 
-	constructor(told: Listener) {
-		this.#told = told;
-	}
-
-	look(lane: Lane): void {
+	look(lane: Lane, told: Listener): void {
 		const now = lane.settings.clock.now();
 		const walk = lane.walking();
 		const progress = walk && rampProgress(lane, walk, now);
@@ -21,7 +16,7 @@ export class RampTeller {
 		const weight = `${walk.deployment.id} ${walk.rollout.wave} ${progress.weightBp}`;
 		if (weight === this.#last.weight && now - this.#last.at < TELL_EACH_MS) return;
 		this.#last = { weight, at: now };
-		this.#told(walk.deployment, { type: 'deployment.ramp', data: { ...progress } });
+		told(walk.deployment, { type: 'deployment.ramp', data: { ...progress } });
 	}
 }
 
