@@ -14,6 +14,7 @@ const CALM_MS = 4 * 60 * 60_000;
 const REST_MS = 60 * 60_000;
 const MAX_SERVERS = 6;
 /** What a server is lost after, as control may count it: it hears late. */
+const MISSING_MS = 5_000;
 const LOST_MS = 60_000;
 const HEARD_MS = 20_000;
 
@@ -182,12 +183,14 @@ export class FleetLife {
 		const was = Object.entries(old.placed ?? {});
 		const sum = was.reduce((total, [, instances]) => total + instances, 0);
 		if (sum !== run.instances) return true;
+		// A rollout does not wait for what is to be prepared on a server that is away.
+		const awayMs = run.as === 'prepared' ? MISSING_MS : LOST_MS;
 		const goes = (name: string) => {
 			const server = region.servers.find((one) => one.name === name);
 			// What control decided on was true when it heard of it.
 			const lately = server !== undefined && clock.now() - Math.max(server.backAt, server.drainedAt) < HEARD_MS;
 			const crowded = server !== undefined && server.usedMiB() + INSTANCE_MIB > server.budgetMiB;
-			return !server || server.draining || lately || crowded || (server.downSince !== null && clock.now() - server.downSince >= LOST_MS);
+			return !server || server.draining || lately || crowded || (server.downSince !== null && clock.now() - server.downSince >= awayMs);
 		};
 		if (was.some(([name]) => goes(name))) return true;
 		const least = Math.min(...Object.keys(run.placed ?? {}).map((name) => old.placed?.[name] ?? 0));

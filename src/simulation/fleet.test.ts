@@ -143,6 +143,17 @@ test('a lost server is given up after 60 s and not before; back, it is trusted a
 	assert.deepEqual(placedOf(fleet), { s0: 1, s1: 1 });
 });
 
+test('a deploy does not wait for a server that is lost while it prepares: what was to be there begins elsewhere', async () => {
+	const fleet = await live([1000, 1000, 1000], 3);
+	const { deployment } = await answer(fleet, fleet.driver.deploy(inputOf('notes', 'two', 3)));
+	assert.deepEqual(placedOf(fleet, 'notes', 'prepared'), { s0: 1, s1: 1, s2: 1 });
+	fleet.lose(server(fleet, 's0'), 10 * MINUTE);
+	await fleet.clock.pass(30 * SECOND);
+	assert.equal(fleet.database.history({ limit: 10 }).find(({ id }) => id === deployment.id)?.state, 'Deployed');
+	assert.equal(placedOf(fleet)?.['s0'], undefined);
+	assert.deepEqual(placedOf(fleet, 'notes', 'warm'), { s0: 1, s1: 1, s2: 1 }, 'what serves nobody there waits for its return');
+});
+
 test('a server that comes and goes for hours makes little move', async () => {
 	const fleet = await live([1000, 1000], 2);
 	const before = versionOf(fleet);

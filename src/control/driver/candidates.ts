@@ -20,6 +20,8 @@ export interface Candidate {
 	name: string;
 	labels: readonly string[];
 	connected: boolean;
+	/** Away for so long that what is only to be prepared there begins elsewhere. */
+	missing: boolean;
 	takes: Server['takes'];
 	why: 'draining' | 'removed' | 'lost' | 'away' | 'disk' | null;
 	/** It was lost and came back a short while ago: nothing moves there without need. */
@@ -104,6 +106,7 @@ export class Candidates {
 			name: server,
 			labels: joined?.labels ?? [],
 			connected,
+			missing: this.#steadiness.isMissing(view, now),
 			takes: why === null ? 'any' : why === 'away' || why === 'disk' ? 'kept' : 'none',
 			why,
 			unsteady: this.#steadiness.isUnsteady(view, now),

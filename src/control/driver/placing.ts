@@ -81,11 +81,12 @@ export class Placing {
 		const next = want.run.map((run, i) => {
 			const now = current[i]!;
 			table.giveBack(run, now);
-			const refusing = this.#refusing(want, run);
+			const missing = missingFrom(candidates, run);
+			const refusing = { ...this.#refusing(want, run), ...missing };
 			const { target, refused } = targetOf(table, run, now, labelsOf(run.release), refusing);
 			if (refused)
 				this.#stranded.set(wantKey(want), refusalToPlace(want, run.instances, labelsOf(run.release), refused, candidates).message);
-			const gone = new Set(Object.keys(now).filter((server) => isGone(candidates, server)));
+			const gone = new Set(Object.keys(now).filter((server) => server in missing || isGone(candidates, server)));
 			// What stands by moves at once: it serves nobody, and is not worth its memory twice.
 			const placed = run.as === 'warm' ? target : nextPlaced({ current: now, target, gone, healthy: this.#healthy(want, run) });
 			table.take(run, placed);
@@ -213,6 +214,12 @@ interface Target {
 function isGone(candidates: readonly Candidate[], server: string): boolean {
 	const one = candidates.find(({ name }) => name === server);
 	return !one || one.why === 'lost' || one.why === 'removed';
+}
+
+/** A rollout waits for what is to be prepared: on a server that is away it is not waited for until that is taken for lost. */
+function missingFrom(candidates: readonly Candidate[], { as, placed = {} }: Run): Placed {
+	const missing = as === 'prepared' ? candidates.filter(({ name, missing: away }) => away && (placed[name] ?? 0) > 0) : [];
+	return Object.fromEntries(missing.map(({ name }) => [name, placed[name]!]));
 }
 
 function allMayStay(candidates: readonly Candidate[], run: Run, now: Placed): boolean {

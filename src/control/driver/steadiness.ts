@@ -7,6 +7,8 @@ import type { ServerView } from '../ports.ts';
 
 /** Away for so long, and what ran there is started elsewhere. */
 export const SERVER_LOST_AFTER_MS = 60_000;
+/** Away for so long, and what was only to be prepared there begins elsewhere: a deploy waits for it, and nobody loses by it. */
+export const SERVER_MISSING_AFTER_MS = 5_000;
 /** One that was lost and is back gets nothing moved to it for so long; doubled with each loss. */
 export const STEADY_AFTER_MS = 60_000;
 const MAX_DOUBLINGS = 6;
@@ -45,16 +47,21 @@ export class Steadiness {
 		return now - (view.lostSinceMs ?? now) >= SERVER_LOST_AFTER_MS ? 'lost' : 'away';
 	}
 
+	isMissing({ connected, lostSinceMs }: ServerView, now: number): boolean {
+		return !connected && now - (lostSinceMs ?? now) >= SERVER_MISSING_AFTER_MS;
+	}
+
 	isUnsteady(view: ServerView, now: number): boolean {
 		const from = this.#steadyFrom(view);
 		return from !== null && now < from;
 	}
 
-	/** In how many milliseconds one of them will be taken for lost, or for steady again; null: none will. */
+	/** In how many milliseconds one of them will be taken for missing, for lost, or for steady again; null: none will. */
 	nextMs(views: readonly ServerView[], now: number): number | null {
-		const times = views.map((view) => {
-			if (view.connected) return this.#steadyFrom(view);
-			return view.lostSinceMs === null ? null : view.lostSinceMs + SERVER_LOST_AFTER_MS;
+		const times = views.flatMap((view) => {
+			if (view.connected) return [this.#steadyFrom(view)];
+			const { lostSinceMs } = view;
+			return lostSinceMs === null ? [] : [lostSinceMs + SERVER_MISSING_AFTER_MS, lostSinceMs + SERVER_LOST_AFTER_MS];
 		});
 		const ahead = times.flatMap((time) => (time !== null && time > now ? [time - now] : []));
 		return ahead.length === 0 ? null : Math.min(...ahead);
