@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
+import { connect } from 'node:tls';
+import { once } from 'node:events';
 import { after, before, test } from 'node:test';
 import { openRaw, raw, readUntil } from '../src/edge/fixture.ts';
 import { tinyApp, type App } from './fixtures/app.ts';
@@ -22,26 +24,30 @@ async function take(request: Request): Promise<Response> {
 }
 export default { fetch: take };
 `;
-/** A connection each, at the edge and at control. */
+/** Connections of each kind. */
 const LORISES = 100;
 const DRIP_MS = 500;
 
 let jibe: Jibe;
 let app: App;
 let dripping: NodeJS.Timeout;
-let lorises: { socket: Socket; said: Promise<string> }[];
+let lorises: { socket: Socket; said: Promise<string> }[] = [];
+/** Connected for TLS, and silent from then on. */
+let mutes: Socket[] = [];
 
 before(async () => {
-	jibe = await startJibe({ regions: 1 });
+	jibe = await startJibe({ regions: 1, listen: true });
 	app = tinyApp('app', SOURCE, { health: { path: '/healthz' } });
 	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
 	// Their time runs while the other stories are told.
-	lorises = await Promise.all([edgePort(), controlPort()].flatMap((port) => Array.from({ length: LORISES }, () => slowLoris(port))));
+	const kinds = [() => openRaw(edgePort()), () => openRaw(controlPort()), openTls];
+	lorises = await Promise.all(kinds.flatMap((open) => Array.from({ length: LORISES }, () => slowLoris(open))));
 	dripping = setInterval(() => lorises.forEach(({ socket }) => socket.writable && socket.write('a')), DRIP_MS);
+	mutes = await Promise.all(Array.from({ length: LORISES }, () => openRaw(jibe.tlsPort)));
 });
 after(async () => {
 	clearInterval(dripping);
-	lorises.forEach(({ socket }) => socket.destroy());
+	[...lorises.map(({ socket }) => socket), ...mutes].forEach((socket) => socket.destroy());
 	app[Symbol.dispose]();
 	await jibe.stop();
 });
@@ -50,10 +56,17 @@ const edgePort = () => Number(new URL(jibe.edgeUrl(0)).port);
 const controlPort = () => Number(new URL(jibe.url).port);
 
 /** Says one more letter of its head from time to time, so as never to be idle. */
-async function slowLoris(port: number): Promise<{ socket: Socket; said: Promise<string> }> {
-	const socket = await openRaw(port);
+async function slowLoris(open: () => Promise<Socket>): Promise<{ socket: Socket; said: Promise<string> }> {
+	const socket = await open();
 	socket.write(`GET / HTTP/1.1\r\nHost: ${HOST}\r\nX-Slow: `);
 	return { socket, said: readUntil(socket) };
+}
+
+async function openTls(): Promise<Socket> {
+	const socket = connect({ port: jibe.tlsPort, host: '127.0.0.1', rejectUnauthorized: false });
+	socket.on('error', () => socket.destroy());
+	await once(socket, 'secureConnect');
+	return socket;
 }
 
 const seen = async () => JSON.parse((await jibe.request(0, HOST, '/seen')).body) as string[];
@@ -106,11 +119,12 @@ test('an upload that breaks off reaches neither the app as a whole nor control a
 	assert.deepEqual([await seen(), await jibe.newest('app')], before);
 });
 
-test('slow-loris: heads that drip in are cut off, and users are answered meanwhile', async () => {
+test('slow-loris: heads that drip in and handshakes that never come are cut off, and users are answered meanwhile', async () => {
 	let answered = 0;
 	const cut = Promise.all(lorises.map(({ said }) => said));
+	const gone = Promise.all(mutes.filter((socket) => !socket.destroyed).map((socket) => once(socket, 'close')));
 	let over = false;
-	void cut.then(() => (over = true));
+	void Promise.all([cut, gone]).then(() => (over = true));
 	await eventually(async () => {
 		assert.equal((await jibe.request(0, HOST, '/')).status, 200);
 		await jibe.api('/api/v1/apps');

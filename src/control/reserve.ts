@@ -64,8 +64,9 @@ async function lay(file: string): Promise<void> {
 	const draft = `${file}.tmp`;
 	try {
 		const handle = await open(draft, 'w', 0o600);
+		const piece = randomBytes(PIECE_BYTES);
 		try {
-			for (let written = 0; written < RESERVE_BYTES; written += PIECE_BYTES) await handle.write(randomBytes(PIECE_BYTES));
+			for (let written = 0; written < RESERVE_BYTES; written += PIECE_BYTES) await handle.write(piece);
 		} finally {
 			await handle.close();
 		}
