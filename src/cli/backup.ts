@@ -11,6 +11,8 @@ import { deriveKey, newKdf, readPassphrase } from './passphrase.ts';
 import { findServer, open } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
+/** Longer than control waits for us. */
+const SILENT_AFTER_MS = 300_000;
 /** The file is written this much at a time. */
 const WRITE_BYTES = 1024 * 1024;
 
@@ -27,7 +29,12 @@ export const verb: Verb = {
 		const seal = key && { kdf, key: key.toString('base64') };
 		const server = findServer(data);
 		out.now('Backing up…');
-		const response = await open(server, { method: 'POST', path: '/api/v1/backups', json: { all: args.flag('all'), seal } });
+		const response = await open(server, {
+			method: 'POST',
+			path: '/api/v1/backups',
+			json: { all: args.flag('all'), seal },
+			idleMs: SILENT_AFTER_MS,
+		});
 		const made = await receive(response, file, key, out);
 		const ms = Math.round(systemClock.monotonic() - before);
 		const { header, fileBytes, held } = made;

@@ -56,6 +56,7 @@ export async function main(given: unknown): Promise<void> {
 		openState({ database: postgres?.connection ?? settings.databaseUrl!, log, clock, ...(postgres ? { place: postgres.place } : {}) }),
 		openStore(data, settings.store, log),
 	]);
+	await store.claim((await state.installation()).id);
 	await ensureAdminToken(data, state, log);
 	// With a database elsewhere its room is not this disk's.
 	const reserve = postgres ? openReserve(data, clock, log) : null;
@@ -76,7 +77,7 @@ export async function main(given: unknown): Promise<void> {
 		clock,
 	});
 	const collecting = clock.every(COLLECT_EACH_MS, () => {
-		collect(data, state, store, log).catch((error: unknown) => log.warn('collect.failed', { error }));
+		collect(state, store, log).catch((error: unknown) => log.warn('collect.failed', { error }));
 	});
 	stopOnSignals(log, async () => {
 		collecting.cancel();
@@ -92,9 +93,9 @@ export async function main(given: unknown): Promise<void> {
 	process.stdout.write('ready\n');
 }
 
-async function collect(data: string, state: State, store: SweptStore, log: Log): Promise<void> {
+async function collect(state: State, store: SweptStore, log: Log): Promise<void> {
 	const { wanted, releases, events, auditEntries } = await state.collect(clock.now());
-	const { waitMs, usedShare } = await sweepAfterMs(data);
+	const { waitMs, usedShare } = store.disk === null ? { waitMs: SWEEP_AFTER_MS, usedShare: 0 } : await sweepAfterMs(store.disk);
 	const swept = await sweep(store, wanted, clock.now(), waitMs);
 	log[waitMs < SWEEP_AFTER_MS ? 'warn' : 'info']('collected', { releases, events, auditEntries, ...swept, diskUsedShare: usedShare });
 }

@@ -45,6 +45,7 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
 		const header = await records.open(options.key);
 		checkKnown(header.migrations);
 		const { database, store } = await options.places();
+		await store.claim(header.installation);
 		const load = await openLoad(database, header.migrations, options.clock);
 		try {
 			await fill(records, load);

@@ -15,6 +15,10 @@ export interface BlobStore {
 
 /** What control keeps its blobs in: it says what it holds, so that what nobody wants can be swept, and can be copied as it lies. */
 export interface SweptStore extends BlobStore {
+	/** The directory whose disk it fills; null: it is somewhere else. */
+	readonly disk: string | null;
+	/** From now on this installation's alone: another one would sweep what it does not know. @throws StoreRefused */
+	claim(installation: string): Promise<void>;
 	/** Everything stored. */
 	digests(): Iterable<Digest>;
 	/** Blobs that the collection found unwanted, with the wall time of that in ms. */

@@ -152,8 +152,16 @@ class Disk implements DiskStore {
 		return keyed.map(({ digest }) => digest);
 	}
 
+	get disk(): string {
+		return this.dir;
+	}
+
 	/** Nobody else writes here. */
 	refresh(): Promise<void> {
+		return Promise.resolve();
+	}
+
+	claim(): Promise<void> {
 		return Promise.resolve();
 	}
 

@@ -79,6 +79,13 @@ for (const [kind, url] of [
 			}
 		});
 
+		test('a store is of one installation', async () => {
+			const place = url();
+			await (await openAt(place)).claim('ours');
+			await (await openAt(place)).claim('ours');
+			await assert.rejects((await openAt(place)).claim('another'), { code: 'store_refused', message: /of the installation ours/ });
+		});
+
 		test('many blobs of one write are one object, and known ones cost nothing', async () => {
 			const place = url();
 			const store = await openAt(place);

@@ -16,7 +16,7 @@ import {
 	type EncodedBlob,
 	type PackEntry,
 } from './blob-pack.ts';
-import { BlobCorrupt, BlobMissing, type SweptStore } from './blob-store.ts';
+import { BlobCorrupt, BlobMissing, StoreRefused, type SweptStore } from './blob-store.ts';
 import { ObjectCache } from './object-cache.ts';
 import { packsOf, partOf, unpack, type Found, type Place, type Stored } from './object-blobs.ts';
 import { fileName, FOLDER, isPack, newName, timeName, timeOf, wholeIn } from './object-names.ts';
@@ -24,7 +24,7 @@ import type { Objects } from './objects.ts';
 
 /**
  * Blobs in objects that several controls share: `blobs/<time>-<id>.pack` for the small ones of one write,
- * `blobs/<time>-<id>.<hex>[.zst]` for a big one, `marks.json` of the collection. Objects are immutable and their names
+ * `blobs/<time>-<id>.<hex>[.zst]` for a big one, `marks.json` of the collection, `installation.json`: whose it is. Objects are immutable and their names
  * sort by age, so one listing from the newest on tells what others wrote. What is deleted is forgotten here, and an
  * object goes once little of it is wanted: until then the rest of it is listed again, as unwanted as before.
  */
@@ -48,6 +48,7 @@ export interface ObjectStoreOptions {
 }
 
 const MARKS = 'marks.json';
+const OWNER = 'installation.json';
 /** Stands among the indexes, and names the store that they are of. */
 const OPENED = 'opened';
 const INDEXES_MAX_BYTES = 1024 * 1024 * 1024;
@@ -64,6 +65,7 @@ const YIELD_EACH_BYTES = 1024 * 1024;
 
 class ObjectStore implements SweptStore {
 	readonly marks = new Map<Digest, number>();
+	readonly disk = null;
 	private readonly objects: Objects;
 	private readonly cache: ObjectCache;
 	private readonly indexes: ObjectCache;
@@ -102,6 +104,16 @@ class ObjectStore implements SweptStore {
 			if (!known) throw error;
 			this.log.warn('store.unavailable', { place: this.objects.place, error });
 		}
+	}
+
+	async claim(installation: string): Promise<void> {
+		// A store that can't be reached was its own before, or had not been opened.
+		if (!this.listed) return;
+		const found = await this.objects.get(OWNER);
+		if (!found) return this.objects.put(OWNER, Buffer.from(JSON.stringify({ installation })));
+		const owner = (JSON.parse(found.toString()) as { installation: string }).installation;
+		if (owner === installation) return;
+		throw new StoreRefused(`${this.objects.place} holds the blobs of the installation ${owner}: give this one a prefix of its own`);
 	}
 
 	digests(): Iterable<Digest> {
