@@ -75,8 +75,8 @@ export class Hub implements RegionHub {
 		}));
 	}
 
-	servers(): ServerView[] {
-		return this.known.list();
+	servers(region?: string): ServerView[] {
+		return this.known.list(region);
 	}
 
 	wanted(): Iterable<Want> {

@@ -6,7 +6,8 @@ export class KnownServers {
 	/** Region → server → what is known of it. */
 	readonly #byRegion = new Map<string, Map<string, ServerView>>();
 
-	list(): ServerView[] {
+	list(region?: string): ServerView[] {
+		if (region !== undefined) return [...(this.#byRegion.get(region)?.values() ?? [])];
 		return [...this.#byRegion.values()].flatMap((servers) => [...servers.values()]);
 	}
 

@@ -137,8 +137,8 @@ export type HubEvent =
 /** The regions as control sees them over the depots' links. All queries answer from memory. */
 export interface RegionHub {
 	regions(): RegionView[];
-	/** Every server that was heard of, with those that are away. */
-	servers(): ServerView[];
+	/** Every server that was heard of, with those that are away; those of one region, if it is named. */
+	servers(region?: string): ServerView[];
 	/** All that is wanted anywhere, as far as this process knows. */
 	wanted(): Iterable<Want>;
 	/** Tells the regions concerned. Fire and forget: a region that misses it asks again when it is back. */

@@ -102,7 +102,7 @@ test('a server that drains is left: what moves is healthy elsewhere before', asy
 	const fleet = await live([1000, 1000], 2);
 	assert.deepEqual(placedOf(fleet), { s0: 1, s1: 1 });
 	fleet.drain(server(fleet, 's0'));
-	await fleet.clock.pass(20);
+	await fleet.clock.pass(70);
 	assert.deepEqual(placedOf(fleet), { s0: 1, s1: 2 });
 	await fleet.clock.pass(20 * SECOND);
 	assert.deepEqual(placedOf(fleet), { s1: 2 });

@@ -3,6 +3,10 @@ import type { Server } from '#placement/place.ts';
 import type { RegionHub, ServerView } from '../ports.ts';
 import { Steadiness } from './steadiness.ts';
 
+/** What is heard within this is looked at together: after a cut thousands of servers come back at once. */
+const LOOK_WITHIN_MS = 50;
+/** So long a server that was not heard of yet counts as there: control has only just begun. */
+const START_GRACE_MS = 6_000;
 /** A server with less free disk gets nothing new. */
 export const MIN_DISK_FREE_MIB = 256;
 
@@ -40,10 +44,15 @@ export class Candidates {
 	readonly #steadiness: Steadiness;
 	/** Every name that ever joined: one that is no longer among them was removed. */
 	readonly #everJoined = new Set<string>();
-	#timer: Timer | null = null;
-	#seen = '';
-	#generation = 0;
-	readonly #cache = new Map<string, Candidate[]>();
+	/** By region, until something of it changes. */
+	readonly #known = new Map<string, Candidate[]>();
+	readonly #seen = new Map<string, string>();
+	readonly #generations = new Map<string, number>();
+	/** When time alone will change something in a region. */
+	readonly #nextAt = new Map<string, number>();
+	readonly #dirty = new Set<string>();
+	#soon: Timer | null = null;
+	#later: Timer | null = null;
 
 	/** `changed`: where instances should be may be another place now. */
 	constructor(of: { hub: RegionHub; clock: Clock; joined: () => readonly Joined[]; changed: () => void }) {
@@ -52,51 +61,83 @@ export class Candidates {
 		this.#joined = of.joined;
 		this.#changed = of.changed;
 		this.#steadiness = new Steadiness(of.clock.monotonic());
-		this.look();
+		for (const region of this.#regions()) this.#look(region);
+		this.#setTimer();
 	}
 
-	/** Counts up whenever something about a server changes that placement goes by. */
-	get generation(): number {
-		return this.#generation;
+	/** Counts up whenever something about a server of the region changes that placement goes by. */
+	generation(region: string): number {
+		return this.#generations.get(region) ?? 0;
 	}
 
-	/** Notes who came and went. Called at every event of the hub or the database that may change it. true: something did. */
-	look(): boolean {
-		const now = this.#clock.monotonic();
-		const views = this.#views();
-		for (const { name } of this.#servers()) this.#everJoined.add(name);
-		this.#steadiness.look(views, now);
-		this.#cache.clear();
-		const next = this.#steadiness.nextMs(views, now);
-		this.#timer?.cancel();
-		this.#timer = next === null ? null : this.#clock.after(next, () => this.look() && this.#changed(), { idle: true });
-		const regions = new Set(views.map((view) => view.region));
-		const seen = JSON.stringify([...regions].map((region) => [region, this.in(region)]));
-		if (seen === this.#seen) return false;
-		this.#seen = seen;
-		this.#generation++;
-		return true;
+	/** Somebody came, went, or said something; in every region, if none is named. */
+	heard(region: string | null): void {
+		for (const one of region === null ? this.#regions() : [region]) {
+			this.#known.delete(one);
+			this.#dirty.add(one);
+		}
+		this.#soon ??= this.#clock.after(LOOK_WITHIN_MS, () => this.#lookAtDirty());
 	}
 
-	in(region: string): Candidate[] {
-		const known = this.#cache.get(region);
+	in(region: string): readonly Candidate[] {
+		const known = this.#known.get(region);
 		if (known) return known;
 		const now = this.#clock.monotonic();
-		const joined = this.#servers();
-		const found = this.#views()
-			.filter((view) => view.region === region)
-			.map((view) => this.#candidate(view, joined.find((one) => one.name === view.server) ?? null, now));
-		this.#cache.set(region, found);
+		const joined = new Map(this.#servers(region).map((one) => [one.name, one]));
+		const found = this.#views(region).map((view) => this.#candidate(view, joined.get(view.server) ?? null, now));
+		this.#known.set(region, found);
 		return found;
 	}
 
 	/** Whether instances of the region are given to servers by name. Where this machine's own is the only one, it runs all. */
 	arePlaced(region: string): boolean {
-		return this.#servers().some((one) => one.region === region) || this.in(region).length > 1;
+		return this.in(region).length > 1 || this.#servers(region).length > 0;
 	}
 
 	close(): void {
-		this.#timer?.cancel();
+		this.#soon?.cancel();
+		this.#later?.cancel();
+	}
+
+	#lookAtDirty(): void {
+		this.#soon = null;
+		const dirty = [...this.#dirty];
+		this.#dirty.clear();
+		const changed = dirty.filter((region) => this.#look(region));
+		this.#setTimer();
+		if (changed.length > 0) this.#changed();
+	}
+
+	/** true: something is another way than when it was last looked at. */
+	#look(region: string): boolean {
+		const now = this.#clock.monotonic();
+		const views = this.#views(region);
+		for (const { name } of this.#servers(region)) this.#everJoined.add(name);
+		this.#steadiness.look(views, now);
+		this.#known.delete(region);
+		const next = this.#steadiness.nextMs(views, now);
+		if (next === null) this.#nextAt.delete(region);
+		else this.#nextAt.set(region, now + next);
+		const seen = JSON.stringify(this.in(region));
+		if (seen === this.#seen.get(region)) return false;
+		this.#seen.set(region, seen);
+		this.#generations.set(region, this.generation(region) + 1);
+		return true;
+	}
+
+	#setTimer(): void {
+		this.#later?.cancel();
+		this.#later = null;
+		if (this.#nextAt.size === 0) return;
+		const delayMs = Math.max(1, Math.min(...this.#nextAt.values()) - this.#clock.monotonic());
+		this.#later = this.#clock.after(delayMs, () => this.#timePassed(), { idle: true });
+	}
+
+	#timePassed(): void {
+		const now = this.#clock.monotonic();
+		for (const [region, at] of this.#nextAt) if (at <= now) this.#dirty.add(region);
+		this.#soon?.cancel();
+		this.#lookAtDirty();
 	}
 
 	#candidate(view: ServerView, joined: Joined | null, now: number): Candidate {
@@ -115,25 +156,32 @@ export class Candidates {
 		};
 	}
 
-	#why({ server, connected, lostSinceMs, state, region }: ServerView, joined: Joined | null, now: number): Candidate['why'] {
+	#why(view: ServerView, joined: Joined | null, now: number): Candidate['why'] {
+		const { server, lostSinceMs, state } = view;
 		if (!joined && this.#everJoined.has(server)) return 'removed';
-		const away = this.#steadiness.away({ server, connected, lostSinceMs, state, region }, now);
+		const { startedMs } = this.#steadiness;
+		const unheard = lostSinceMs === startedMs && now - startedMs < START_GRACE_MS;
+		const away = unheard ? null : this.#steadiness.away(view, now);
 		if (away === 'lost') return 'lost';
 		if (joined?.draining) return 'draining';
 		return away ?? (state && state.diskFreeMiB < MIN_DISK_FREE_MIB ? 'disk' : null);
 	}
 
-	/** Those that instances can run on. */
-	#servers(): readonly Joined[] {
-		return this.#joined().filter(({ roles }) => roles.includes('agent'));
+	#regions(): Set<string> {
+		return new Set([...this.#hub.servers(), ...this.#joined()].map(({ region }) => region).concat([...this.#seen.keys()]));
+	}
+
+	/** Those that joined and that instances can run on. */
+	#servers(region: string): Joined[] {
+		return this.#joined().filter((one) => one.region === region && one.roles.includes('agent'));
 	}
 
 	/** What the hub has heard of, and those that joined and were not heard of since this process began. */
-	#views(): ServerView[] {
-		const known = this.#hub.servers();
-		const heard = new Set(known.map(({ server, region }) => `${region}/${server}`));
+	#views(region: string): ServerView[] {
+		const known = this.#hub.servers(region);
+		const heard = new Set(known.map(({ server }) => server));
 		const lostSinceMs = this.#steadiness.startedMs;
-		const unheard = this.#servers().filter(({ name, region }) => !heard.has(`${region}/${name}`));
-		return [...known, ...unheard.map(({ name, region }) => ({ server: name, region, connected: false, lostSinceMs, state: null }))];
+		const unheard = this.#servers(region).filter(({ name }) => !heard.has(name));
+		return [...known, ...unheard.map(({ name }) => ({ server: name, region, connected: false, lostSinceMs, state: null }))];
 	}
 }

@@ -35,7 +35,7 @@ class RolloutDriver implements Driver {
 		this.#presence = new Presence(settings.hub, settings.clock);
 		const { hub, clock, joined } = settings;
 		this.#placing = new Placing({ hub, clock, joined: () => joined?.servers() ?? [], changed: () => this.#lookAll() });
-		const stops = [hub.subscribe((event) => this.#heard(event)), joined?.subscribe(() => this.#serversChanged())];
+		const stops = [hub.subscribe((event) => this.#heard(event)), joined?.subscribe(() => this.#placing.candidates.heard(null))];
 		this.#unsubscribe = () => stops.forEach((stop) => stop?.());
 	}
 
@@ -210,18 +210,14 @@ class RolloutDriver implements Driver {
 			case 'ahead':
 				return this.ahead(event);
 			case 'servers':
-				return this.#serversChanged();
+				return this.#placing.candidates.heard(event.region);
 			case 'lost':
 			case 'back':
 			case 'presence':
 				this.#presence.look();
-				this.#placing.candidates.look();
+				this.#placing.candidates.heard(event.region);
 				this.#lookAll();
 		}
-	}
-
-	#serversChanged(): void {
-		if (this.#placing.candidates.look()) this.#lookAll();
 	}
 
 	#lookAll(): void {

@@ -68,7 +68,7 @@ export class Placing {
 	rearranged(want: Want, labelsOf: LabelsOf): Run[] | null {
 		const { region } = want;
 		if (want.removed || want.run.length === 0 || !this.candidates.arePlaced(region)) return null;
-		const state = `${want.epoch}.${want.version} ${this.candidates.generation}`;
+		const state = `${want.epoch}.${want.version} ${this.candidates.generation(region)}`;
 		if (this.#inOrder.get(wantKey(want)) === state) return null;
 		const candidates = this.candidates.in(region);
 		// Nobody is there to go to: who returns finds all as it was.

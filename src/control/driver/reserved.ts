@@ -38,8 +38,12 @@ export class Reserved {
 
 	/** Decided, and perhaps not written yet. */
 	note(key: Key, run: readonly Run[], version: number): void {
-		this.#noted.set(wantKey(key), { key, run, version, at: this.#clock.monotonic() });
-		this.#sum = null;
+		const name = wantKey(key);
+		const old = this.#sum?.wanted.get(name);
+		if (old) this.#count(old, -1);
+		this.#noted.set(name, { key, run, version, at: this.#clock.monotonic() });
+		this.#sum?.wanted.set(name, { key, run });
+		if (this.#sum) this.#count({ key, run }, 1);
 	}
 
 	#summed(): Sum {
@@ -48,23 +52,34 @@ export class Reserved {
 		const servers = this.#hub.servers();
 		const regions = Map.groupBy(servers, (view) => view.region);
 		const needs = new Map(servers.map(({ server, state }) => [server, state?.appsMiB ?? {}]));
-		const wanted = new Map<string, { key: Key; run: readonly Run[] }>();
+		const sum: Sum = { regions, needs, wanted: this.#wanted(), used: new Map() };
+		this.#sum = sum;
+		for (const one of sum.wanted.values()) this.#count(one, 1);
+		return sum;
+	}
+
+	/** What the hub knows, with what was decided since. */
+	#wanted(): Sum['wanted'] {
+		const wanted: Sum['wanted'] = new Map();
 		for (const want of this.#hub.wanted()) {
-			if (this.#noted.get(wantKey(want)) && want.version >= this.#noted.get(wantKey(want))!.version) this.#noted.delete(wantKey(want));
-			wanted.set(wantKey(want), { key: want, run: want.run });
+			const name = wantKey(want);
+			const noted = this.#noted.get(name);
+			if (noted && want.version >= noted.version) this.#noted.delete(name);
+			wanted.set(name, { key: want, run: want.run });
 		}
 		const now = this.#clock.monotonic();
 		for (const [name, noted] of this.#noted) {
 			if (now - noted.at > NOTED_MS) this.#noted.delete(name);
 			else wanted.set(name, noted);
 		}
-		this.#sum = { regions, needs, wanted, used: new Map() };
-		for (const { key, run } of wanted.values()) {
-			for (const server of serversOf(this.#sum, key, run)) {
-				this.#sum.used.set(server, (this.#sum.used.get(server) ?? 0) + this.#needOf(server, key, run));
-			}
+		return wanted;
+	}
+
+	#count({ key, run }: { key: Key; run: readonly Run[] }, sign: 1 | -1): void {
+		const { used } = this.#sum!;
+		for (const server of serversOf(this.#sum!, key, run)) {
+			used.set(server, (used.get(server) ?? 0) + sign * this.#needOf(server, key, run));
 		}
-		return this.#sum;
 	}
 
 	#needOf(server: string, { region, app }: Key, run: readonly Run[]): number {
