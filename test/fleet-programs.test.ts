@@ -6,7 +6,7 @@ import { noHosts } from './fixtures/hosts.ts';
 import { eventually, kill, type Program } from './fixtures/jibe.ts';
 import type { Visit } from './fixtures/visitors.ts';
 
-/** A server of five loses each of its programs, then its power, and comes back: users of the others see nothing of it. */
+/** Each program of a server, and control, is killed and frozen in turn, and control loses its power: users see nothing of it. */
 
 const skip = noHosts();
 const text = (words: string) => `export default { fetch: () => new Response(${JSON.stringify(words)}) };\n`;
@@ -106,23 +106,39 @@ for (const role of ['depot', 'agent', 'up'] as const) {
 
 const FROZEN_MS = 3_000;
 
-test('power of a server lost: others miss at most what was under way there; it comes back with what is live now', { skip }, async () => {
-	const others = fleet.servers.filter((name) => name !== SERVER);
-	await using visitors = fleet.visit('app');
-	await visitors.allAnswer(`edition ${edition}`, fleet.servers);
-	const off = Date.now();
-	fleet.powerOff(SERVER);
-	await visitors.allAnswer(`edition ${edition}`, others);
-	const words = await deployNext();
-	await visitors.allAnswer(words, others);
-	await fleet.boot(SERVER);
-	const on = Date.now();
-	await visitors.allAnswer(words, [SERVER]);
-	await visitors.stop();
-	// Users who ask the dead machine itself get nothing, and nothing can be done about it from elsewhere.
-	const there = visitors.failures(others);
-	assert.ok(there.length > 0 && there.every(({ at }) => at >= off - 1_000 && at <= on + 1_000), there.map(said).join('\n'));
-	// An edge elsewhere had a request under way to an instance there.
-	const elsewhere = visitors.failures([SERVER]);
-	assert.ok(elsewhere.length <= others.length && elsewhere.every(({ at }) => at < off + 1_000), elsewhere.map(said).join('\n'));
-});
+for (const [what, harm] of [
+	['frozen', () => freezeControl()],
+	['killed with its database', () => killControl()],
+	['without power', () => cutControlOff()],
+] as const) {
+	test(`control ${what}: no request fails, and it goes on where it was`, { skip }, async () => {
+		await using visitors = fleet.visit('app');
+		await visitors.allAnswer(`edition ${edition}`, fleet.servers);
+		const mend = harm();
+		await visitors.until(Date.now() + AWAY_MS);
+		await mend();
+		await fleet.connected(fleet.servers);
+		await visitors.allAnswer(await deployNext(), fleet.servers);
+		await visitors.stop();
+		assert.deepEqual(visitors.failures().map(said), []);
+	});
+}
+
+const AWAY_MS = 2_000;
+
+function freezeControl(): () => Promise<void> {
+	const [control] = fleet.programs('control', 'control');
+	kill(control!.pid, 'SIGSTOP');
+	return async () => void kill(control!.pid, 'SIGCONT');
+}
+
+/** Its supervisor starts them again. */
+function killControl(): () => Promise<void> {
+	for (const role of ['control', 'postgres']) for (const { pid } of fleet.programs('control', role)) kill(pid, 'SIGKILL');
+	return async () => {};
+}
+
+function cutControlOff(): () => Promise<void> {
+	fleet.powerOff('control');
+	return async () => await fleet.boot('control');
+}
