@@ -201,7 +201,7 @@ test('no room is refused with server and MiB, before anything moved', async () =
 	const before = fleet.database.deployments.size;
 	await assert.rejects(deploy(fleet, 'mail', 'one', 4), (error) => {
 		assert.ok(error instanceof Refusal);
-		assert.deepEqual([error.code, error.status, error.data], ['room', 409, { region: 'fra', server: 's1', missingMiB: 50 }]);
+		assert.deepEqual([error.code, error.status, error.data], ['room', 507, { region: 'fra', server: 's1', missingMiB: 50 }]);
 		assert.match(error.message, /server s1 lacks 50 MiB of memory \(its budget is 250 MiB\), and the other servers have less room/);
 		return true;
 	});

@@ -55,7 +55,7 @@ function noRoom(
 	const nearest = candidates.length > 1 ? ', and the other servers have less room' : '';
 	return new Refusal(
 		'room',
-		409,
+		507,
 		`there is no room for ${instances === 1 ? 'an instance' : `${instances} instances`} of ${app} in ${region}: server ${server} lacks ${missingMiB} MiB of memory (its budget is ${one?.budgetMiB} MiB)${nearest}`,
 		`nothing moved. Add a server (jibe server add --region ${region}), lower "instances", or remove an app`,
 		{ region, server, missingMiB },
