@@ -84,6 +84,12 @@ export class Board {
 		return [...keys].flatMap((key) => this.releases.get(key) ?? []);
 	}
 
+	/** Servers that said that they run this release there. */
+	running(of: { region: string; app: string; environment: string }, release: number): Set<string> {
+		const theirs = [...this.groups.values()].filter(({ group }) => wantKey(group) === wantKey(of));
+		return new Set(theirs.filter(({ group }) => group.instances.some((one) => one.release === release)).map(({ server }) => server));
+	}
+
 	/** Servers whose agents said something of instances. */
 	servers(): Set<string> {
 		return new Set([...this.groups.values()].map(({ server }) => server));

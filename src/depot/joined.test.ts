@@ -32,6 +32,7 @@ import { openDepot } from './depot.ts';
 
 const log = createLog({}, { write: () => {} });
 const key = newSigningKey();
+const INSTANCE = { id: 'i1', release: 1, state: 'serving' as const, healthy: true, address: 'unix:/x', pid: 1, reason: null, detail: null, restarts: 0, cold: false, timings: null }; // prettier-ignore
 const PLACE = { region: 'fra', app: 'notes', environment: 'production' };
 
 test('programs of other servers have their links and blobs over TLS; a credential opens nothing from another server than its own', async (t) => {
@@ -81,8 +82,7 @@ test('a server that vanishes from the list loses its links, and edges and contro
 	await agent.next('welcome');
 	const edge = house.join('edge', 'three');
 	await edge.next('welcome');
-	const instance = { id: 'i1', release: 1, state: 'serving' as const, healthy: true, address: 'unix:/x', pid: 1, reason: null, detail: null, restarts: 0, cold: false, timings: null }; // prettier-ignore
-	agent.link.send({ type: 'instances', server: 'two', groups: [{ ...PLACE, instances: [instance] }] });
+	agent.link.send({ type: 'instances', server: 'two', groups: [{ ...PLACE, instances: [INSTANCE] }] });
 	assert.equal((await edge.next('instances')).groups[0]?.instances.length, 1);
 	assert.equal((await house.control.heard('instances')).groups[0]?.instances.length, 1);
 	const gone = agent.down();
@@ -111,6 +111,18 @@ test('each replica of control has a link of its own, comes with the list, and ge
 	await agent.next('wants');
 	await house.control.close();
 	assert.equal((await house.client('two', 'two').blob(sha256('true'))).toString(), 'true');
+});
+
+test('a probe is asked of an edge beside the release that is judged', async (t) => {
+	const house = await region(t);
+	const [two, three] = [house.join('edge', 'two'), house.join('edge', 'three')];
+	await Promise.all([two.next('welcome'), three.next('welcome')]);
+	const agent = house.join('agent', 'three');
+	await agent.next('welcome');
+	agent.link.send({ type: 'instances', server: 'three', groups: [{ ...PLACE, instances: [INSTANCE] }] });
+	await house.control.heard('instances');
+	await house.control.say({ type: 'probe', id: 'p1', ...PLACE, releases: [1], discard: 0, count: 1 });
+	assert.equal((await three.next('probe')).id, 'p1');
 });
 
 test('an agent is told how many edges a depot speaks for', async (t) => {

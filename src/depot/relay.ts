@@ -19,6 +19,7 @@ const UNNAMED_GONE_AFTER_MS = 30_000;
 
 type Applied = Extract<UpMessage, { type: 'applied' }>;
 type Instances = Extract<UpMessage, { type: 'instances' }>;
+type Probe = Extract<DownMessage, { type: 'probe' }>;
 
 export interface RelayOptions {
 	server: string;
@@ -87,7 +88,7 @@ export class Relay {
 			case 'wants':
 				return this.wants(message, text);
 			case 'probe':
-				return this.asks.probe(message, this.linksOf('edge', message.region), control);
+				return this.asks.probe(message, this.edgesFor(message), control);
 			case 'logsWanted':
 				return this.asks.logsWanted(message, this.linksOf('agent', message.region), control);
 			case 'logsDone':
@@ -105,6 +106,13 @@ export class Relay {
 				// A depot's own words to its agents and edges; control says neither.
 				return;
 		}
+	}
+
+	/** Edges that have instances of these releases on their own server first. */
+	private edgesFor(probe: Probe): ServerLink[] {
+		const running = probe.releases.map((release) => this.of.board.running(probe, release));
+		const count = ({ hello }: ServerLink) => running.filter((servers) => servers.has(hello.server)).length;
+		return this.linksOf('edge', probe.region).toSorted((a, b) => count(b) - count(a));
 	}
 
 	private held(id: string, app: string, control: Control): void {

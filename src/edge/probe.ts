@@ -12,15 +12,14 @@ export async function runProbe(probe: Probe, serving: Serving | null, clock: Clo
 	const answer = (samples: Probed['samples'], error: string | null): Probed => ({ type: 'probed', id: probe.id, samples, error });
 	if (serving === null) return answer([], `nothing is known here of ${probe.app} (${probe.environment}) in ${probe.region}`);
 	const [judged] = probe.releases;
-	if (judged === undefined || serving.pick(judged, []) === null)
-		return answer([], `no instance of v${judged} is running in ${probe.region}`);
+	if (judged === undefined || serving.near(judged) === null) return answer([], `no instance of v${judged} is running in ${probe.region}`);
 	// The others are there to compare with. One that is down or hangs must not keep what may be its cure from going live.
-	const asked = new Set(probe.releases.filter((release) => serving.pick(release, []) !== null));
+	const asked = new Set(probe.releases.filter((release) => serving.near(release) !== null));
 	const samples: Probed['samples'] = [];
 	const connections = new Map<Upstream, Connection>();
 	for (let round = 0; round < probe.discard + probe.count; round++) {
 		for (const release of asked) {
-			const upstream = serving.pick(release, []);
+			const upstream = serving.near(release);
 			const sample = upstream === null ? LOST : await ask(upstream, connections, probe, serving, clock);
 			samples.push({ release, ...sample });
 			if (sample.status === 0 && release !== judged) asked.delete(release);

@@ -53,6 +53,23 @@ test('an instance that is gone, and an agent that knows nothing of it: another i
 	for (let i = 0; i < 8; i++) assert.equal((await ask(house.port, { method: 'POST', body: 'x' })).body, 'here');
 });
 
+test('a probe asks an instance on this server where there is one', async (t) => {
+	let far = 0;
+	const house = await twoServers(t, (_req, res) => {
+		far++;
+		res.end();
+	});
+	const here = await startInstance(t, 1, (_req, res) => void res.end(), 'here');
+	const probe = { type: 'probe' as const, ...KEY, releases: [1], discard: 2, count: 4 };
+	house.stage.tell({ ...probe, id: 'away' });
+	assert.equal((await house.stage.saw('probed', ({ id }) => id === 'away')).samples.length, 6);
+	assert.equal(far, 6);
+	house.say('one', here);
+	house.stage.tell({ ...probe, id: 'here' });
+	const { samples } = await house.stage.saw('probed', ({ id }) => id === 'here');
+	assert.deepEqual([samples.filter(({ status }) => status === 200).length, far], [6, 6]);
+});
+
 test('an agent that restarts: requests wait a moment, none is lost', async (t) => {
 	const house = await twoServers(t, (_req, res) => void res.end('away'));
 	assert.equal((await ask(house.port)).status, 200);

@@ -22,6 +22,7 @@ export class Remotes {
 	wayTo(server: string, instance: string): Way {
 		const remote = () => this.#remote(server);
 		return {
+			far: true,
 			get reachable() {
 				return remote()?.reachable ?? false;
 			},

@@ -154,6 +154,13 @@ export class Serving {
 		return lessBusy(staying.length > 0 ? staying : best);
 	}
 
+	/** The same, but on this server where there is one: what a probe measures is the app, not the way. */
+	near(release: number): Upstream | null {
+		const far = this.#byRelease.get(release)?.filter(({ way }) => way.far) ?? [];
+		const near = far.length > 0 ? this.pick(release, far) : null;
+		return near?.healthy ? near : this.pick(release, []);
+	}
+
 	/** A healthy instance of the release that the want keeps warm, when nothing else answers. Frozen ones are not woken from here. */
 	lastResort(): Upstream | null {
 		const warm = this.obeyed?.run.filter((run) => run.as === 'warm' && run.release !== this.obeyed?.pointer.primary) ?? [];

@@ -4,6 +4,8 @@ import { connect, type Socket } from 'node:net';
 export interface Way {
 	/** false: its server is not there at the moment. */
 	readonly reachable: boolean;
+	/** Another server's agent is on it. */
+	readonly far: boolean;
 	/** A connection that is being made, or was made in advance. */
 	open(): Opened;
 }
@@ -19,6 +21,7 @@ export function directWay(address: string): Way {
 	const where = connectOptions(address);
 	return {
 		reachable: true,
+		far: false,
 		open: () => ({ socket: connect(where), greets: false }),
 	};
 }
