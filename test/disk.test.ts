@@ -104,8 +104,9 @@ test('no room at all: traffic goes on, a deploy fails with a reason, and with ro
 test('room for the upload, but not for the release on the server: nothing moves, and the reason is told', { skip }, async () => {
 	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
 	app.write('server.ts', text('four'));
-	app.write('files/3.bin', randomBytes(6 * MIB).toString('latin1'));
-	fill(9 * MIB);
+	// More than the reserve: what is given up in the middle is no room for it.
+	app.write('files/3.bin', randomBytes(48 * MIB));
+	fill(54 * MIB);
 	const { code, json, stderr } = await jibe.cli(['deploy', '--json'], { cwd: app.dir });
 	// By then control may have heard of it: then it is refused before anything is begun.
 	if (code === 2) assert.match(stderr, /no server of region fra takes new instances of app now: local has a full disk/);
