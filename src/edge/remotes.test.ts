@@ -7,6 +7,7 @@ import { openTunnels, type Tunnels } from '#agent/tunnel.ts';
 import { pause, systemClock as clock } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
 import { Peers } from '#wire/peers.ts';
+import { createPeerTls, listenForPeers } from '#wire/tls-listener.ts';
 import type { ReportOrder, UpMessage } from '#wire/region.ts';
 import { listOf, openAuthority, type TestAuthority } from '../../test/fixtures/certificates.ts';
 import { ask, openStage, specOf, startInstance, wantOf, wantsOf, type RunningInstance, type Stage } from './fixture.ts';
@@ -51,6 +52,44 @@ test('an instance that is gone, and an agent that knows nothing of it: another i
 	for (let i = 0; i < 8; i++) assert.equal((await ask(house.port)).body, 'here');
 	house.tunnels.note(reportOf('two', { run: 2, count: 0 }));
 	for (let i = 0; i < 8; i++) assert.equal((await ask(house.port, { method: 'POST', body: 'x' })).body, 'here');
+});
+
+test('what must not be sent twice waits until the agent has said ok; the rest goes with the line', async (t) => {
+	const authority = openAuthority(t);
+	const heard: string[] = [];
+	const agentPeers = new Peers({ directory: authority.server('two').directory, server: 'two', log });
+	agentPeers.take(listOf(1, authority.peer('one')));
+	// An agent that dies before it has answered.
+	const server = createPeerTls(agentPeers, (socket) => {
+		socket.on('data', (bytes: Buffer) => {
+			const said = bytes.toString('latin1');
+			if (said.startsWith('jibe-pulse')) return void socket.write('ok\n');
+			if (said === '.') return;
+			heard.push(said.replaceAll('\r\n', ' ').replace(/^(\S+ \S+)\n(\w*).*$/, '$1 $2'));
+			socket.destroy();
+		});
+	});
+	const listener = await listenForPeers(server, { peers: agentPeers, host: '127.0.0.1', port: 0, log, clock });
+	t.after(() => listener.close());
+	const peers = new Peers({ directory: authority.server('one').directory, server: 'one', log });
+	peers.take(listOf(1, authority.peer('two', { agentPort: listener.port })));
+	const remotes = new Remotes({ peers, onChange: () => {}, log, clock });
+	t.after(() => remotes.close());
+	const stage = await openStage(t, { remotes });
+	const away = await startInstance(t, 1, () => {}, 'i1');
+	const here = await startInstance(t, 1, (_req, res) => void res.end('here'), 'here');
+	stage.tell(reportOf('two', { run: 1, count: 1 }, away));
+	stage.tell(wantsOf(wantOf(1, 1), specOf(1)));
+	await stage.saw('applied');
+	for (const method of ['POST', 'GET']) {
+		const asked = ask(stage.port, { method, ...(method === 'POST' ? { body: 'x' } : {}) });
+		while (!heard.some((line) => (method === 'GET' ? line.endsWith('GET') : true))) await pause(5);
+		stage.tell(reportOf('local', { run: 1, count: ++said }, here));
+		assert.equal((await asked).body, 'here');
+		stage.tell(reportOf('local', { run: 1, count: ++said }));
+	}
+	assert.equal(heard.some((line) => line.includes('POST')), false); // prettier-ignore
+	assert.equal(heard.some((line) => line === 'jibe-tunnel/1 i1 GET'), true); // prettier-ignore
 });
 
 test('a probe asks an instance on this server where there is one', async (t) => {
