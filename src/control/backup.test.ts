@@ -10,6 +10,7 @@ import type { Connection, State } from '#state/state.ts';
 import { openDiskStore } from '#store/disk.ts';
 import { startCluster, type TestCluster } from '../../test/fixtures/database.ts';
 import { newDeployment, newRelease, prepared } from '../../test/fixtures/release.ts';
+import { BackupParser, BackupWriter, RECORD } from '#wire/backup-file.ts';
 import { makeBackup, type BackupWish } from './backup.ts';
 import { restore, type RestoreOptions } from './restore.ts';
 
@@ -131,6 +132,20 @@ test('damaged anywhere, cut short, or with another key: refused with the place, 
 	const { blobs } = await restoreInto(file, { database, dir });
 	assert.equal(blobs, from.live.length + from.old.length);
 	await assert.rejects(restoreInto(file, { database, dir }), { code: 'not_empty' });
+});
+
+test('a blob under a digest that is not its own: refused, however well the file is made', async () => {
+	const file = await backup(await lived(), { all: true, seal: null });
+	const records = [...new BackupParser().push(await readFile(file))];
+	const writer = new BackupWriter();
+	const forged = records.flatMap(({ kind, payload, index }) => {
+		if (index === 0) return writer.begin(JSON.parse(payload.toString()) as object, null);
+		const content = Buffer.from(payload);
+		if (kind === RECORD.pack) content[content.length - 1]! ^= 1;
+		return writer.record(kind, content);
+	});
+	await writeFile(file, Buffer.concat(forged));
+	await assert.rejects(restoreInto(file), { code: 'backup_damaged', message: /sha256:\w+, in record \d+ .* does not have that digest/ });
 });
 
 test('a blob that is damaged in the store: the backup says which, and can not be restored', async () => {
