@@ -1,6 +1,7 @@
 import { Refusal, type DeployInput, type PointerWrite } from '#control/ports.ts';
 import { sha256 } from '#digest/digest.ts';
 import { samePlaced } from '#placement/place.ts';
+import { CROWDED_SHARE } from '#placement/relieve.ts';
 import { wantKey, type Run, type Want } from '#wire/region.ts';
 import { APPS, INSTANCE_MIB, type FleetFault, type FleetServer } from './fleet-server.ts';
 import { Fleet } from './fleet.ts';
@@ -10,6 +11,8 @@ import { input } from './run.ts';
 /** The life of a fleet from a seed: deploys and accidents for a while, then quiet, then everything stands where it should. */
 
 const ACTIONS = 30;
+/** Each accident may move each app there and back. */
+const MOST_MOVES = 4 * ACTIONS;
 const CALM_MS = 4 * 60 * 60_000;
 const REST_MS = 60 * 60_000;
 const MAX_SERVERS = 6;
@@ -59,6 +62,7 @@ export class FleetLife {
 		const before = this.#moves;
 		await clock.pass(REST_MS);
 		if (this.#moves !== before) this.#broken.push('instances still move though nothing happens');
+		if (this.#moves > MOST_MOVES) this.#broken.push(`${this.#moves} moves in one life`);
 		this.#atRest();
 		void this.#fleet.driver.close();
 		return { broken: this.#broken, moves: this.#moves, states: database.history({ limit: 100 }).map((one) => one.state) };
@@ -193,8 +197,19 @@ export class FleetLife {
 			return !server || server.draining || lately || crowded || (server.downSince !== null && clock.now() - server.downSince >= awayMs);
 		};
 		if (was.some(([name]) => goes(name))) return true;
+		if (this.#crowded(old, run)) return true;
 		const least = Math.min(...Object.keys(run.placed ?? {}).map((name) => old.placed?.[name] ?? 0));
 		return Math.max(...was.map(([, instances]) => instances)) - least >= 2;
+	}
+
+	/** All apps together left one server far fuller than the one that it goes to. */
+	#crowded(old: Run, run: Run): boolean {
+		const share = (name: string, more: number) => {
+			const server = this.#fleet.region.servers.find((one) => one.name === name);
+			return server ? (this.#reservedMiB(name) + more) / server.budgetMiB : 0;
+		};
+		const fresh = Object.entries(run.placed ?? {}).flatMap(([name, now]) => (now > (old.placed?.[name] ?? 0) ? [name] : []));
+		return fresh.some((to) => Object.keys(old.placed ?? {}).some((from) => share(from, 0) - share(to, -INSTANCE_MIB) > CROWDED_SHARE));
 	}
 
 	#atRest(): void {

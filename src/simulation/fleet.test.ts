@@ -91,6 +91,21 @@ test('a server that joins takes its share, and one that is not needed takes noth
 	assert.deepEqual(fleet.broken, []);
 });
 
+test('a server that joins a crowded one takes over apps that have one instance each', async () => {
+	const fleet = new Fleet(1);
+	fleet.join({ budgetMiB: 500 });
+	await fleet.clock.pass(5 * SECOND);
+	for (const app of ['notes', 'mail', 'chat']) await deploy(fleet, app, 'one', 1, []);
+	assert.equal(server(fleet, 's0').usedMiB(), 300);
+	fleet.join({ budgetMiB: 500 });
+	await fleet.clock.pass(MINUTE);
+	assert.deepEqual(
+		fleet.region.servers.map((one) => one.usedMiB()),
+		[200, 100],
+	);
+	assert.deepEqual(fleet.broken, []);
+});
+
 test('a new release goes where the app is; what stands by stays where it is', async () => {
 	const fleet = await live([2000, 2000, 9000, 9000], 2);
 	const first = placedOf(fleet);

@@ -147,7 +147,8 @@ export class Candidates {
 			name: server,
 			labels: joined?.labels ?? [],
 			connected,
-			missing: this.#steadiness.isMissing(view, now),
+			// Where it may be given something new nothing is taken from it.
+			missing: why !== null && this.#steadiness.isMissing(view, now),
 			takes: why === null ? 'any' : why === 'away' || why === 'disk' ? 'kept' : 'none',
 			why,
 			unsteady: this.#steadiness.isUnsteady(view, now),

@@ -7,7 +7,7 @@ import { Candidates, type Candidate, type Joined } from './candidates.ts';
 import { refusalToPlace } from './no-place.ts';
 import { Refusals } from './refusals.ts';
 import { Reserved, type Key } from './reserved.ts';
-import { Table } from './table.ts';
+import { Table, type Ask } from './table.ts';
 
 /** What finds no room, or does not become healthy where it was moved, is looked at again: another app may have made room. */
 const LOOK_AGAIN_MS = 15_000;
@@ -197,12 +197,17 @@ function stays(before: Want | undefined, run: Run): boolean {
 /** Moved off a server that drains or is lost, or to spread what stands too close. What finds no room stays where it is. */
 function targetOf(table: Table, run: Run, now: Placed, labels: readonly string[], refusing: Placed): Target {
 	const running = Object.fromEntries(Object.entries(now).map(([server, held]) => [server, held - (refusing[server] ?? 0)]));
-	const ask = { running, home: {}, labels, refusing: Object.keys(refusing) };
+	const ask: Ask = { running, home: {}, labels, steady: false, refusing: Object.keys(refusing) };
 	const steady = table.place(run, { ...ask, steady: true });
-	// What only stands by is not worth a better spread.
-	if (!steady.refused) return { target: run.as === 'warm' && allMayStay(table.candidates, run, now) ? now : steady.placed, refused: null };
-	const { placed, refused } = table.place(run, { ...ask, steady: false });
+	if (!steady.refused) return { target: settle(table, run, now, steady.placed, ask), refused: null };
+	const { placed, refused } = table.place(run, ask);
 	return { target: refused ? strand(placed, now, run.instances) : placed, refused };
+}
+
+/** What only stands by is not worth a better spread; what serves leaves a server that all apps together crowd. */
+function settle(table: Table, run: Run, now: Placed, spread: Placed, ask: Ask): Placed {
+	if (run.as === 'warm') return allMayStay(table.candidates, run, now) ? now : spread;
+	return run.as === 'serving' && samePlaced(spread, now) ? table.relieve(now, ask) : spread;
 }
 
 interface Target {

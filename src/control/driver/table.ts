@@ -1,4 +1,5 @@
 import { place, type Placed, type Placement } from '#placement/place.ts';
+import { relieve } from '#placement/relieve.ts';
 import type { Run } from '#wire/region.ts';
 import type { Candidate } from './candidates.ts';
 import { FIRST_RESERVATION_MIB } from './reserved.ts';
@@ -55,6 +56,18 @@ export class Table {
 				home: 0,
 			}));
 		return place(servers, { instances: run.instances, instanceMiB: () => 1, labels }).placed;
+	}
+
+	/** The same, or with one instance on a server that is much emptier. */
+	relieve(placed: Placed, { labels, refusing = [] }: Pick<Ask, 'labels' | 'refusing'>): Placed {
+		const loads = this.candidates.map((one) => ({
+			name: one.name,
+			open: one.takes === 'any' && !one.unsteady && fits(one, labels) && !refusing.includes(one.name),
+			budgetMiB: one.budgetMiB,
+			othersMiB: one.budgetMiB - this.#freeMiB.get(one.name)!,
+			instanceMiB: this.#need(one.name),
+		}));
+		return relieve(loads, placed);
 	}
 
 	take({ as }: Run, placed: Placed): void {
