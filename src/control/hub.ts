@@ -208,7 +208,7 @@ export class Hub implements RegionHub {
 		const { lost } = region;
 		region.joined(link)?.close('the depot connected again');
 		// What other depots of the region say goes on being true.
-		if (region.links().length === 1) this.reports.markStale(name);
+		if (region.count === 1) this.reports.markStale(name);
 		return lost;
 	}
 
@@ -329,7 +329,7 @@ export class Hub implements RegionHub {
 		this.probes.linkGone(link);
 		this.follows.linkGone(link);
 		for (const [name, region] of this.byName) {
-			if (region.links().length > 1 && region.has(link)) this.changePresence(name, region, () => region.left(link, false));
+			if (region.count > 1 && region.has(link)) this.changePresence(name, region, () => region.left(link, false));
 			else region.left(link, reason === 'silent');
 		}
 	}

@@ -23,6 +23,8 @@ const NOBODY: Present = { agents: [], edges: [] };
 export class RegionLinks {
 	lost = false;
 	readonly #depots = new Map<ServerLink, Present>();
+	/** `server/name` → its link. */
+	readonly #byName = new Map<string, ServerLink>();
 	/** Who was there when the last link ended; they count until the region is lost, or a depot says who is there. */
 	#before: Present = NOBODY;
 	#lastSeenAt: number | null = null;
@@ -38,6 +40,10 @@ export class RegionLinks {
 
 	links(): ServerLink[] {
 		return [...this.#depots.keys()];
+	}
+
+	get count(): number {
+		return this.#depots.size;
 	}
 
 	has(link: ServerLink): boolean {
@@ -69,11 +75,11 @@ export class RegionLinks {
 
 	/** A depot said hello. The link it had before, if control has not heard of its end yet, is returned: nobody listens there. */
 	joined(link: ServerLink): ServerLink | null {
-		const { server, name } = link.hello;
-		const former = this.links().find(({ hello }) => hello.server === server && hello.name === name) ?? null;
+		const former = this.#byName.get(nameOf(link)) ?? null;
 		const present = (former && this.#depots.get(former)) ?? (this.#depots.size === 0 ? this.#before : NOBODY);
 		if (former) this.#depots.delete(former);
 		this.#depots.set(link, present);
+		this.#byName.set(nameOf(link), link);
 		this.#grace?.cancel();
 		this.#grace = null;
 		this.lost = false;
@@ -90,6 +96,7 @@ export class RegionLinks {
 		if (!present) return false;
 		this.#lastSeenAt = this.seenAt();
 		this.#depots.delete(link);
+		if (this.#byName.get(nameOf(link)) === link) this.#byName.delete(nameOf(link));
 		if (this.#depots.size > 0) return true;
 		this.#before = present;
 		if (silent) this.#lose();
@@ -122,6 +129,10 @@ export class RegionLinks {
 		this.lost = true;
 		this.#onLost();
 	}
+}
+
+function nameOf({ hello: { server, name } }: ServerLink): string {
+	return `${server}/${name}`;
 }
 
 /** What a depot says of this region. */
