@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
@@ -17,9 +17,11 @@ let app: App;
 before(async () => {
 	s3 = await startS3();
 	jibe = await startJibe({ regions: 2, env: s3.env });
+	app = tinyApp('app', source('zero'));
+	await jibe.expect(0, ['deploy'], { cwd: app.dir });
 	await jibe.expect(0, ['down']);
 	await jibe.expect(0, ['up', '--detach', '--store', s3.url]);
-	app = tinyApp('app', source('one'));
+	app.write('server.ts', source('one'));
 	await jibe.expect(0, ['deploy'], { cwd: app.dir });
 });
 after(async () => {
@@ -41,7 +43,8 @@ async function restartControl(): Promise<void> {
 	await eventually(() => (jibe.programs('control').some(({ pid }) => pid !== old!.pid) ? true : null), 'a new control');
 }
 
-test('a deploy is in S3, and the store is remembered', async () => {
+test('what was on disk has moved to S3, a deploy is there, and the store is remembered', async () => {
+	await eventually(() => (existsSync(join(jibe.data, 'blobs')) ? null : true), 'an end of blobs/');
 	assert.ok(s3.seen.some((line) => /^PUT .*\/blobs\/.*\.pack/.test(line)));
 	await jibe.expect(0, ['down']);
 	await jibe.expect(0, ['up', '--detach']);
@@ -84,6 +87,10 @@ test('everything but S3 lost: depots and agents get their blobs from there', asy
 	await jibe.expect(0, ['down']);
 	for (const name of ['store-cache', 'depot', 'agent']) rmSync(join(jibe.data, name), { recursive: true, force: true });
 	await jibe.expect(0, ['up', '--detach']);
+	await serves('four');
+	await jibe.expect(0, ['rollback', 'app', '--to', 'v1']);
+	await serves('zero');
+	await jibe.expect(0, ['rollback', 'app', '--to', 'v5', '--again']);
 	await serves('four');
 });
 

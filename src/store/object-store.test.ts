@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +12,7 @@ import type { SweptStore } from './blob-store.ts';
 import { SWEEP_AFTER_MS, sweep } from './collect.ts';
 import type { Objects } from './objects.ts';
 import { openObjectStore } from './object-store.ts';
+import { moveFromDisk } from './moving.ts';
 import { openStore } from './open-store.ts';
 import { openS3 } from './s3.ts';
 import { storePlace } from './store-place.ts';
@@ -242,6 +244,25 @@ test('an S3 that gives other bytes: never given out, and what else it changed is
 	s3.meddle = null;
 	await store.write([PROSE]);
 	assert.ok(PROSE.equals(await store.read(prose)));
+});
+
+test('blobs of a directory move into the store that takes its place, and are there all the while', async () => {
+	const data = freshDir();
+	const old = await openStore(data, undefined, quiet);
+	const digests = await old.write([HELLO, PROSE, randomBytes(2 * MIB)]);
+	await old.close();
+	const place = freshUrl();
+	const dir = join(data, 'blobs');
+	const moved = Promise.withResolvers<void>();
+	const store = await moveFromDisk(dir, await openAt(place), quiet, moved.resolve);
+	assert.deepEqual(await store.has(digests), new Set(digests), 'before the first is copied');
+	assert.ok(PROSE.equals(await store.read(digests[1]!)));
+	assert.equal((await (await openAt(place)).has(digests)).size, 0);
+	await store.claim('ours');
+	await moved.promise;
+	assert.ok(!existsSync(dir));
+	assert.deepEqual(await (await openAt(place)).has(digests), new Set(digests));
+	assert.ok(HELLO.equals(await store.read(digests[0]!)));
 });
 
 test('what S3 refuses is said in its words', async () => {

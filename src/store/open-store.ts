@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Log } from '#log/log.ts';
 import { StoreRefused, type SweptStore } from './blob-store.ts';
@@ -20,7 +21,11 @@ export async function openStore(data: string, url: string | undefined, log: Log,
 	const objects = await openObjects(storePlace(url), env);
 	const { openObjectStore } = await import('./object-store.ts');
 	const cacheBytes = Number(env['JIBE_STORE_CACHE_MIB'] ?? CACHE_MIB) * MIB;
-	return openObjectStore({ objects, dir: join(data, 'store-cache'), cacheBytes, log });
+	const store = await openObjectStore({ objects, dir: join(data, 'store-cache'), cacheBytes, log });
+	const before = join(data, 'blobs');
+	if (!existsSync(before)) return store;
+	const { moveFromDisk } = await import('./moving.ts');
+	return moveFromDisk(before, store, log);
 }
 
 async function openObjects(place: StorePlace, env: Environment): Promise<Objects> {
