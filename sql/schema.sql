@@ -144,6 +144,14 @@ create table jibe.migration (
 	PRIMARY KEY (number)
 );
 
+create table jibe.package (
+	digest text not null,
+	version text not null,
+	bytes bytea not null,
+	added_at bigint not null,
+	PRIMARY KEY (digest)
+);
+
 create table jibe.region (
 	name text not null,
 	"position" integer not null,
@@ -201,6 +209,16 @@ create table jibe.server (
 	seen_from text not null,
 	removed_at bigint,
 	PRIMARY KEY (name)
+);
+
+create table jibe.server_package (
+	server text not null,
+	wanted text,
+	runs text,
+	version text,
+	problem text,
+	said_at bigint,
+	PRIMARY KEY (server)
 );
 
 create table jibe.session (

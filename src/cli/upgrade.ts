@@ -5,6 +5,7 @@ import { sha256 } from '#digest/digest.ts';
 import { EXIT, Failure, usage, type Exit } from './failure.ts';
 import { choosePackage, placeOf, removeOthers } from './installed/chosen.ts';
 import { INSTALLED_PLACE, readInstalled } from './installed/note.ts';
+import { upgradeServers } from './installed/fleet.ts';
 import { handOver, readUpgrade, writeUpgrade, type Upgrade } from './installed/handover.ts';
 import {
 	copyPackage,
@@ -16,7 +17,7 @@ import {
 	unpackPackage,
 	type Package,
 } from './installed/package.ts';
-import { seconds } from './output.ts';
+import { count, seconds } from './output.ts';
 import { remembered } from './up/installation.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
@@ -41,10 +42,13 @@ export const verb: Verb = {
 		out.say(`Going over to ${to.version}…`);
 		await goOver(data, place, { from, to }, (line) => out.say(line));
 		writeUpgrade(data, null);
+		const tarball = statSync(args.positionals[0] ?? '', { throwIfNoEntry: false })?.isFile() ? resolve(args.positionals[0] ?? '') : null;
+		const servers = await upgradeServers(data, to, tarball, (line) => out.say(line));
 		const removed = place === join(data, 'programs') || readInstalled(data) ? removeOthers(place, from === null ? [] : [from.root]) : [];
 		const ms = Math.round(systemClock.monotonic() - started);
-		out.result({ from: from?.version ?? null, to: to.version, package: to.root, ms, removed }, [
+		out.result({ from: from?.version ?? null, to: to.version, package: to.root, ms, servers, removed }, [
 			`✓ Jibe ${to.version} runs${from === null || from.version === to.version ? '' : `, where ${from.version} did`} (${seconds(ms)})`,
+			...(servers.length > 0 ? [`✓ ${count(servers.length, 'server')} went over: ${servers.join(', ')}`] : []),
 		]);
 		return EXIT.done;
 	},

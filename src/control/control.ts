@@ -13,6 +13,7 @@ import { backupRoutes } from './api/backups.ts';
 import { blobRoutes } from './api/blobs.ts';
 import { deploymentRoutes } from './api/deployments.ts';
 import { doctorRoutes } from './api/doctor.ts';
+import { packageRoutes } from './api/packages.ts';
 import { pageRoutes } from './api/pages.ts';
 import { releaseRoutes } from './api/releases.ts';
 import { serverRoutes } from './api/servers.ts';
@@ -157,6 +158,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		...blobRoutes(house),
 		...serverRoutes(house),
 		...backupRoutes(house, options.version),
+		...packageRoutes(house),
 		...doctorRoutes(house, { version: options.version, certFile: options.tls?.certFile }),
 	];
 	const document = () => openApi(routes, options.version);

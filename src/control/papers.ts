@@ -2,6 +2,7 @@ import type { ServerRow } from '#state/state.ts';
 import { issueCertificate, publicKeyOf, spkiOf } from '#wire/certificate.ts';
 import { issueCredential } from '#wire/credential.ts';
 import { checkInText, isProven, joinText, type CheckInRequest, type JoinRequest, type ServerPapers } from '#wire/join.ts';
+import { packageText, type PackageRequest } from '#wire/package.ts';
 import type { House } from './house.ts';
 import { Refusal } from './ports.ts';
 
@@ -32,6 +33,11 @@ export function provenFormer(body: JoinRequest): string | null {
 /** @throws Refusal (bad_proof) */
 export function provenCheckIn(installation: string, body: CheckInRequest): string {
 	return spkiProven(checkInText(installation, body), body.publicKey, body.proof);
+}
+
+/** @throws Refusal (bad_proof) */
+export function provenPackage(installation: string, body: PackageRequest): string {
+	return spkiProven(packageText(installation, body), body.publicKey, body.proof);
 }
 
 function spkiProven(text: string, publicKey: string, proof: string): string {

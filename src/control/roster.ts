@@ -28,7 +28,7 @@ export interface RosterOptions {
 }
 
 export class Roster {
-	private list: ServerList = { version: 0, servers: [], addresses: [] };
+	private list: ServerList = { version: 0, servers: [], addresses: [], packages: {} };
 	private readonly of: RosterOptions;
 	private readonly links = new Map<ServerLink, string>();
 	private readonly listeners = new Set<() => void>();
@@ -80,7 +80,8 @@ export class Roster {
 			version: this.list.version,
 			control: this.addresses(),
 			servers: trusted.map(({ name, region, roles, host, depotPort, agentPort, spki }) => {
-				return { name, region, roles, host, depotPort, agentPort, spki };
+				const wanted = this.list.packages[name];
+				return { name, region, roles, host, depotPort, agentPort, spki, ...(wanted === undefined ? {} : { package: wanted }) };
 			}),
 		};
 	}

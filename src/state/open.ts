@@ -11,6 +11,7 @@ import { openEvents } from './events.ts';
 import { checkTimeline, establish, installationOf } from './installation.ts';
 import { inspect } from './inspect.ts';
 import { migrate } from './migrate.ts';
+import { PackageTable } from './packages.ts';
 import { ReplicaTable } from './replicas.ts';
 import { ServerTable } from './servers.ts';
 import { StateError, type Installation, type State, type StateOptions } from './state.ts';
@@ -38,6 +39,7 @@ export async function openState(options: StateOptions): Promise<State> {
 			audit: new AuditTable(db),
 			servers: new ServerTable(db, clock, events),
 			replicas,
+			packages: new PackageTable(db, clock, events),
 			installation: () => installation(db),
 			raiseEpoch: (by) => db.call('jibe_raise_epoch', 'select jibe.raise_epoch_above($1, $2, null, 0)', [by, clock.now()]),
 			recover: (of) => deployments.recover(of),

@@ -47,7 +47,9 @@ export class ServerTable implements Servers {
 			const addresses = await rows(
 				build.selectFrom('jibe.control_address').selectAll().where('seen_at', '>', since).orderBy('seen_at', 'desc').orderBy('address'),
 			);
+			const wanted = await rows(build.selectFrom('jibe.server_package').select(['server', 'wanted']));
 			return {
+				packages: Object.fromEntries(wanted.flatMap(({ server, wanted: digest }) => (digest === null ? [] : [[server, digest]]))),
 				version: (installation?.epoch ?? 0) * VERSIONS_AN_EPOCH + (installation?.servers_version ?? 0),
 				servers: servers.map(serverOf),
 				addresses: addresses.map(({ address }) => address),

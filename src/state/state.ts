@@ -22,6 +22,7 @@ export interface State {
 	readonly audit: Audit;
 	readonly servers: Servers;
 	readonly replicas: Replicas;
+	readonly packages: Packages;
 	/** Who this installation is. Made when the database is first opened. */
 	installation(): Promise<Installation>;
 	/** One epoch up: every pointer written from now on is newer than any that a region may hold. */
@@ -456,6 +457,8 @@ export interface ServerList {
 	/** Counts up with each change. */
 	version: number;
 	servers: ServerRow[];
+	/** Server → the package that it is to run. */
+	packages: Record<string, Digest>;
 	/** Every address of control that a replica said lately, the latest first. */
 	addresses: string[];
 }
@@ -476,6 +479,29 @@ export interface Servers {
 	remove(name: string, by: string): Promise<boolean>;
 	/** This control is reached at these addresses. */
 	announce(addresses: readonly string[]): Promise<void>;
+}
+
+/** Packages of Jibe for joined servers: which there are, which each is to run, and what it says that it runs. */
+export interface Packages {
+	/** The tarball of one; its digest. Only the newest two are kept. */
+	add(version: string, bytes: Buffer): Promise<Digest>;
+	bytes(digest: Digest): Promise<Buffer | null>;
+	/** Told to the server with the list of its region. @throws StateError */
+	want(server: string, digest: Digest, by: string): Promise<void>;
+	says(server: string, of: { version: string; runs: string | null; problem: string | null }): Promise<void>;
+	servers(): Promise<ServerPackage[]>;
+}
+
+export interface ServerPackage {
+	server: string;
+	/** Null: whatever it has. */
+	wanted: Digest | null;
+	/** The first digits of the digest of what it runs; null: it did not come from here. */
+	runs: string | null;
+	version: string | null;
+	/** Why it does not run what it is to. */
+	problem: string | null;
+	saidAt: number | null;
 }
 
 export interface NewJoinToken {

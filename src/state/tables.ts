@@ -1,3 +1,4 @@
+import type { Digest } from '#digest/digest.ts';
 import type { ColumnType, GeneratedAlways } from 'kysely';
 import type { RegionOutcome } from '#wire/api.ts';
 import type { AppConfig } from '#wire/config.ts';
@@ -49,6 +50,15 @@ export interface Tables {
 		used_at: number | null;
 		used_by: string | null;
 		used_spki: string | null;
+	};
+	'jibe.package': { digest: Digest; version: string; bytes: Buffer; added_at: number };
+	'jibe.server_package': {
+		server: string;
+		wanted: Digest | null;
+		runs: string | null;
+		version: string | null;
+		problem: string | null;
+		said_at: number | null;
 	};
 	'jibe.control_address': { address: string; seen_at: number };
 	'jibe.region': { name: string; position: number; edge_port: number; retired: boolean; home: string | null };

@@ -48,8 +48,8 @@ const host = z
 	.string()
 	.max(253)
 	.regex(/^[A-Za-z0-9.:_-]+$/, 'a host name or an address');
-const keyPem = z.string().max(MAX_PEM);
-const proof = z.string().max(MAX_PROOF);
+export const keyPem = z.string().max(MAX_PEM);
+export const proof = z.string().max(MAX_PROOF);
 const ticket = z.string().min(20).max(64);
 
 /** `POST /api/v1/servers/join`: no token but the one from the join string. */
@@ -87,6 +87,10 @@ export const checkInRequest = z.object({
 	renew: z.boolean(),
 	proof,
 	at: z.number(),
+	/** Which version of Jibe it runs, from which package, and why not the one that it is to run. */
+	runs: z
+		.object({ version: z.string().max(50), package: z.string().max(64).nullable(), problem: z.string().max(2_000).nullable() })
+		.optional(),
 });
 export type CheckInRequest = z.infer<typeof checkInRequest>;
 
@@ -188,7 +192,7 @@ export function joinText({ token, publicKey, name }: Pick<JoinRequest, 'token' |
 	return `jibe join\n${token}\n${name}\n${publicKey}`;
 }
 
-export function checkInText(installation: string, of: Omit<CheckInRequest, 'proof' | 'at'>): string {
+export function checkInText(installation: string, of: Omit<CheckInRequest, 'proof' | 'at' | 'runs'>): string {
 	return `jibe check-in\n${installation}\n${of.server}\n${of.publicKey}\n${of.ticket}\n${of.next}\n${of.renew}`;
 }
 

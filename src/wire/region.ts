@@ -337,6 +337,8 @@ export const serverPeer = z.object({
 	agentPort: z.int().nullable(),
 	/** `sha256/<base64>` of its public key's SPKI. */
 	spki: z.string(),
+	/** Digest of the package of Jibe that it is to run; absent: whatever it has. */
+	package: digest.optional(),
 });
 export type ServerPeer = z.infer<typeof serverPeer>;
 export const servers = z.object({

@@ -54,7 +54,11 @@ interface Tickets {
  * Shows control that this is the machine with this identity, renews the certificate when that is due, and takes over what
  * control says of the others and of itself. @throws Failure: `unreachable`, or why this machine is no server any more
  */
-export async function checkIn(data: string, identity: ServerIdentity): Promise<{ identity: ServerIdentity; warning: string | null }> {
+export async function checkIn(
+	data: string,
+	identity: ServerIdentity,
+	runs?: { version: string; package: string | null; problem: string | null },
+): Promise<{ identity: ServerIdentity; warning: string | null }> {
 	const directory = identityDirectory(data);
 	const key = readFileSync(join(directory, 'key.pem'), 'utf8');
 	const tickets = readTickets(directory);
@@ -67,7 +71,7 @@ export async function checkIn(data: string, identity: ServerIdentity): Promise<{
 		next,
 		renew: isRenewalDue(data),
 	};
-	const json = { ...said, proof: prove(checkInText(identity.installation, said), key), at: systemClock.now() };
+	const json = { ...said, proof: prove(checkInText(identity.installation, said), key), at: systemClock.now(), ...(runs ? { runs } : {}) };
 	const server = controlOf(data, identity);
 	const answer = checkInAnswer.parse(await ask(server, { method: 'POST', path: '/api/v1/servers/check-in', json }));
 	writeTickets(directory, { ticket: next, next: null });
@@ -75,7 +79,7 @@ export async function checkIn(data: string, identity: ServerIdentity): Promise<{
 	return { identity: takeList(data, identity, answer), warning: clockProblem(answer.at - systemClock.now())?.message ?? null };
 }
 
-function controlOf(data: string, { control, installation }: ServerIdentity): Server {
+export function controlOf(data: string, { control, installation }: ServerIdentity): Server {
 	const ca = readFileSync(join(identityDirectory(data), 'ca.pem'), 'utf8');
 	const [url, ...others] = control.map((address) => new URL(address));
 	if (!url) throw new Failure('damaged', 4, `${join(identityDirectory(data), 'server.json')} names no address of control`);

@@ -8,6 +8,7 @@ import { checkIn, expiresAt, identityDirectory, readIdentity } from './check-in.
 import { programReady } from './control.ts';
 import type { Ground, Starting } from './ground.ts';
 import { remember, type Layout } from './installation.ts';
+import { OwnUpgrade, runsHere } from './own-upgrade.ts';
 import { healthOf, type Program } from './programs.ts';
 import { tellParent } from './told.ts';
 
@@ -23,6 +24,8 @@ export class JoinedGround implements Ground {
 	readonly #layout: Layout;
 	readonly #log: Log;
 	#identity: ServerIdentity;
+	/** All programs are of this version. */
+	#runs = false;
 	/** What was said of it last, so that it is said once. */
 	#said: string | null = null;
 
@@ -51,6 +54,10 @@ export class JoinedGround implements Ground {
 		await replaceStale();
 		for (const keeper of keepers) await programReady(keeper, given);
 		await Promise.race([looked, pause(CONTROL_WITHIN_MS)]);
+		this.#runs = true;
+		await Promise.race([this.look(), pause(CONTROL_WITHIN_MS)]);
+		const tell = () => this.look();
+		new OwnUpgrade({ data: this.data, identity: () => this.#identity, log: this.#log, tell }).watch();
 	}
 
 	health(program: Program): ReturnType<Ground['health']> {
@@ -60,7 +67,7 @@ export class JoinedGround implements Ground {
 	/** Checks in. What control has against this server is said; its programs are refused by whom they speak to, and run on. */
 	async look(): Promise<void> {
 		try {
-			const { identity, warning } = await checkIn(this.data, this.#identity);
+			const { identity, warning } = await checkIn(this.data, this.#identity, this.#runs ? runsHere(this.data) : undefined);
 			this.#identity = identity;
 			this.#say(warning);
 		} catch (error) {

@@ -196,6 +196,8 @@ function machineRoutes(house: House): Route[] {
 				const certificateExpires = renew ? expiryFrom(now) : null;
 				const from = request.socket.remoteAddress ?? '';
 				const row = await state.servers.checkIn({ name, spki, ticket, next, from, certificateExpires });
+				const { runs } = body;
+				if (runs) await state.packages.says(name, { version: runs.version, runs: runs.package, problem: runs.problem });
 				house.clocks.set(name, body.at - now);
 				return { papers: renew ? papersFor(house, row, body.publicKey) : null, servers: roster.message([row.region]), at: clock.now() };
 			},
