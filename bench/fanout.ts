@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { systemClock as clock } from '#clock/clock.ts';
+import { nodeOptions, programEnvironment, scriptOf } from '#cli/up/programs.ts';
 import type { Connection } from '#state/state.ts';
 import { issueCredential } from '#wire/credential.ts';
 import type { Link } from '#wire/link.ts';
@@ -82,8 +83,9 @@ class FanoutControl {
 		this.#port = await freePort();
 		const regions = REGIONS.map((name, index) => ({ name, edgePort: 8080 + index }));
 		const settings = { data: this.#dir, port: this.#port, regions, databaseUrl };
-		const child = spawn(process.execPath, [join(import.meta.dirname, 'fanout-control.ts'), this.#dir], {
-			env: { ...process.env, JIBE_PROGRAM: JSON.stringify(settings) },
+		// As the supervisor would start it.
+		const child = spawn(process.execPath, [...nodeOptions('control'), ...scriptOf('control'), this.#dir], {
+			env: programEnvironment(this.#dir, 'control', settings),
 			stdio: ['ignore', 'pipe', openSync(join(this.#dir, 'control.log'), 'a')],
 		});
 		this.#process = child;
