@@ -31,7 +31,7 @@ export function createRoom(of: {
 	/** In this order until there is room. Each resolves with how many processes ended. */
 	giveWay: (() => Promise<number>)[];
 }): Room {
-	const budget = of.budgetMiB ?? Math.floor((totalmem() / 1024 / 1024) * SHARE_OF_SERVER);
+	const budget = of.budgetMiB ?? Math.floor((memoryOfServer() / 1024 / 1024) * SHARE_OF_SERVER);
 	const measured = new Map<string, number>();
 	const need = (app: string) => measured.get(app) ?? FIRST_RESERVATION_MIB;
 	const reserved = new Set<{ app: string }>();
@@ -62,4 +62,10 @@ export function createRoom(of: {
 			return { budgetMiB: budget, reservedMiB: used(), appsMiB: Object.fromEntries(known.map((app) => [app, need(app)])) };
 		},
 	};
+}
+
+/** In a container less than the machine has. */
+function memoryOfServer(): number {
+	const limit = process.constrainedMemory();
+	return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
 }

@@ -92,6 +92,16 @@ test("this machine's own server runs everything: nothing is placed by name, and 
 	assert.deepEqual(house.assign('nrt', 'notes', [run(1, 1)], false), [run(1, 1)], 'who is not to be refused goes on');
 });
 
+test('on a server where an app was never measured it counts with what it takes elsewhere', () => {
+	const house = new House((it) => {
+		it.server('web-1', ['fra'], { joined: true, budgetMiB: 2000 });
+		it.server('web-2', ['fra'], { joined: true, budgetMiB: 200 });
+		Object.assign(it.views[0]!, { state: { ...it.views[0]!.state, appsMiB: { notes: 300 } } });
+	});
+	assert.deepEqual(house.assign('fra', 'notes', [run(1, 2)])[0]?.placed, { 'web-1': 2 });
+	assert.deepEqual(house.assign('fra', 'mail', [run(1, 2)])[0]?.placed, { 'web-1': 1, 'web-2': 1 });
+});
+
 test('what stands by gives way, and counts for nothing', () => {
 	const house = new House((it) => it.server('local', ['fra'], { budgetMiB: 130 }));
 	house.want('fra', 'mail', [run(1, 1), run(2, 8, 'warm')]);

@@ -123,7 +123,11 @@ export class Placing {
 	}
 
 	#table(key: Key): Table {
-		return new Table(this.candidates.in(key.region), key.app, (server) => this.reserved.on(server, key));
+		return new Table(
+			this.candidates.in(key.region),
+			(server) => this.reserved.need(server, key.app),
+			(server) => this.reserved.on(server, key),
+		);
 	}
 
 	#begin(

@@ -36,6 +36,12 @@ export class Reserved {
 		return (used.get(server) ?? 0) - (own ? this.#needOf(server, own.key, own.run) : 0);
 	}
 
+	/** What one instance of an app takes there: as measured there, else the most that it was measured to take elsewhere. */
+	need(server: string, app: string): number {
+		const { needs, most } = this.#summed();
+		return needs.get(server)?.[app] ?? most.get(app) ?? FIRST_RESERVATION_MIB;
+	}
+
 	/** Decided, and perhaps not written yet. */
 	note(key: Key, run: readonly Run[], version: number): void {
 		const name = wantKey(key);
@@ -52,7 +58,7 @@ export class Reserved {
 		const servers = this.#hub.servers();
 		const regions = Map.groupBy(servers, (view) => view.region);
 		const needs = new Map(servers.map(({ server, state }) => [server, state?.appsMiB ?? {}]));
-		const sum: Sum = { regions, needs, wanted: this.#wanted(), used: new Map() };
+		const sum: Sum = { regions, needs, most: mostOf(needs.values()), wanted: this.#wanted(), used: new Map() };
 		this.#sum = sum;
 		for (const one of sum.wanted.values()) this.#count(one, 1);
 		return sum;
@@ -83,8 +89,8 @@ export class Reserved {
 	}
 
 	#needOf(server: string, { region, app }: Key, run: readonly Run[]): number {
-		const { needs, regions } = this.#sum!;
-		const each = needs.get(server)?.[app] ?? FIRST_RESERVATION_MIB;
+		const { regions } = this.#sum!;
+		const each = this.need(server, app);
 		const alone = regions.get(region)?.length === 1 && regions.get(region)![0]!.server === server;
 		let instances = 0;
 		for (const { as, placed, instances: all } of run) if (as !== 'warm') instances += placed ? (placed[server] ?? 0) : alone ? all : 0;
@@ -95,8 +101,16 @@ export class Reserved {
 interface Sum {
 	regions: Map<string, { server: string }[]>;
 	needs: Map<string, Readonly<Record<string, number>>>;
+	/** By app, of all servers. */
+	most: Map<string, number>;
 	wanted: Map<string, { key: Key; run: readonly Run[] }>;
 	used: Map<string, number>;
+}
+
+function mostOf(needs: Iterable<Readonly<Record<string, number>>>): Map<string, number> {
+	const most = new Map<string, number>();
+	for (const apps of needs) for (const [app, mib] of Object.entries(apps)) most.set(app, Math.max(mib, most.get(app) ?? 0));
+	return most;
 }
 
 function serversOf({ regions }: Sum, { region }: Key, run: readonly Run[]): Set<string> {

@@ -2,7 +2,6 @@ import { place, type Placed, type Placement } from '#placement/place.ts';
 import { relieve } from '#placement/relieve.ts';
 import type { Run } from '#wire/region.ts';
 import type { Candidate } from './candidates.ts';
-import { FIRST_RESERVATION_MIB } from './reserved.ts';
 
 export interface Ask {
 	/** What the server is known to run of it now; its memory is not taken from the room. */
@@ -19,12 +18,13 @@ export interface Ask {
 /** The servers of one region while a decision is made: what is placed is taken from their room. */
 export class Table {
 	readonly candidates: readonly Candidate[];
-	readonly #app: string;
+	readonly #need: (server: string) => number;
 	readonly #freeMiB: Map<string, number>;
 
-	constructor(candidates: readonly Candidate[], app: string, reservedMiB: (server: string) => number) {
+	/** `need`: what one instance takes there. `reservedMiB`: what all other apps take. */
+	constructor(candidates: readonly Candidate[], need: (server: string) => number, reservedMiB: (server: string) => number) {
 		this.candidates = candidates;
-		this.#app = app;
+		this.#need = need;
 		this.#freeMiB = new Map(candidates.map(({ name, budgetMiB }) => [name, budgetMiB - reservedMiB(name)]));
 	}
 
@@ -81,10 +81,6 @@ export class Table {
 	#add(server: string, instances: number): void {
 		const free = this.#freeMiB.get(server);
 		if (free !== undefined) this.#freeMiB.set(server, free + instances * this.#need(server));
-	}
-
-	#need(server: string): number {
-		return this.candidates.find((one) => one.name === server)?.appsMiB[this.#app] ?? FIRST_RESERVATION_MIB;
 	}
 }
 
