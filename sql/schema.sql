@@ -135,6 +135,13 @@ create table jibe.manifest (
 	PRIMARY KEY (app, root)
 );
 
+create table jibe.master_key (
+	id text not null,
+	created_at bigint not null,
+	retired_at bigint,
+	PRIMARY KEY (id)
+);
+
 create table jibe.migration (
 	number integer not null,
 	name text not null,
@@ -187,6 +194,22 @@ create table jibe.replica (
 	seen_at timestamp with time zone not null default clock_timestamp(),
 	PRIMARY KEY (id),
 	UNIQUE (lock)
+);
+
+create table jibe.secret (
+	app text not null,
+	environment text not null,
+	name text not null,
+	version integer not null,
+	ciphertext bytea,
+	wrapped bytea,
+	key_id text not null,
+	created_at bigint not null,
+	by text not null,
+	revokes_older boolean not null default false,
+	revoked_at bigint,
+	removed_at bigint,
+	PRIMARY KEY (app, environment, name, version)
 );
 
 create table jibe.server (
@@ -270,6 +293,7 @@ CREATE INDEX deployment_by_app ON jibe.deployment USING btree (app, environment,
 CREATE INDEX deployment_by_time ON jibe.deployment USING btree (created_at DESC);
 CREATE INDEX deployment_live ON jibe.deployment USING btree (app, environment, ended_at DESC) WHERE (state = 'Deployed'::text);
 CREATE INDEX deployment_open ON jibe.deployment USING btree (id) WHERE ((ended_at IS NULL) OR (watch_until IS NOT NULL));
+CREATE UNIQUE INDEX master_key_current ON jibe.master_key USING btree ((true)) WHERE (retired_at IS NULL);
 CREATE UNIQUE INDEX replica_lock_key ON jibe.replica USING btree (lock);
 
 -- jibe.transition
@@ -750,12 +774,52 @@ begin
 		return;
 	end if;
 	delete from jibe.env where app = p_app;
+	delete from jibe.secret where app = p_app;
 	delete from jibe.blob where app = p_app;
 	delete from jibe.manifest where app = p_app;
 	delete from jibe.release where app = p_app;
 	insert into jibe.audit (at, by, action, app, environment, detail) values (p_at, p_by, 'app.removed', p_app, null, '{}');
 	perform jibe.publish(jsonb_build_array(jsonb_build_object(
 		'at', p_at, 'type', 'app.removed', 'app', p_app, 'environment', null, 'deployment', null, 'data', '{}'::jsonb)));
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.revoke_secret(p jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_app text := p ->> 'app';
+	v_environment text := p ->> 'environment';
+	v_name text := p ->> 'name';
+	v_at bigint := (p ->> 'at')::bigint;
+	v_removed boolean := (p ->> 'removed')::boolean;
+	v_versions jsonb;
+	v_detail jsonb;
+begin
+	lock table jibe.secret in share row exclusive mode;
+	with ended as (
+		update jibe.secret s
+		set revoked_at = coalesce(revoked_at, v_at), ciphertext = null, wrapped = null, removed_at = case when v_removed then v_at end
+		where app = v_app and environment = v_environment and name = v_name
+			and (p ->> 'below' is null or version < (p ->> 'below')::integer)
+			and (revoked_at is null or (v_removed and removed_at is null))
+			and not exists (
+				select from jibe.want w, jsonb_array_elements(w.run) one join jibe.release r on r.number = (one ->> 'release')::integer
+				where w.app = v_app and w.environment = v_environment and r.app = v_app and not w.removed
+					and (r.spec -> 'secrets' ->> v_name)::integer = s.version)
+		returning version
+	)
+	select coalesce(jsonb_agg(version order by version), '[]') into v_versions from ended;
+	if v_versions <> '[]' then
+		v_detail := jsonb_build_object('name', v_name, 'versions', v_versions);
+		insert into jibe.audit (at, by, action, app, environment, detail)
+		values (v_at, p ->> 'by', case when v_removed then 'secret.removed' else 'secret.revoked' end, v_app, v_environment, v_detail);
+		perform jibe.publish(jsonb_build_array(jsonb_build_object('at', v_at,
+			'type', case when v_removed then 'secret.removed' else 'secret.revoked' end,
+			'app', v_app, 'environment', v_environment, 'deployment', null, 'data', v_detail)));
+	end if;
+	return v_versions;
 end $function$
 
 
@@ -813,6 +877,38 @@ AS $function$
 	select name, position, edge_port from jsonb_to_recordset(p) as r (name text, position integer, edge_port integer)
 	on conflict (name) do update set position = excluded.position, edge_port = excluded.edge_port, retired = false
 $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.set_secret(p jsonb)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_app text := p ->> 'app';
+	v_environment text := p ->> 'environment';
+	v_name text := p ->> 'name';
+	v_at bigint := (p ->> 'at')::bigint;
+	v_wrapped bytea := decode(p ->> 'wrapped', 'base64');
+	v_detail jsonb;
+	v_version integer;
+begin
+	lock table jibe.secret in share row exclusive mode;
+	select version into v_version from jibe.secret
+	where app = v_app and environment = v_environment and name = v_name and wrapped = v_wrapped;
+	if found then
+		return v_version;
+	end if;
+	select coalesce(max(version), 0) + 1 into v_version from jibe.secret
+	where app = v_app and environment = v_environment and name = v_name;
+	insert into jibe.secret (app, environment, name, version, ciphertext, wrapped, key_id, created_at, by, revokes_older)
+	values (v_app, v_environment, v_name, v_version, decode(p ->> 'ciphertext', 'base64'), v_wrapped, p ->> 'keyId', v_at, p ->> 'by',
+		(p ->> 'revokesOlder')::boolean);
+	v_detail := jsonb_build_object('name', v_name, 'version', v_version);
+	insert into jibe.audit (at, by, action, app, environment, detail) values (v_at, p ->> 'by', 'secret.set', v_app, v_environment, v_detail);
+	perform jibe.publish(jsonb_build_array(jsonb_build_object(
+		'at', v_at, 'type', 'secret.set', 'app', v_app, 'environment', v_environment, 'deployment', null, 'data', v_detail)));
+	return v_version;
+end $function$
 
 
 CREATE OR REPLACE FUNCTION jibe.state_event(d deployment, p_from text, p_at bigint)
@@ -873,6 +969,37 @@ CREATE OR REPLACE FUNCTION jibe.unpack(digests bytea)
 AS $function$
 	select substring(digests from i * 32 + 1 for 32) from generate_series(0, length(digests) / 32 - 1) i
 $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.use_master_key(p jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_id text := p ->> 'id';
+	v_at bigint := (p ->> 'at')::bigint;
+	v_lost jsonb := '[]';
+begin
+	lock table jibe.master_key in share row exclusive mode;
+	if p ->> 'instead' is distinct from (select id from jibe.master_key where retired_at is null)
+		and v_id is distinct from (select id from jibe.master_key where retired_at is null) then
+		return null;
+	end if;
+	if not exists (select from jibe.master_key where id = v_id and retired_at is null) then
+		update jibe.master_key set retired_at = v_at where retired_at is null;
+		insert into jibe.master_key (id, created_at) values (v_id, v_at) on conflict (id) do update set retired_at = null;
+		insert into jibe.audit (at, by, action, app, environment, detail)
+		values (v_at, p ->> 'by', 'master_key.used', null, null, jsonb_build_object('id', v_id, 'lost', p -> 'lost'));
+	end if;
+	if (p ->> 'lost')::boolean then
+		with lost as (
+			update jibe.secret set revoked_at = v_at, ciphertext = null, wrapped = null where key_id <> v_id and revoked_at is null
+			returning app, environment, name
+		)
+		select coalesce(jsonb_agg(distinct jsonb_build_object('app', app, 'environment', environment, 'name', name)), '[]') into v_lost from lost;
+	end if;
+	return v_lost;
+end $function$
 
 
 CREATE OR REPLACE FUNCTION jibe.want_json(w want)

@@ -26,6 +26,7 @@ import { createQuiet, type Quiet } from './quiet.ts';
 import { openRecords, type InstanceRecord, type Records } from './records.ts';
 import { createShelf, type ReleaseFiles, type Shelf } from './release-files.ts';
 import { createRoom, type Room } from './room.ts';
+import type { Secrets } from './secrets.ts';
 import { Seat, type SeatParts } from './seat.ts';
 import { StartFailed, type StartOrder } from './start.ts';
 import { createStateTeller, type Checkup, type StateTeller } from './server-state.ts';
@@ -58,6 +59,7 @@ export interface AgentOptions {
 	cgroups: string;
 	store: StoredBlobs;
 	depot: DepotClient;
+	secrets: Secrets;
 	/** Null where apps run under Jibe's own uid. */
 	uid: (place: Place) => number | null;
 	budgetMiB?: number;
@@ -113,16 +115,16 @@ class LiveAgent implements Agent {
 	private remembering: Timer | null = null;
 
 	constructor(options: AgentOptions) {
-		const { clock, log, layout, data, uid, cgroups, depot } = options;
+		const { clock, log, layout, data, uid, cgroups, depot, secrets } = options;
 		this.options = options;
 		this.records = openRecords(layout.home, log);
 		this.library = createLibrary({ directory: layout.home, store: options.store, depot, log });
 		this.shelf = createShelf({ layout, library: this.library, depot });
-		this.around = { layout, data, records: this.records, clock, log, uid, cgroups };
+		this.around = { layout, data, records: this.records, clock, log, uid, cgroups, scrub: (place) => secrets.scrub(place) };
 		this.pool = createPool({ around: this.around, clock, log });
 		this.quiet = createQuiet(clock, this.pool);
 		this.teller = createTeller(clock, (keys) => this.say(keys));
-		this.logs = createLogs({ directory: join(layout.home, 'logs'), clock, log: options.log, send: (message) => options.send(message) });
+		this.logs = createLogs({ ...options, directory: join(layout.home, 'logs'), scrub: (place) => secrets.scrub(place) });
 		this.room = createRoom({
 			server: options.server,
 			...(options.budgetMiB === undefined ? {} : { budgetMiB: options.budgetMiB }),
@@ -140,7 +142,6 @@ class LiveAgent implements Agent {
 			log: this.options.log,
 			records: this.records,
 			fetch: async (spec) => {
-				refuseUnsupported(spec);
 				const files = await this.shelf.place(spec);
 				this.preimports.set(placeKey(spec), files.preimport);
 				return files;
@@ -153,6 +154,7 @@ class LiveAgent implements Agent {
 			gone: (seat) => this.gone(seat),
 			settled: (seat) => isSettled(this.groups.get(keyOf(seat))),
 			later: (task) => this.quiet.later(task),
+			scrub: (spec, text) => this.options.secrets.scrub(spec)(text),
 		};
 	}
 
@@ -317,7 +319,7 @@ class LiveAgent implements Agent {
 		const { spec, region } = order;
 		const full = this.full.get(wantKey({ region, app: spec.app, environment: spec.environment }));
 		if (full !== undefined) throw new StartFailed('disk', full);
-		const taken = await this.pool.take(templateOf(spec, files.preimport));
+		const taken = await this.pool.take(templateOf(spec, files.preimport, await this.options.secrets.of(spec)));
 		const { record } = taken.process;
 		const startedAt = this.options.clock.now();
 		record.bound = { region, release: spec.release, slot: files.slot, cold: taken.cold, state: 'starting', startedAt };
@@ -355,8 +357,10 @@ class LiveAgent implements Agent {
 					if (!newest || spec.release > newest.release) newest = spec;
 				}
 			}
-			if (newest) this.pool.want(templateOf(newest, this.preimports.get(placeKey(place)) ?? []), count);
-			else void this.pool.drop(place);
+			// Where its secrets are still on their way, it has not started here yet.
+			const secrets = newest && this.options.secrets.known(newest);
+			if (newest && secrets) this.pool.want(templateOf(newest, this.preimports.get(placeKey(place)) ?? [], secrets), count);
+			else if (!newest) void this.pool.drop(place);
 		}
 	}
 
@@ -426,6 +430,8 @@ class LiveAgent implements Agent {
 		const used = new Set(this.seats().map(({ spec }) => releaseKey(spec.app, spec.release)));
 		for (const { want } of this.groups.values()) for (const { release } of want.run) used.add(releaseKey(want.app, release));
 		for (const key of this.releases.keys()) if (!used.has(key)) this.releases.delete(key);
+		const placed = () => placedOn(this.options.server, this.groups.values());
+		this.options.secrets.keep(placed, (of, scrub) => this.logs.clean(of, scrub));
 	}
 
 	/** Once for all that happens in a turn: a wave says the same of many regions. */
@@ -491,9 +497,4 @@ class LiveAgent implements Agent {
 		const directory = join(this.options.layout.run, 's');
 		for (const id of readdirSync(directory)) if (!known.has(id)) rmSync(join(directory, id), { recursive: true, force: true });
 	}
-}
-
-function refuseUnsupported({ runtime: { kind } }: ReleaseSpec): void {
-	if (kind === 'fetch') return;
-	throw new StartFailed('runtime_unsupported', `this version of Jibe runs "fetch" apps; "runtime": "${kind}" is not there yet`);
 }

@@ -6,6 +6,7 @@ import { sha256, type Digest } from '#digest/digest.ts';
 import { applyDelta, treeOf, type Entry, type Manifest } from '#store/manifest.ts';
 import type { Peers } from '#wire/peers.ts';
 import type { ServerPeer } from '#wire/region.ts';
+import { SECRETS_PATH } from '#wire/secrets.ts';
 
 /** Blobs and trees from a depot of the region, the one on this server first; everything is checked against its digest. */
 export interface DepotClient {
@@ -13,6 +14,8 @@ export interface DepotClient {
 	blob(digest: Digest): Promise<Buffer>;
 	/** @throws FetchError */
 	tree(root: Digest): Promise<Manifest>;
+	/** What control answers to a question for secrets. @throws FetchError, with control's own words when it refuses */
+	secrets(question: object): Promise<unknown>;
 	close(): void;
 }
 
@@ -52,19 +55,20 @@ export function createDepotClient(of: DepotClientOptions): DepotClient {
 	}
 
 	function askHere(socket: string): Ask {
-		return (path, onAnswer) => request({ ...options(path), socketPath: socket, agent: plain }, onAnswer);
+		return (path, method, onAnswer) => request({ ...options(path), method, socketPath: socket, agent: plain }, onAnswer);
 	}
 
 	function askThere({ name, host, depotPort }: ServerPeer, peers: Peers): Ask {
-		return (path, onAnswer) => requestTls({ ...options(path), ...peers.towards(name), host, port: depotPort, agent: tls }, onAnswer);
+		return (path, method, onAnswer) =>
+			requestTls({ ...options(path), method, ...peers.towards(name), host, port: depotPort, agent: tls }, onAnswer);
 	}
 
 	/** The next depot is asked whatever the first one lacks: it may not have heard yet what is wanted, or not reach control. */
-	async function get(path: string): Promise<Buffer> {
+	async function get(path: string, question?: string): Promise<Buffer> {
 		let failure: unknown = new Error('no depot of the region is known');
 		for (const ask of depots()) {
 			try {
-				return await getFrom(ask, path);
+				return await getFrom(ask, path, question);
 			} catch (cause) {
 				failure = cause;
 			}
@@ -84,6 +88,9 @@ export function createDepotClient(of: DepotClientOptions): DepotClient {
 			if (treeOf(manifest).root !== root) throw new FetchError(`the depot's tree for ${root} has another root`);
 			return manifest;
 		},
+		async secrets(question) {
+			return JSON.parse((await get(SECRETS_PATH, JSON.stringify(question))).toString()) as unknown;
+		},
 		close() {
 			plain.destroy();
 			tls.destroy();
@@ -91,11 +98,11 @@ export function createDepotClient(of: DepotClientOptions): DepotClient {
 	};
 }
 
-type Ask = (path: string, onAnswer: (response: IncomingMessage) => void) => ClientRequest;
+type Ask = (path: string, method: 'GET' | 'POST', onAnswer: (response: IncomingMessage) => void) => ClientRequest;
 
-function getFrom(ask: Ask, path: string): Promise<Buffer> {
+function getFrom(ask: Ask, path: string, question?: string): Promise<Buffer> {
 	return new Promise((resolve, reject) => {
-		const asking = ask(path, (response) => {
+		const asking = ask(path, question === undefined ? 'GET' : 'POST', (response) => {
 			const refused = (body: Buffer) => new Error(refusalIn(body) ?? `status ${response.statusCode} ${body.toString().slice(0, 300)}`);
 			readBody(response).then((body) => (response.statusCode === 200 ? resolve(body) : reject(refused(body))), reject);
 		});
@@ -105,7 +112,7 @@ function getFrom(ask: Ask, path: string): Promise<Buffer> {
 			socket.once('connect', () => socket.setTimeout(FETCH_TIMEOUT_MS));
 		});
 		asking.on('timeout', () => asking.destroy(new Error('silent for too long')));
-		asking.on('error', reject).end();
+		asking.on('error', reject).end(question);
 	});
 }
 

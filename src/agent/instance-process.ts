@@ -15,8 +15,9 @@ import { logFile, makePlaces, socketDirectory, viewOf, type Layout, type Place }
 import { receiveLines, sendLine } from './lines.ts';
 import { lastLines } from './log-file.ts';
 import { readReport } from './report.ts';
-import { BIRTH_VARIABLE, type Birth, type Order, type Report } from './runtimes/fetch/messages.ts';
+import type { Birth, Order, Report } from './runtimes/fetch/messages.ts';
 import type { InstanceRecord, Records } from './records.ts';
+import type { Scrub } from './scrub.ts';
 
 /** A process that runs, or will run, one instance of a `fetch` app; what the rest of the agent may do with it. */
 export interface InstanceProcess {
@@ -69,6 +70,8 @@ export interface Template extends Place {
 	vendor: string | null;
 	preimport: string[];
 	env: Record<string, string>;
+	/** On top of `env`; the key tells their versions, never their values. */
+	secrets: readonly { name: string; value: string }[];
 	memoryMiB: number;
 	cpuMillis: number | null;
 }
@@ -88,6 +91,8 @@ const HEAP_SHARE = 0.75;
 const SEMI_SPACE_MIB = 16;
 /** A collection before the rest would throw away what functions were compiled to: waking up would compile them again. */
 const KEEP_BYTECODE = '--no-flush-bytecode';
+/** Node's diagnostic reports would hold every secret, and lie where the app writes them. */
+const REPORT_WITHOUT_ENV = '--report-exclude-env';
 const IDLE_NICENESS = 10;
 const LAST_LINES = 20;
 
@@ -98,6 +103,8 @@ export interface ProcessSurroundings {
 	clock: Clock;
 	log: Log;
 	uid: (place: Place) => number | null;
+	/** Takes secrets out of what processes of an app wrote. */
+	scrub: (place: Place) => Scrub;
 	/** Name of the cgroup that all groups of this agent are in. */
 	cgroups: string;
 }
@@ -122,13 +129,15 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 		preimport: template.preimport,
 		compileCache: view.cache,
 		fillCache: !hurried(),
-		env: template.env,
+		env: { ...template.env, ...Object.fromEntries(template.secrets.map(({ name, value }) => [name, value])) },
+		secrets: template.secrets.map(({ name }) => name),
 	};
 	const { identity, child } = await spawnDetached({
 		argv0: programTitle('instance'),
 		command: view.node,
 		args: [...heapOptions(template.memoryMiB), view.program, template.app, template.environment, data],
-		env: { [BIRTH_VARIABLE]: JSON.stringify(birth), PATH: template.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin' },
+		input: JSON.stringify(birth),
+		env: { PATH: template.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin' },
 		cwd: '/',
 		stdout: logFile(layout, id),
 		stderr: logFile(layout, id),
@@ -186,15 +195,20 @@ async function warmUp(around: ProcessSurroundings, record: InstanceRecord, life:
 	}
 }
 
-function notWarm({ layout }: ProcessSurroundings, record: InstanceRecord): WarmUpTimeout {
+function notWarm({ layout, scrub }: ProcessSurroundings, record: InstanceRecord): WarmUpTimeout {
 	killTree(record.identity, record.cgroup ?? undefined);
-	const said = lastLines(logFile(layout, record.id), LAST_LINES);
+	const said = scrub(record)(lastLines(logFile(layout, record.id), LAST_LINES));
 	const why = `a process did not warm up within ${START_LIMIT_MS / 1000} s: this server is overloaded, or one of the app's packages never ends`;
 	return new WarmUpTimeout(said === '' ? why : `${why}; its last output:\n${said}`);
 }
 
 function heapOptions(memoryMiB: number): string[] {
-	return [`--max-old-space-size=${Math.round(memoryMiB * HEAP_SHARE)}`, `--max-semi-space-size=${SEMI_SPACE_MIB}`, KEEP_BYTECODE];
+	return [
+		`--max-old-space-size=${Math.round(memoryMiB * HEAP_SHARE)}`,
+		`--max-semi-space-size=${SEMI_SPACE_MIB}`,
+		KEEP_BYTECODE,
+		REPORT_WITHOUT_ENV,
+	];
 }
 
 /** Takes over a process that an earlier agent started. Null when it is not alive or not to be trusted. */
@@ -244,7 +258,7 @@ function watchLife(around: ProcessSurroundings, record: InstanceRecord, code: ()
 }
 
 function endingOf(around: ProcessSurroundings, record: InstanceRecord, code: string): Ending {
-	const output = lastLines(logFile(around.layout, record.id), LAST_LINES);
+	const output = around.scrub(record)(lastLines(logFile(around.layout, record.id), LAST_LINES));
 	const memory = (record.cgroup !== null && cgroupOomKills(record.cgroup) > 0) || output.includes('JavaScript heap out of memory');
 	const what = memory ? 'used more memory than its limit and was killed' : `ended${code && ` with ${code}`}`;
 	return { reason: memory ? 'memory' : 'exited', detail: output === '' ? `it ${what}` : `it ${what}; its last output:\n${output}` };

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { createServer as createControl, Server as NetServer, type Socket } from 'node:net';
 import { enableCompileCache, flushCompileCache } from 'node:module';
 import { join } from 'node:path';
@@ -10,10 +11,11 @@ import { receiveLines, sendLine } from './lines.ts';
 import { findApp, type FetchApp } from './runtimes/fetch/app.ts';
 import { exercise } from './runtimes/fetch/exercise.ts';
 import { hookModules, type ModuleSource } from './runtimes/fetch/hooks.ts';
-import { BIRTH_VARIABLE, type Birth, type InstancePhase, type Load, type Order, type Report } from './runtimes/fetch/messages.ts';
+import type { Birth, InstancePhase, Load, Order, Report } from './runtimes/fetch/messages.ts';
 import { stampOutput } from './runtimes/fetch/output.ts';
 import { createServing, type Serving } from './runtimes/fetch/serving.ts';
 import { mapStacks } from './runtimes/fetch/stacks.ts';
+import { scrubber } from './scrub.ts';
 
 /**
  * One instance of a `fetch` app: a program of its own, with no dependency at run time, under the app's uid. It is born
@@ -21,7 +23,7 @@ import { mapStacks } from './runtimes/fetch/stacks.ts';
  */
 async function main(): Promise<void> {
 	const birth = takeBirth();
-	stampOutput();
+	stampOutput(scrubber(birth.secrets.map((name) => ({ name, value: birth.env[name]! }))));
 	if (birth.compileCache) enableCompileCache(birth.compileCache);
 	Object.assign(process.env, birth.env);
 	const serving = createServing(process.env);
@@ -34,10 +36,12 @@ async function main(): Promise<void> {
 	if (birth.fillCache) flushCompileCache();
 }
 
+const STANDARD_INPUT = 0;
+
 function takeBirth(): Birth {
-	const text = process.env[BIRTH_VARIABLE];
-	if (text === undefined) throw new Error(`this program is started by an agent, with ${BIRTH_VARIABLE} in its environment`);
-	for (const name of [BIRTH_VARIABLE, 'SHLVL', '_']) delete process.env[name];
+	for (const name of ['SHLVL', '_']) delete process.env[name];
+	const text = readFileSync(STANDARD_INPUT, 'utf8');
+	if (text === '') throw new Error('this program is started by an agent, which says on standard input what it is to be');
 	return JSON.parse(text) as Birth;
 }
 

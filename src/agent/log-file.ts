@@ -1,5 +1,6 @@
-import { closeSync, copyFileSync, fstatSync, openSync, readSync, statSync, truncateSync } from 'node:fs';
+import { closeSync, copyFileSync, fstatSync, openSync, readSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { STAMP } from './runtimes/fetch/output.ts';
+import type { Scrub } from './scrub.ts';
 
 /** An instance's output: one file that it appends to, kept small by whoever looks after it, with one older part. */
 
@@ -22,6 +23,13 @@ export function trimLog(file: string): void {
 	} catch (error) {
 		if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
 	}
+}
+
+/** Of an instance that has ended: nobody appends to it any more. */
+export function scrubFile(file: string, scrub: Scrub): void {
+	const text = readFrom(file, () => 0)?.text ?? '';
+	const clean = text.split('\n').map(scrub).join('\n');
+	if (clean !== text) writeFileSync(file, clean);
 }
 
 /** For error texts. */

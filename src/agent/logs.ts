@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { DownMessage, LogLines } from '#wire/region.ts';
 import type { Log } from '#log/log.ts';
-import { readLines, trimLog, type LogLine } from './log-file.ts';
+import { readLines, scrubFile, trimLog, type LogLine } from './log-file.ts';
+import type { Scrub } from './scrub.ts';
 
 /** Output of instances, those that have ended too: asked for by region and app, once or as it comes. */
 export interface Logs {
@@ -11,6 +12,8 @@ export interface Logs {
 	bind(id: string, owner: LogOwner): void;
 	wanted(ask: Extract<DownMessage, { type: 'logsWanted' }>): void;
 	done(id: string): void;
+	/** Rewrites what a release has written: its secrets will not be known any more. */
+	clean(release: Omit<LogOwner, 'region'>, scrub: Scrub): void;
 	/** Keeps files small and forgets old ones. */
 	tidy(living: ReadonlySet<string>): void;
 	close(): void;
@@ -34,7 +37,16 @@ const DAY_MS = 86_400_000;
 
 type Line = LogLines['lines'][number];
 
-export function createLogs(of: { directory: string; clock: Clock; log: Log; send: (message: LogLines) => boolean }): Logs {
+export interface LogsOptions {
+	directory: string;
+	clock: Clock;
+	log: Log;
+	/** Takes secrets out of what was written past the stamps, where nobody else does. */
+	scrub: (of: LogOwner) => Scrub;
+	send: (message: LogLines) => boolean;
+}
+
+export function createLogs(of: LogsOptions): Logs {
 	const { directory, clock, log } = of;
 	mkdirSync(directory, { recursive: true, mode: 0o700 });
 	const followers = new Map<string, Timer>();
@@ -47,7 +59,12 @@ export function createLogs(of: { directory: string; clock: Clock; log: Log; send
 
 	function read(id: string, owner: LogOwner, offset: number): { lines: Line[]; next: number } {
 		const { lines, next } = readLines(join(directory, `${id}.log`), offset, clock.now());
-		return { lines: lines.map((line) => withOwner(line, id, owner)), next };
+		return { lines: shown(lines, id, owner), next };
+	}
+
+	function shown(lines: LogLine[], id: string, owner: LogOwner): Line[] {
+		const scrub = of.scrub(owner);
+		return lines.map((line) => withOwner({ ...line, text: scrub(line.text) }, id, owner));
 	}
 
 	function say(id: string, lines: Line[], end: boolean): boolean {
@@ -83,7 +100,7 @@ export function createLogs(of: { directory: string; clock: Clock; log: Log; send
 			const offsets = new Map<string, number>();
 			let lines: Line[] = [];
 			for (const { id, owner } of filesOf(ask)) {
-				const older = readLines(join(directory, `${id}.log.1`), 0, 0).lines.map((line) => withOwner(line, id, owner));
+				const older = shown(readLines(join(directory, `${id}.log.1`), 0, 0).lines, id, owner);
 				const now = read(id, owner, 0);
 				offsets.set(id, now.next);
 				lines.push(...older, ...now.lines);
@@ -103,6 +120,12 @@ export function createLogs(of: { directory: string; clock: Clock; log: Log; send
 			})); // prettier-ignore
 		},
 		done,
+		clean({ app, environment, release }, scrub) {
+			for (const { id, owner } of owners(directory)) {
+				if (owner.app !== app || owner.environment !== environment || owner.release !== release) continue;
+				for (const name of [`${id}.log`, `${id}.log.1`]) scrubFile(join(directory, name), scrub);
+			}
+		},
 		tidy(living) {
 			const ended = owners(directory).filter(({ id }) => !living.has(id)).map(({ id }) => ({ id, at: changedAt(join(directory, `${id}.log`)) })); // prettier-ignore
 			ended.sort((a, b) => b.at - a.at);

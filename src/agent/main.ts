@@ -1,4 +1,4 @@
-import { chmodSync, existsSync, mkdirSync, realpathSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '#clock/clock.ts';
@@ -18,6 +18,7 @@ import { createDepotClient } from './depot-client.ts';
 import { instanceProgram, keepProgram, type InstanceProgram } from './instance-program.ts';
 import type { Layout } from './layout.ts';
 import { openOrder } from './order.ts';
+import { openSecretStore } from './secrets.ts';
 import { SettledByAll } from './settled.ts';
 import { openTunnels } from './tunnel.ts';
 import { uidOf } from './uids.ts';
@@ -50,6 +51,16 @@ export async function main(settings: unknown): Promise<void> {
 	const joined = openJoined(identity, log);
 	const ownDepot = joined && !joined.identity.roles.includes('depot') ? null : depotSocket;
 	const depot = createDepotClient({ socketPath: ownDepot, ...(joined ? { others: { peers: joined.peers, regions } } : {}), credential });
+	const secrets = openSecretStore({
+		home: layout.home,
+		identity: () => ({
+			...readCredentialFile(credentialFile),
+			server,
+			serverKey: identity ? readFileSync(join(identity, 'key.pem'), 'utf8') : null,
+		}),
+		depot,
+		log,
+	});
 	const tunnels = joined && listen ? await openTunnels({ peers: joined.peers, ...listen, log, clock: systemClock }) : null;
 	const ordered = openOrder(layout.home, systemClock, log);
 	const store = await openDiskStore(join(layout.home, 'blobs'), { durable: false });
@@ -64,6 +75,7 @@ export async function main(settings: unknown): Promise<void> {
 		cgroups: `jibe-${basename(runDirectory(data))}`,
 		store,
 		depot,
+		secrets,
 		uid: isolation().uid ? (place) => uidOf(data, place) : () => null,
 		...(budgetMiB === undefined ? {} : { budgetMiB }),
 		checkup: async () => {

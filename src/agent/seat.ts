@@ -24,6 +24,8 @@ export interface SeatParts extends StartParts {
 	gone(seat: Seat): void;
 	/** No edge sends requests to what the pointer does not name any more. */
 	settled(seat: Seat): boolean;
+	/** What an app said of itself, without its secrets. */
+	scrub(spec: ReleaseSpec, text: string): string;
 	/** Runs it when nothing is being deployed, one such task at a time. */
 	later(task: () => Promise<void>): void;
 }
@@ -240,7 +242,8 @@ export class Seat {
 		this.scheduleRestart();
 	}
 
-	private fail(reason: string, detail: string): void {
+	private fail(reason: string, words: string): void {
+		const detail = this.parts.scrub(this.spec, words);
 		this.failure = { reason, detail };
 		this.parts.log.warn('instance.failed', { region: this.region, app: this.spec.app, release: this.spec.release, reason, detail });
 		this.state = 'failed';

@@ -8,6 +8,7 @@ import type { ReleaseFiles } from './release-files.ts';
 /** From a release to an instance that answers: fetch → room → take → load → check. Whoever called reports. */
 export async function start(order: StartOrder, parts: StartParts): Promise<Started> {
 	const { clock } = parts;
+	refuseUnsupported(order.spec);
 	const began = clock.monotonic();
 	const files = await parts.fetch(order.spec);
 	const fetched = clock.monotonic();
@@ -58,6 +59,11 @@ export class StartFailed extends Error {
 		super(message);
 		this.code = code;
 	}
+}
+
+function refuseUnsupported({ runtime: { kind } }: ReleaseSpec): void {
+	if (kind === 'fetch') return;
+	throw new StartFailed('runtime_unsupported', `this version of Jibe runs "fetch" apps; "runtime": "${kind}" is not there yet`);
 }
 
 async function load(process: InstanceProcess, env: Record<string, string>, files: ReleaseFiles): Promise<void> {

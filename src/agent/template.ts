@@ -1,14 +1,17 @@
 import { canonicalJson, sha256 } from '#digest/digest.ts';
 import type { ReleaseSpec } from '#wire/region.ts';
 import type { Template } from './instance-process.ts';
+import type { Held } from './secrets.ts';
 
 /** Jibe listens for a fetch app. What listens beside that gets a port of its own: instances of one server share the rest. */
 const ANY_PORT = '0';
 
 /** Everything that a process must be born with to run this release. Another env, vendor tree or limit: another process. */
-export function templateOf(spec: ReleaseSpec, preimport: string[]): Template {
+export function templateOf(spec: ReleaseSpec, preimport: string[], { versions, list: secrets }: Held): Template {
 	const { app, environment, vendor, memoryMiB, cpuMillis } = spec;
 	const env = { NODE_ENV: 'production', PORT: ANY_PORT, JIBE_APP: app, JIBE_ENVIRONMENT: environment, ...spec.env };
-	const key = sha256(canonicalJson({ app, environment, vendor, memoryMiB, cpuMillis, env, node: spec.runtime.node ?? null }));
-	return { key, app, environment, vendor, preimport, env, memoryMiB, cpuMillis };
+	const key = sha256(
+		canonicalJson({ app, environment, vendor, memoryMiB, cpuMillis, env, secrets: versions, node: spec.runtime.node ?? null }),
+	);
+	return { key, app, environment, vendor, preimport, env, secrets, memoryMiB, cpuMillis };
 }

@@ -1,7 +1,9 @@
 import { mkdtempSync, realpathSync, rmSync, mkdirSync, chmodSync } from 'node:fs';
+import { createPrivateKey } from 'node:crypto';
 import { createServer, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { basename, join, posix } from 'node:path';
+import { json } from 'node:stream/consumers';
 import assert from 'node:assert/strict';
 import { build } from 'esbuild';
 import { pause, systemClock, type Clock } from '#clock/clock.ts';
@@ -16,9 +18,12 @@ import type { AppIndex } from '#store/app-index.ts';
 import { openDiskStore } from '#store/disk.ts';
 import { manifestOf, treeOf, wholeDelta, type Entry, type Manifest } from '#store/manifest.ts';
 import type { DownMessage, Instance, LogLines, ReleaseSpec, Run, ServerState, UpMessage } from '#wire/region.ts';
+import { newSigningKey } from '#wire/credential.ts';
+import { sealSecrets, SECRETS_PATH, secretsText, type OpenedSecret, type SecretsRequest } from '#wire/secrets.ts';
 import { createAgent, type Agent } from './agent.ts';
 import { createDepotClient } from './depot-client.ts';
 import { openLayout } from './main.ts';
+import { openSecretStore } from './secrets.ts';
 import { uidOf } from './uids.ts';
 import { releaseSpec } from '../../test/fixtures/spec.ts';
 
@@ -29,6 +34,8 @@ export interface Testbed {
 	/** Files of an app by path; `.ts` and `.js` are modules, `.cjs` CommonJS, `.json` and `.txt` as such when imported. */
 	put(files: Record<string, string>, options?: Partial<Pick<AppIndex, 'entry' | 'materialise' | 'dynamic' | 'vendor'>>): Digest;
 	putVendor(files: Record<string, string>): Digest;
+	/** What a depot answers for the secrets of a release from now on; null: that there is no control. */
+	secrets(spec: ReleaseSpec, list: OpenedSecret[] | null): void;
 	release(artifact: Digest, more?: Partial<ReleaseSpec>): ReleaseSpec;
 	want(
 		spec: ReleaseSpec | ReleaseSpec[],
@@ -49,6 +56,7 @@ export interface Testbed {
 	close(): Promise<void>;
 }
 
+const KEYS = newSigningKey();
 const PATIENCE_STEPS = 1_000;
 const STEP_MS = 10;
 const BRIEF = { requestsMs: 5_000, streamsMs: 5_000 };
@@ -65,7 +73,8 @@ export async function openTestbed(
 	const blobs = new Map<Digest, Buffer>();
 	const trees = new Map<Digest, Manifest>();
 	const depotSocket = join(runDirectory(data), 'depot.sock');
-	const depot = await serveDepot(depotSocket, blobs, trees);
+	const secrets = new Map<string, OpenedSecret[]>();
+	const depot = await serveDepot(depotSocket, blobs, trees, secrets);
 	const regions = options.regions ?? ['fra'];
 	const said = new Map<string, Instance[]>();
 	const obeyed = new Map<string, number>();
@@ -77,7 +86,11 @@ export async function openTestbed(
 	const release = counter();
 
 	async function open(): Promise<Agent> {
+		const client = createDepotClient({ socketPath: depotSocket, credential: () => 'test' });
+		const log = createLog({ role: 'agent' }, { level: process.env['JIBE_TEST_LOG'] ? 'debug' : 'error' });
+		const identity = () => ({ server: 'local', installation: 'here', publicKey: KEYS.publicPem, credential: 'test', serverKey: null });
 		return createAgent({
+			secrets: openSecretStore({ home: layout.home, identity, depot: client, log }),
 			data,
 			name: 'agent',
 			server: 'local',
@@ -85,12 +98,12 @@ export async function openTestbed(
 			layout,
 			cgroups,
 			store: await openDiskStore(join(layout.home, 'blobs'), { durable: false }),
-			depot: createDepotClient({ socketPath: depotSocket, credential: () => 'test' }),
+			depot: client,
 			uid: isolation().uid ? (place) => uidOf(data, place) : () => null,
 			...(options.budgetMiB === undefined ? {} : { budgetMiB: options.budgetMiB }),
 			...(options.dataMiB === undefined ? {} : { dataMiB: options.dataMiB }),
 			clock: options.clock ?? systemClock,
-			log: createLog({ role: 'agent' }, { level: process.env['JIBE_TEST_LOG'] ? 'debug' : 'error' }),
+			log,
 			send: (message) => hear(message),
 		});
 	}
@@ -126,6 +139,10 @@ export async function openTestbed(
 		states,
 		put: (files, more = {}) => tree(artifactOf(files, more)),
 		putVendor: (files) => tree(Object.entries(files).map(([path, text]) => [`node_modules/${path}`, text])),
+		secrets({ app, release: number }, list) {
+			if (list) secrets.set(`${app}/${number}`, list);
+			else secrets.delete(`${app}/${number}`);
+		},
 		release: (artifact, more = {}) => releaseSpec(more.release ?? release(), { artifact, memoryMiB: 256, drain: BRIEF, ...more }),
 		want(specs, run, more = {}) {
 			const list = [specs].flat();
@@ -213,8 +230,15 @@ function targetOf(from: string, specifier: string, files: Record<string, string>
 }
 
 /** The half of a depot that agents read from. */
-async function serveDepot(socket: string, blobs: Map<Digest, Buffer>, trees: Map<Digest, Manifest>) {
-	const server = createServer((incoming, response) => {
+async function serveDepot(socket: string, blobs: Map<Digest, Buffer>, trees: Map<Digest, Manifest>, secrets: Map<string, OpenedSecret[]>) {
+	const server = createServer(async (incoming, response) => {
+		if (incoming.url === SECRETS_PATH) {
+			const asked = (await json(incoming)) as SecretsRequest;
+			const list = secrets.get(`${asked.app}/${asked.release}`);
+			const sealed = list && sealSecrets(secretsText('here', asked), asked.key, list, createPrivateKey(KEYS.privatePem));
+			response.writeHead(sealed ? 200 : 503).end(JSON.stringify(sealed ?? { error: { message: 'control is away' } }));
+			return;
+		}
 		const [, kind, digest] = /^\/(blobs|trees)\/(sha256:[0-9a-f]{64})$/.exec(incoming.url ?? '') ?? [];
 		const tree = trees.get(digest as Digest);
 		const body = kind === 'trees' ? tree && Buffer.from(JSON.stringify(wholeDelta(tree))) : blobs.get(digest as Digest);

@@ -16,6 +16,7 @@ import { doctorRoutes } from './api/doctor.ts';
 import { packageRoutes } from './api/packages.ts';
 import { pageRoutes } from './api/pages.ts';
 import { releaseRoutes } from './api/releases.ts';
+import { secretRoutes } from './api/secrets.ts';
 import { serverRoutes } from './api/servers.ts';
 import type { DriverSettings } from './driver/settings.ts';
 import { FEED_PATH, Feed } from './feed.ts';
@@ -25,6 +26,7 @@ import { Manifests } from './manifests.ts';
 import { Metrics } from './metrics.ts';
 import { openApi } from './openapi.ts';
 import { Others, type OthersOptions } from './others.ts';
+import type { MasterKeySource } from './master-key.ts';
 import type { Pages } from './pages.ts';
 import type { Driver } from './ports.ts';
 import type { Reserve } from './reserve.ts';
@@ -32,6 +34,8 @@ import { watchHouse } from './watch.ts';
 import type { Route } from './route.ts';
 import { Roster } from './roster.ts';
 import { createRouter } from './router.ts';
+import { watchRevocations } from './secret-changes.ts';
+import { SecretKeeper } from './secrets.ts';
 import { listenTls, type TlsSettings } from './tls.ts';
 
 /** Control, but for its process: the API, the feed and the hub on loopback, and over TLS where other machines are to reach it. */
@@ -70,6 +74,8 @@ export interface ControlOptions {
 	/** Where it lives, when there may be others on this database; absent: there are none. */
 	replica?: { home: string; times?: OthersOptions['times'] };
 	reserve?: Reserve | null;
+	/** Where the master key of secrets is; absent: this control keeps none. */
+	masterKey?: MasterKeySource;
 	log: Log;
 	clock: Clock;
 }
@@ -101,7 +107,9 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	const hub = await openHub(installation.id, roster, options);
 	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
 	const others = openOthers(options, [...(tls?.addresses ?? []), url], () => feed.restart());
+	const secrets = new SecretKeeper({ state, masterKey: options.masterKey, log });
 	const driver = options.createDriver({
+		revokedSecrets: ({ app, environment, secrets: pins = {} }) => secrets.revoked({ app, environment }, pins),
 		...(others ? { others: () => others.ids() } : {}),
 		onReadOnly: (app, reason) => {
 			state.apps.setReadOnly(app, reason, 'jibe').catch((error: unknown) => log.warn('app.read_only_unsaid', { app, error }));
@@ -123,6 +131,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		driver,
 		manifests,
 		metrics: new Metrics(),
+		secrets,
 		roster,
 		clocks: new Map(),
 		url,
@@ -134,7 +143,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 			return roster.regions();
 		},
 	};
-	const watching = watchHouse(house);
+	const watching = [watchHouse(house), watchRevocations(house)];
 
 	const claimsOf = (request: IncomingMessage) => depotClaims(bearer(request), installation.publicPem, clock);
 	const feed = new Feed(house, names);
@@ -155,6 +164,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		...appRoutes(house),
 		...releaseRoutes(house),
 		...adminRoutes(house),
+		...secretRoutes(house),
 		...blobRoutes(house),
 		...serverRoutes(house),
 		...backupRoutes(house, options.version),
@@ -173,7 +183,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		addresses: tls?.addresses ?? [],
 		house,
 		async close() {
-			for (const part of [watching, roster, ...(tls ? [tls] : [])]) part.close();
+			for (const part of [...watching, roster, ...(tls ? [tls] : [])]) part.close();
 			announcing?.cancel();
 			await close(closing, others);
 		},

@@ -24,12 +24,13 @@ export async function deploy(
 	const { environment, config } = request;
 	authorise(caller, 'deployer', { app, environment });
 	checkRegions(house, config);
-	const [artifact, vendor, env] = await Promise.all([
+	const [artifact, vendor, env, secrets] = await Promise.all([
 		house.manifests.apply(app, request.manifest, request.artifact),
 		vendorTree(house, app, request),
 		house.state.env.get(app, environment),
+		house.secrets.pins({ app, environment }, config.secrets),
 	]);
-	const spec = releaseSpec({ app, environment, artifact: request.artifact, vendor: request.vendor }, config, env.values);
+	const spec = releaseSpec({ app, environment, artifact: request.artifact, vendor: request.vendor }, config, env.values, secrets);
 	const trees = vendor ? [artifact, vendor] : [artifact];
 	const fresh = await takeBlobs(house, app, trees, blobs);
 	const digests = [...new Set(trees.flatMap((tree) => [...tree.digests]))];

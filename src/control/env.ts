@@ -29,23 +29,31 @@ export async function changeEnv(
 				house,
 				(await house.state.deployments.wants({ app, environment })).filter((want) => !want.removed),
 			);
-	return { answer, deploy: serving === null ? null : () => deployAgain(house, change, serving, answer.values) };
+	return { answer, deploy: serving === null ? null : () => deployAgain(house, { app, environment, by, why: 'env changed', serving }) };
 }
 
-async function deployAgain(house: House, { app, environment, by }: Change, serving: number, env: Record<string, string>) {
+/** A new release of the artifact that serves, with env and secrets as they are now. */
+export async function deployAgain(
+	house: House,
+	{ app, environment, by, why, serving }: { app: string; environment: string; by: string; why: string; serving: number },
+) {
 	const stored = await house.state.deployments.release(app, serving);
 	if (!stored)
 		throw new Refusal('release_unknown', 404, `release v${serving} of ${app} is not known any more`, 'deploy the app from its source');
 	const { artifact, vendor, config, blobs, git } = stored;
+	const [env, secrets] = await Promise.all([
+		house.state.env.get(app, environment),
+		house.secrets.pins({ app, environment }, config.secrets),
+	]);
 	return house.driver.deploy({
 		app,
 		environment,
-		release: { artifact, vendor, config, blobs, spec: releaseSpec({ app, environment, artifact, vendor }, config, env) },
+		release: { artifact, vendor, config, blobs, spec: releaseSpec({ app, environment, artifact, vendor }, config, env.values, secrets) },
 		git: git && { ...git, ancestors: [git.commit] },
 		// Every region that runs the release has all of it.
 		gift: null,
 		by,
-		why: 'env changed',
+		why,
 		force: false,
 		now: false,
 		stages: [],

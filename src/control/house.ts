@@ -9,6 +9,7 @@ import type { Metrics } from './metrics.ts';
 import type { Driver } from './ports.ts';
 import type { Reserve } from './reserve.ts';
 import type { Roster } from './roster.ts';
+import type { SecretKeeper } from './secrets.ts';
 
 /** What the parts of control share. Everything in it is made once, in `main.ts`. */
 export interface House {
@@ -19,6 +20,7 @@ export interface House {
 	driver: Driver;
 	manifests: Manifests;
 	metrics: Metrics;
+	secrets: SecretKeeper;
 	/** The servers that joined. */
 	roster: Roster;
 	/** How far off the wall clocks of servers are, as they last said. */

@@ -14,6 +14,7 @@ import type { SweptStore } from '#store/blob-store.ts';
 import { SWEEP_AFTER_MS, sweep, sweepAfterMs } from '#store/collect.ts';
 import { openStore } from '#store/open-store.ts';
 import { openControl } from './control.ts';
+import { masterKeySource } from './master-key.ts';
 import { createDriver } from './driver/driver.ts';
 import { findDashboard, loadPages } from './pages.ts';
 import { regionName } from '#wire/names.ts';
@@ -50,6 +51,7 @@ export async function main(given: unknown): Promise<void> {
 	if (restoring.success) return restoreProgram(restoring.data);
 	const settings = settingsSchema.parse(given);
 	const { data } = settings;
+	const masterKey = masterKeySource(data, process.env);
 	const log = createLog({ role: 'control' });
 	const postgres = settings.databaseUrl === undefined ? await openPostgres({ data, runDir: runDirectory(data), log, clock }) : null;
 	const [state, store] = await Promise.all([
@@ -73,6 +75,7 @@ export async function main(given: unknown): Promise<void> {
 		owner: `control-${process.pid}-${randomId()}`,
 		replica: { home: homeOf(data), times: settings.replicaTimes },
 		reserve,
+		masterKey,
 		log,
 		clock,
 	});

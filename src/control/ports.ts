@@ -165,6 +165,8 @@ export interface Driver {
 	/** The tests that a deployment waits for have ended: it goes on, or ends TestFailed. */
 	tested(deployment: string, verdict: { passed: boolean; summary: string }): Promise<Deployment>;
 	removeApp(app: string, by: string): Promise<void>;
+	/** What stands by of these releases is let go of: they hold what nobody is to have any more. */
+	discard(of: { app: string; environment: string; releases: readonly number[] }): Promise<void>;
 	/** Takes up what was going on when control stopped. Call once the hub is listening. */
 	resume(): Promise<void>;
 	/** Another control process is gone: what it drove is driven from here on. @throws when it has to be tried again */

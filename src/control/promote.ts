@@ -16,8 +16,11 @@ export async function promote(house: House, app: string, request: PromotionReque
 	const config = ofSameBuild(request.config ?? (await ownConfig(house, app, environment)) ?? source.config, source.config);
 	checkRegions(house, config);
 	const { artifact, vendor, blobs, git } = source;
-	const env = await house.state.env.get(app, environment);
-	const spec = releaseSpec({ app, environment, artifact, vendor }, config, env.values);
+	const [env, secrets] = await Promise.all([
+		house.state.env.get(app, environment),
+		house.secrets.pins({ app, environment }, config.secrets),
+	]);
+	const spec = releaseSpec({ app, environment, artifact, vendor }, config, env.values, secrets);
 	return checkDomains(house, app, config.domains, () =>
 		house.driver.deploy({
 			app,

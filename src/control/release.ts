@@ -7,17 +7,19 @@ import { Refusal } from './ports.ts';
 /** Without `health` in jibe.json any answer below 500 on `/` is healthy. */
 const DEFAULT_HEALTH = { path: '/', timeoutMs: 2_000, strict: false };
 
-/** `env`: what `jibe env` set, over jibe.json's. @throws Refusal 422 */
+/** `env`: what `jibe env` set, over jibe.json's. `secrets`: versions; their values go to nobody but the instances. @throws Refusal 422 */
 export function releaseSpec(
 	of: { app: string; environment: string; artifact: NewRelease['artifact']; vendor: NewRelease['vendor'] },
 	config: AppConfig,
 	env: Readonly<Record<string, string>>,
+	secrets: Readonly<Record<string, number>>,
 ): NewRelease['spec'] {
 	return {
 		...of,
 		runtime: { kind: config.runtime, node: process.versions.node },
 		entry: entryOf(config),
-		env: withSecrets(config, { ...config.env, ...env }),
+		env: withoutSecrets(config, { ...config.env, ...env }),
+		...(config.secrets.length > 0 ? { secrets: { ...secrets } } : {}),
 		health: config.health ? { path: config.health.path, timeoutMs: durationMs(config.health.timeout), strict: true } : DEFAULT_HEALTH,
 		memoryMiB: config.memory ?? DEFAULT_MEMORY_MIB,
 		cpuMillis: config.cpu === undefined ? null : Math.max(1, Math.round(config.cpu * 1000)),
@@ -41,14 +43,7 @@ function entryOf(config: AppConfig): string {
 	);
 }
 
-/** A secret that has no value would be noticed by the app's users first. */
-function withSecrets(config: AppConfig, env: Record<string, string>): Record<string, string> {
-	const missing = config.secrets.filter((name) => !(name in env));
-	if (missing.length === 0) return env;
-	throw new Refusal(
-		'secret_missing',
-		422,
-		`${config.app} needs ${missing.join(', ')}, and nobody has set a value`,
-		`jibe env set ${missing[0]}=…`,
-	);
+/** A variable that became a secret is one: what `jibe env` says of it counts no more. */
+function withoutSecrets({ secrets }: AppConfig, env: Record<string, string>): Record<string, string> {
+	return Object.fromEntries(Object.entries(env).filter(([name]) => !secrets.includes(name)));
 }

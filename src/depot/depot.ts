@@ -16,7 +16,7 @@ import { ControlLinks } from './control-links.ts';
 import { keep, recall } from './memory.ts';
 import { Relay } from './relay.ts';
 import { createHandler } from './serve.ts';
-import { createUpstream, type UpstreamOptions } from './upstream.ts';
+import { createUpstream, type Upstream, type UpstreamOptions } from './upstream.ts';
 
 /** A region's depot: its relay and its cache, on one unix socket, and over TLS for the region's other servers. */
 
@@ -55,7 +55,8 @@ export async function openDepot(options: DepotOptions): Promise<Depot> {
 	const remembered = await recall(options.dir, installation, log);
 	const store = await openDiskStore(join(options.dir, 'blobs'), { durable: false });
 	const towardsControl = routeToControl(options, installation);
-	const cache = new Cache({ store, upstream: createUpstream(towardsControl), log });
+	const upstream = createUpstream(towardsControl);
+	const cache = new Cache({ store, upstream, log });
 	const board = new Board(log, remembered);
 	const keeper = keep(options.dir, () => ({ ...board.state(), installation, edges: relay.edges() }), log, clock);
 	const relay: Relay = new Relay({
@@ -81,7 +82,7 @@ export async function openDepot(options: DepotOptions): Promise<Depot> {
 		clock,
 	});
 	const stopLooking = options.joined?.peers.onChange(() => control.look());
-	const doors = await openDoors(options, { cache, board, relay });
+	const doors = await openDoors(options, { cache, board, relay, upstream });
 	const sweeping = clock.every(SWEEP_EACH_MS, () => {
 		sweep(store, cache, board, regions).catch((error: unknown) => log.warn('sweep.failed', { error }));
 	});
@@ -113,10 +114,14 @@ interface Rooms {
 	cache: Cache;
 	board: Board;
 	relay: Relay;
+	upstream: Upstream;
 }
 
 /** The unix socket, and on a joined server the TLS port: the same is answered on both, once it is known who asks. */
-async function openDoors(options: DepotOptions, { cache, board, relay }: Rooms): Promise<{ port: number | null; close(): Promise<void> }> {
+async function openDoors(
+	options: DepotOptions,
+	{ cache, board, relay, upstream }: Rooms,
+): Promise<{ port: number | null; close(): Promise<void> }> {
 	const { clock, log, joined, listen } = options;
 	const claimsOf = (request: IncomingMessage): Claims | null => {
 		const [scheme, text] = (request.headers.authorization ?? '').split(' ');
@@ -124,7 +129,13 @@ async function openDoors(options: DepotOptions, { cache, board, relay }: Rooms):
 		return claims && claims.role !== 'depot' ? claims : null;
 	};
 	const door = (authenticate: typeof claimsOf) => ({
-		handler: createHandler({ cache, authenticate, placed: (theirs, server) => board.placed(theirs, server), log }),
+		handler: createHandler({
+			cache,
+			authenticate,
+			placed: (theirs, server) => board.placed(theirs, server),
+			secrets: (question) => upstream.secrets(question),
+			log,
+		}),
 		links: { path: '/link', authenticate, onLink: (below: ServerLink) => relay.onLink(below), log, clock },
 	});
 

@@ -5,10 +5,11 @@ import { BlobMissing } from '#store/blob-store.ts';
 import { MAX_BLOBS_ANSWER_BYTES, blobsRequest } from '#wire/api.ts';
 import type { Claims } from '#wire/credential.ts';
 import type { ReleaseSpec } from '#wire/region.ts';
+import { SECRETS_PATH, secretsRequest } from '#wire/secrets.ts';
 import { encodeUpload } from '#wire/upload.ts';
 import type { Cache } from './cache.ts';
 
-/** `GET /trees/<root>`, `GET /blobs/<digest>`, `POST /blobs` for agents: only of releases placed on their servers. */
+/** `GET /trees/<root>`, `GET /blobs/<digest>`, `POST /blobs` for agents: only of releases placed on their servers. `POST /secrets` goes to control. */
 
 const MAX_REQUEST_BYTES = 2 * 1024 * 1024;
 
@@ -17,6 +18,8 @@ export interface ServeOptions {
 	authenticate(request: IncomingMessage): Claims | null;
 	/** The releases that the wants of these regions have run on this server. */
 	placed(regions: readonly string[], server: string): ReleaseSpec[];
+	/** Asks control. @throws with code control_unavailable */
+	secrets(question: string): Promise<{ status: number; bytes: Buffer }>;
 	log: Log;
 }
 
@@ -33,7 +36,7 @@ class Answer extends Error {
 export function createHandler(options: ServeOptions): (request: IncomingMessage, response: ServerResponse) => void {
 	return (request, response) => {
 		answer(request, options).then(
-			({ type, body }) => response.writeHead(200, { 'content-type': type, 'content-length': body.length }).end(body),
+			({ status = 200, type, body }) => response.writeHead(status, { 'content-type': type, 'content-length': body.length }).end(body),
 			(error: unknown) => {
 				const { status, code, message } = asAnswer(error);
 				if (status >= 500) options.log.warn('request.failed', { path: request.url, error });
@@ -44,10 +47,17 @@ export function createHandler(options: ServeOptions): (request: IncomingMessage,
 	};
 }
 
-async function answer(request: IncomingMessage, options: ServeOptions): Promise<{ type: string; body: Buffer }> {
+interface Given {
+	status?: number;
+	type: string;
+	body: Buffer;
+}
+
+async function answer(request: IncomingMessage, options: ServeOptions): Promise<Given> {
 	const claims = options.authenticate(request);
 	if (!claims) throw new Answer(401, 'bad_credential', 'the credential is missing, expired, or not of this installation');
 	if (claims.role !== 'agent') throw new Answer(403, 'forbidden', `a program of role ${claims.role} reads no blobs here`);
+	if (request.method === 'POST' && request.url === SECRETS_PATH) return secrets(await readBody(request), claims, options);
 	const placed = options.placed(claims.regions, claims.server);
 	const [, kind = '', name = '', more] = (request.url ?? '').split('/');
 	if (request.method === 'POST' && kind === 'blobs' && name === '') return manyBlobs(await readBody(request), placed, options);
@@ -61,6 +71,15 @@ async function answer(request: IncomingMessage, options: ServeOptions): Promise<
 	if (kind !== 'blobs') throw new Answer(404, 'not_found', 'there are /trees/<root> and /blobs/<digest>');
 	await checkPlaced([name], placed, options);
 	return { type: 'application/octet-stream', body: await options.cache.blob(name) };
+}
+
+/** For its own server alone; what it may have, control decides. */
+async function secrets(body: string, claims: Claims, options: ServeOptions): Promise<Given> {
+	const parsed = secretsRequest.safeParse(parseJson(body));
+	if (!parsed.success) throw new Answer(400, 'bad_request', parsed.error.message);
+	if (parsed.data.server !== claims.server) throw new Answer(403, 'forbidden', `this is the agent of ${claims.server}`);
+	const { status, bytes } = await options.secrets(JSON.stringify(parsed.data));
+	return { status, type: 'application/json', body: bytes };
 }
 
 async function manyBlobs(body: string, placed: readonly ReleaseSpec[], options: ServeOptions): Promise<{ type: string; body: Buffer }> {

@@ -6,6 +6,7 @@ import { sha256, type Digest } from '#digest/digest.ts';
 import { BlobMissing } from '#store/blob-store.ts';
 import { manifestOf, treeOf, type Manifest, type Tree } from '#store/manifest.ts';
 import { treeAnswer } from '#wire/api.ts';
+import { SECRETS_PATH } from '#wire/secrets.ts';
 import { decodeUpload } from '#wire/upload.ts';
 
 /**
@@ -23,6 +24,8 @@ export interface Upstream {
 	blobs(digests: readonly Digest[]): Promise<Map<Digest, Buffer>>;
 	/** @throws BlobMissing, UpstreamError */
 	tree(root: Digest): Promise<{ manifest: Manifest; tree: Tree }>;
+	/** An agent's question for secrets, as it is, and control's answer: nothing of it can be read here, nothing is kept. @throws UpstreamError */
+	secrets(question: string): Promise<{ status: number; bytes: Buffer }>;
 	close(): void;
 }
 
@@ -108,6 +111,7 @@ export function createUpstream({ addresses, tls, credential }: UpstreamOptions):
 			if (tree.root !== root) throw new UpstreamError(`what control sent for the tree ${root} has the root ${tree.root}`);
 			return { manifest, tree };
 		},
+		secrets: (question) => ask('POST', SECRETS_PATH, question),
 		close() {
 			agent.destroy();
 			tlsAgent.destroy();

@@ -22,6 +22,8 @@ export interface DetachedProcess {
 	/** Files that output is appended to; the same path may be given for both. Default: none. */
 	stdout?: string;
 	stderr?: string;
+	/** What it reads from its standard input; absent: nothing is there to be read. */
+	input?: string;
 	uid?: number;
 	gid?: number;
 	/** Directories or files of this machine at other places, or (`from` = `to`) kept writable. The places must exist. */
@@ -50,10 +52,12 @@ export async function spawnDetached(of: DetachedProcess): Promise<{ identity: Id
 			cwd: chain.cwd,
 			env: chain.env,
 			detached: true,
-			stdio: ['ignore', out, err],
+			stdio: [of.input === undefined ? 'ignore' : 'pipe', out, err],
 		});
 		await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject));
 		child.unref();
+		// One that dies before it has read says so by its end.
+		child.stdin?.on('error', () => {}).end(of.input);
 		// A zombie until our `exit` handler reaps it has no identity; its start time is then nobody's.
 		const identity = (child.pid && identify(child.pid)) || { pid: child.pid ?? 0, start: 'ended' };
 		return { identity, child };

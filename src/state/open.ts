@@ -13,6 +13,7 @@ import { inspect } from './inspect.ts';
 import { migrate } from './migrate.ts';
 import { PackageTable } from './packages.ts';
 import { ReplicaTable } from './replicas.ts';
+import { SecretTable } from './secrets.ts';
 import { ServerTable } from './servers.ts';
 import { StateError, type Installation, type State, type StateOptions } from './state.ts';
 import { LoginTable, TokenTable } from './tokens.ts';
@@ -40,6 +41,7 @@ export async function openState(options: StateOptions): Promise<State> {
 			servers: new ServerTable(db, clock, events),
 			replicas,
 			packages: new PackageTable(db, clock, events),
+			secrets: new SecretTable(db, clock, events),
 			installation: () => installation(db),
 			raiseEpoch: (by) => db.call('jibe_raise_epoch', 'select jibe.raise_epoch_above($1, $2, null, 0)', [by, clock.now()]),
 			recover: (of) => deployments.recover(of),

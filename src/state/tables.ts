@@ -100,6 +100,21 @@ export interface Tables {
 		data: Record<string, unknown>;
 	};
 	'jibe.env': { app: string; environment: string; name: string; value: string | null; staged: boolean };
+	'jibe.secret': {
+		app: string;
+		environment: string;
+		name: string;
+		version: number;
+		ciphertext: Buffer | null;
+		wrapped: Buffer | null;
+		key_id: string;
+		created_at: number;
+		by: string;
+		revokes_older: boolean;
+		revoked_at: number | null;
+		removed_at: number | null;
+	};
+	'jibe.master_key': { id: string; created_at: number; retired_at: number | null };
 	'jibe.blob': { app: string; digest: Buffer; leased_until: number };
 	'jibe.manifest': { app: string; root: Buffer; seen_at: number };
 	'jibe.token': {

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { appConfig } from './config.ts';
+import { MAX_SECRET_BYTES } from './secrets.ts';
 import { appName, deploymentId, digest, environmentName, regionName, releaseNumber, serverName } from './names.ts';
 import { entry, finding, pointer } from './region.ts';
 
@@ -248,6 +249,46 @@ export const envChange = z.object({
 	unset: z.array(z.string()),
 	/** Only remember it for the next deploy. */
 	stage: z.boolean(),
+});
+
+const secretName = z
+	.string()
+	.max(128)
+	.regex(/^[A-Za-z_][A-Za-z0-9_]*$/);
+/** PUT /apps/{app}/secrets */
+export const secretChange = z.object({
+	environment: environmentName,
+	name: secretName.refine((name) => !/^(PORT|JIBE_.*)$/.test(name), 'this name is set by Jibe itself'),
+	value: z
+		.string()
+		.min(1)
+		.refine((value) => Buffer.byteLength(value) <= MAX_SECRET_BYTES, `a secret may have ${MAX_SECRET_BYTES} bytes`),
+	/** Only for the next deploy. */
+	stage: z.boolean().default(false),
+	/** Versions before this one end as soon as nothing serves with them. */
+	revokeOld: z.boolean().default(false),
+});
+export const secretRemoval = z.object({ environment: environmentName, name: secretName });
+/** What PUT answers where nothing is deployed. */
+export const secretAnswer = z.object({ name: z.string(), version: z.int(), deploys: z.boolean() });
+/** GET /apps/{app}/secrets?environment=: never a value. */
+export const secretsList = z.object({
+	secrets: z.array(
+		z.object({
+			name: z.string(),
+			versions: z.array(
+				z.object({ version: z.int(), state: z.enum(['current', 'previous', 'revoked']), setAt: z.number(), by: z.string() }),
+			),
+		}),
+	),
+});
+export type SecretsList = z.infer<typeof secretsList>;
+/** POST /secrets/rotations. `lostKey`: what the former master key sealed is given up. */
+export const rotation = z.object({ lostKey: z.boolean().default(false) });
+export const rotationAnswer = z.object({
+	keyId: z.string(),
+	rewrapped: z.int(),
+	lost: z.array(z.object({ app: z.string(), environment: z.string(), name: z.string() })),
 });
 
 /** Asked by a program that `jibe up` starts: a credential of its own. Admin only. */

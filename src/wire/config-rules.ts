@@ -19,12 +19,10 @@ interface Breach {
 }
 
 /** What has its place in the file, and nothing behind it yet: said before a deploy, not found out after it. */
-function unsupported({ runtime, secrets, types }: AppConfig): Breach[] {
+function unsupported({ runtime, types }: AppConfig): Breach[] {
 	const found: Breach[] = [];
 	const instead = 'this version runs "fetch": a module whose default export answers requests';
 	if (runtime !== 'fetch') found.push({ path: ['runtime'], message: `runtime "${runtime}" is not there yet; ${instead}` });
-	if (secrets.length > 0)
-		found.push({ path: ['secrets'], message: '"secrets" are not there yet; "env" and `jibe env set` are, and are no secret' });
 	if (types)
 		found.push({ path: ['types'], message: '"types" is not there yet: have "test" check them, as in "tsc --noEmit && node --test"' });
 	return found;

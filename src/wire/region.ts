@@ -88,6 +88,8 @@ export const releaseSpec = z.object({
 	/** fetch: the entry module's path. process: the start command. static: the directory. */
 	entry: z.string(),
 	env: z.record(z.string(), z.string()),
+	/** Name → the version it pins. Values never stand here. */
+	secrets: z.record(z.string(), z.int().positive()).optional(),
 	health,
 	/** Limit of memory of one instance. */
 	memoryMiB: z.int().positive(),

@@ -9,6 +9,7 @@ import { Placing } from './placing.ts';
 import { Presence } from './presence.ts';
 import { rollback, rollbackTarget } from './rollback.ts';
 import type { DriverSettings, Listener } from './settings.ts';
+import { discardWarm } from './watch.ts';
 
 const RESUME_RETRY_MS = 500;
 /** Tell that an app's environment was changed. */
@@ -81,6 +82,13 @@ class RolloutDriver implements Driver {
 			await lane.request(() => remove(lane));
 			this.#settings.log.info('app.removed', { app, environment, by });
 		}
+	}
+
+	async discard({ app, environment, releases }: { app: string; environment: string; releases: readonly number[] }) {
+		if (releases.length === 0) return;
+		this.#refuseReadOnly(app);
+		const lane = this.#lane(app, environment);
+		await lane.request(() => discardWarm(lane, releases));
 	}
 
 	/** What others drive that live is theirs. A lane that can't be read now tries again by itself. */

@@ -22,7 +22,7 @@ export async function rollback(lane: Lane, ask: RollbackAsk): Promise<{ deployme
 	const known = await lane.release(choice.release);
 	if (!known)
 		throw new Refusal('release_gone', 409, `v${choice.release} is not kept any more`, '`jibe history` lists the releases that are');
-	const warm = isStandingBy(lane, known);
+	const warm = await isStandingBy(lane, known);
 	await giveWay(lane, warm, ask.automatic !== undefined);
 	const walk = await create(lane, ask, choice, known, warm);
 	lane.look();
@@ -47,7 +47,7 @@ export async function rollbackTarget(lane: Lane): Promise<{ release: number; war
 	if (choice.kind !== 'go') return null;
 	const known = await lane.release(choice.release);
 	if (!known) return null;
-	const warm = isStandingBy(lane, known);
+	const warm = await isStandingBy(lane, known).catch(refusedAsCold);
 	return { release: choice.release, warm, estimateMs: estimateMs(lane.deployed(), warm) };
 }
 
@@ -67,7 +67,16 @@ function walkOf(lane: Lane, id: string): Walk {
 	return lane.walks.find((walk) => walk.deployment.id === id)!;
 }
 
-function isStandingBy(lane: Lane, { spec, config }: KnownRelease): boolean {
+/** Where nothing would stand by: the rollback itself says why it is refused. */
+function refusedAsCold(error: unknown): false {
+	if (error instanceof Refusal) return false;
+	throw error;
+}
+
+/** @throws Refusal where one of its secrets is no more */
+async function isStandingBy(lane: Lane, { spec, config }: KnownRelease): Promise<boolean> {
+	// With another secret than it was healthy with it is another thing: prepared, and asked at the gate.
+	if ((await lane.settings.revokedSecrets?.(spec))?.length) return false;
 	// What is just being swung back goes away, however healthy it looks.
 	if (lane.swinging().some((walk) => walk.rollout.release === spec.release)) return false;
 	return standsBy(lane, spec.release, regionsLeft(config, lane.presence.names()), config.instances);

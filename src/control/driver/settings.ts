@@ -1,6 +1,7 @@
 import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { Deployment, Event } from '#wire/api.ts';
+import type { ReleaseSpec } from '#wire/region.ts';
 import type { DeploymentStore, RegionHub } from '../ports.ts';
 import type { Joined } from './candidates.ts';
 
@@ -16,6 +17,8 @@ export interface DriverSettings {
 	others?: () => ReadonlySet<string>;
 	/** A region has seen more of an app than the database. */
 	onReadOnly?: (app: string, reason: string) => void;
+	/** Of the secrets that a release pins, those that are revoked. @throws Refusal where nothing stands in for one. Absent: there are no secrets. */
+	revokedSecrets?: (spec: Pick<ReleaseSpec, 'app' | 'environment' | 'secrets'>) => Promise<string[]>;
 	/** Where people reach the app. */
 	urlOf: (app: string, environment: string) => string;
 	/** Servers that joined, and who hears of each change; absent: there are none but this machine. */

@@ -1,5 +1,7 @@
 import { harmOf, type Harm } from '#canary/watch.ts';
 import { hasMoved } from '#rollout/rollout.ts';
+import type { Run } from '#wire/region.ts';
+import type { PointerWrite } from '../ports.ts';
 import type { Lane, Walk } from './lane.ts';
 import { rollbackFor } from './rollback.ts';
 
@@ -53,16 +55,28 @@ async function endWarmth(lane: Lane, now: number): Promise<boolean> {
 	const until = warmUntil(lane);
 	const live = lane.live();
 	if (!live || until === null || now < until || lane.walking() || lane.waiting() || lane.swinging().length > 0) return false;
-	const writes = [...lane.wants.values()]
-		.filter((want) => want.run.some((run) => run.as === 'warm'))
+	await lane.record(live, { writes: without(lane, (run) => run.as === 'warm') });
+	return true;
+}
+
+/** These releases do not stand by any more, wherever they do. */
+export async function discardWarm(lane: Lane, releases: readonly number[]): Promise<void> {
+	const writes = without(lane, (run) => run.as === 'warm' && releases.includes(run.release));
+	if (writes.length === 0) return;
+	const walk = lane.walking() ?? lane.swinging()[0] ?? lane.live() ?? lane.walks.at(-1);
+	if (walk) await lane.record(walk, { writes });
+	else lane.send(await lane.settings.store.write({ app: lane.app, environment: lane.environment, writes }), null);
+}
+
+function without(lane: Lane, goes: (run: Run) => boolean): PointerWrite[] {
+	return [...lane.wants.values()]
+		.filter((want) => want.run.some(goes))
 		.map((want) => ({
 			region: want.region,
 			expect: { epoch: want.epoch, version: want.version },
 			pointer: want.pointer,
-			run: want.run.filter((run) => run.as !== 'warm'),
+			run: want.run.filter((run) => !goes(run)),
 		}));
-	await lane.record(live, { writes });
-	return true;
 }
 
 /** null: nothing is warm. */

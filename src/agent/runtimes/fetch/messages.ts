@@ -1,6 +1,6 @@
 /** What an agent and an instance of a `fetch` app say to each other, and how the instance is born. */
 
-/** Given in the environment variable JIBE_INSTANCE, which is gone before the app's first package is imported. */
+/** Given on standard input: neither its arguments nor what the kernel shows of its environment tell of secrets. */
 export interface Birth {
 	/** Directory of its two sockets, `http` and `control`. */
 	sockets: string;
@@ -14,8 +14,9 @@ export interface Birth {
 	fillCache: boolean;
 	/** The app's own variables: applied after the program itself is loaded, before any package is. */
 	env: Record<string, string>;
+	/** Those of `env` whose values are nobody's to read in its output. */
+	secrets: string[];
 }
-export const BIRTH_VARIABLE = 'JIBE_INSTANCE';
 
 export interface Load {
 	type: 'load';

@@ -1,5 +1,6 @@
 import { writeSync } from 'node:fs';
 import { systemClock } from '#clock/clock.ts';
+import type { Scrub } from '../../scrub.ts';
 
 /**
  * Standard output and error of an app are one file that the agent keeps small. Each line that goes through
@@ -11,14 +12,15 @@ export const MAX_LOG_LINE_BYTES = 64 * 1024;
 /** A line without an end is written after so much, so that an app that prints dots loses nothing and costs no memory. */
 const CUT = ' … (line cut at 64 KiB)';
 
-export function stampOutput(): void {
-	stamp(process.stdout, 1, 'o');
-	stamp(process.stderr, 2, 'e');
+/** Whole lines go through `scrub`: a value that came in two writes is in one of them. */
+export function stampOutput(scrub: Scrub): void {
+	stamp(process.stdout, 1, 'o', scrub);
+	stamp(process.stderr, 2, 'e', scrub);
 }
 
 type Done = (error?: Error | null) => void;
 
-function stamp(stream: NodeJS.WriteStream, descriptor: number, letter: string): void {
+function stamp(stream: NodeJS.WriteStream, descriptor: number, letter: string, scrub: Scrub): void {
 	let rest = '';
 	const flush = (text: string) => {
 		try {
@@ -31,10 +33,13 @@ function stamp(stream: NodeJS.WriteStream, descriptor: number, letter: string): 
 		let out = '';
 		const lines = (rest + text).split('\n');
 		rest = lines.pop() ?? '';
-		for (const line of lines) out += `${STAMP}${systemClock.now()} ${letter} ${cut(line)}\n`;
+		for (const line of lines) out += `${STAMP}${systemClock.now()} ${letter} ${cut(scrub(line))}\n`;
 		if (rest.length > MAX_LOG_LINE_BYTES) {
-			out += `${STAMP}${systemClock.now()} ${letter} ${cut(rest)}\n`;
-			rest = '';
+			// Its end may be the first half of something that is not to be written.
+			const clean = scrub(rest);
+			const end = Math.max(0, clean.length - scrub.holdCharacters);
+			out += `${STAMP}${systemClock.now()} ${letter} ${cut(clean.slice(0, end))}\n`;
+			rest = clean.slice(end);
 		}
 		if (out !== '') flush(out);
 	};
