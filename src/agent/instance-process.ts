@@ -13,7 +13,7 @@ import { spawnDetached } from '#process/spawn.ts';
 import { programTitle } from '#process/title.ts';
 import { logFile, makePlaces, socketDirectory, viewOf, type Layout, type Place } from './layout.ts';
 import { receiveLines, sendLine } from './lines.ts';
-import { lastLines } from './log-file.ts';
+import { lastLines, scrubFile } from './log-file.ts';
 import { readReport } from './report.ts';
 import type { Birth, Order, Report } from './runtimes/fetch/messages.ts';
 import type { InstanceRecord, Records } from './records.ts';
@@ -268,9 +268,19 @@ function endingOf(around: ProcessSurroundings, record: InstanceRecord, code: str
 export function cleanUp(around: ProcessSurroundings, record: InstanceRecord): void {
 	killTree(record.identity, record.cgroup ?? undefined);
 	rmSync(socketDirectory(around.layout, record.id), { recursive: true, force: true });
+	cleanLog(around, record);
 	removePidFile(around.data, `instance-${record.id}`);
 	around.records.forget(record.id);
 	if (record.cgroup) removeSoon(around.clock, record.cgroup, CGROUP_REMOVALS);
+}
+
+/** A crash's last words are Node's own: they came past all that looks for secrets. */
+function cleanLog({ layout, scrub, log }: ProcessSurroundings, record: InstanceRecord): void {
+	try {
+		scrubFile(logFile(layout, record.id), scrub(record));
+	} catch (error) {
+		log.warn('log.not_cleaned', { id: record.id, error });
+	}
 }
 
 const CGROUP_REMOVALS = 50;

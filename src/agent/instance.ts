@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { closeSync, readFileSync } from 'node:fs';
 import { createServer as createControl, Server as NetServer, type Socket } from 'node:net';
 import { enableCompileCache, flushCompileCache } from 'node:module';
 import { join } from 'node:path';
@@ -11,7 +11,7 @@ import { receiveLines, sendLine } from './lines.ts';
 import { findApp, type FetchApp } from './runtimes/fetch/app.ts';
 import { exercise } from './runtimes/fetch/exercise.ts';
 import { hookModules, type ModuleSource } from './runtimes/fetch/hooks.ts';
-import type { Birth, InstancePhase, Load, Order, Report } from './runtimes/fetch/messages.ts';
+import { BIRTH_DESCRIPTOR, type Birth, type InstancePhase, type Load, type Order, type Report } from './runtimes/fetch/messages.ts';
 import { stampOutput } from './runtimes/fetch/output.ts';
 import { createServing, type Serving } from './runtimes/fetch/serving.ts';
 import { mapStacks } from './runtimes/fetch/stacks.ts';
@@ -36,12 +36,10 @@ async function main(): Promise<void> {
 	if (birth.fillCache) flushCompileCache();
 }
 
-const STANDARD_INPUT = 0;
-
 function takeBirth(): Birth {
 	for (const name of ['SHLVL', '_']) delete process.env[name];
-	const text = readFileSync(STANDARD_INPUT, 'utf8');
-	if (text === '') throw new Error('this program is started by an agent, which says on standard input what it is to be');
+	const text = readFileSync(BIRTH_DESCRIPTOR, 'utf8');
+	closeSync(BIRTH_DESCRIPTOR);
 	return JSON.parse(text) as Birth;
 }
 

@@ -27,6 +27,8 @@ export function trimLog(file: string): void {
 
 /** Of an instance that has ended: nobody appends to it any more. */
 export function scrubFile(file: string, scrub: Scrub): void {
+	// Tokens of known kinds are taken out whenever it is read.
+	if (scrub.holdCharacters === 0) return;
 	const text = readFrom(file, () => 0)?.text ?? '';
 	const clean = text.split('\n').map(scrub).join('\n');
 	if (clean !== text) writeFileSync(file, clean);

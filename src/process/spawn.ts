@@ -1,5 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import type { Writable } from 'node:stream';
 import { cgroupDoors, type Cgroup } from './cgroup.ts';
 import { identify, type Identity } from './identity.ts';
 import { isolation } from './isolation.ts';
@@ -22,7 +23,7 @@ export interface DetachedProcess {
 	/** Files that output is appended to; the same path may be given for both. Default: none. */
 	stdout?: string;
 	stderr?: string;
-	/** What it reads from its standard input; absent: nothing is there to be read. */
+	/** What it reads, up to its end, from descriptor 3. Not standard input: a shell that finds a socket there reads its user's startup files. */
 	input?: string;
 	uid?: number;
 	gid?: number;
@@ -40,6 +41,7 @@ export interface Bind {
 }
 
 const FILE_MODE = 0o600;
+const INPUT = 3;
 
 /** @throws when the command can't be started at all; one that ends soon after says so through `child`. */
 export async function spawnDetached(of: DetachedProcess): Promise<{ identity: Identity; child: ChildProcess }> {
@@ -52,12 +54,12 @@ export async function spawnDetached(of: DetachedProcess): Promise<{ identity: Id
 			cwd: chain.cwd,
 			env: chain.env,
 			detached: true,
-			stdio: [of.input === undefined ? 'ignore' : 'pipe', out, err],
+			stdio: ['ignore', out, err, ...(of.input === undefined ? [] : ['pipe' as const])],
 		});
 		await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject));
 		child.unref();
 		// One that dies before it has read says so by its end.
-		child.stdin?.on('error', () => {}).end(of.input);
+		(child.stdio[INPUT] as Writable | undefined)?.on('error', () => {}).end(of.input);
 		// A zombie until our `exit` handler reaps it has no identity; its start time is then nobody's.
 		const identity = (child.pid && identify(child.pid)) || { pid: child.pid ?? 0, start: 'ended' };
 		return { identity, child };

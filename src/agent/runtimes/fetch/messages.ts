@@ -1,6 +1,9 @@
 /** What an agent and an instance of a `fetch` app say to each other, and how the instance is born. */
 
-/** Given on standard input: neither its arguments nor what the kernel shows of its environment tell of secrets. */
+/** Where an instance reads its `Birth` to the end, once. */
+export const BIRTH_DESCRIPTOR = 3;
+
+/** Not among its arguments nor in its environment, which the kernel shows to others as they were at the start. */
 export interface Birth {
 	/** Directory of its two sockets, `http` and `control`. */
 	sockets: string;
