@@ -42,7 +42,7 @@ export const verb: Verb = {
 			out.result({ ...restored, file, data, ms }, [
 				done(`Restored to ${data}`, `${count(restored.blobs, 'blob')}, ${size(restored.bytes)}, epoch ${restored.epoch}, ${seconds(ms)}`),
 				`  as it was at ${isoTime(header.createdAt)}; jibe up starts it`,
-				...(header.keys ? [] : ['  the backup had no keys: servers must join again']),
+				...(header.keys ? [] : ['  the backup had no keys: servers must join again, and secrets need the master.key of where it was made']),
 			]);
 			return EXIT.done;
 		} finally {

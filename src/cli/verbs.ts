@@ -59,6 +59,22 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 		load: () => import('./env-set.ts'),
 	},
 	'env rm': { usage: 'env rm NAME… [--app APP] [--stage]', summary: 'remove variables and deploy', load: () => import('./env-rm.ts') },
+	'secret list': {
+		usage: 'secret list [APP]',
+		summary: 'names and versions of secrets, never values',
+		load: () => import('./secret-list.ts'),
+	},
+	'secret set': {
+		usage: 'secret set NAME [--app APP] [--stage] [--revoke-old] < value',
+		summary: 'set a secret and deploy',
+		load: () => import('./secret-set.ts'),
+	},
+	'secret rm': { usage: 'secret rm NAME [--app APP]', summary: 'remove a secret', load: () => import('./secret-rm.ts') },
+	'secret rotate': {
+		usage: 'secret rotate [--lost-key]',
+		summary: 'seal all secrets under a new master key',
+		load: () => import('./secret-rotate.ts'),
+	},
 	'token create': {
 		usage: 'token create NAME [--role viewer|deployer|admin] [--apps a,b] [--environments a,b] [--days N]',
 		summary: 'a token for a person or a machine',
@@ -116,7 +132,7 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 
 /** Verbs that the design names and this version does not have yet. */
 export const LATER: readonly string[] = [
-	'promote', 'abort', 'approve', 'secret', 'domain', 'dev', 'control',
+	'promote', 'abort', 'approve', 'domain', 'dev', 'control',
 	'edge',
 ]; // prettier-ignore
 

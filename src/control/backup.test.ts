@@ -32,6 +32,8 @@ after(async () => {
 let count = 0;
 const fresh = (name: string) => join(root, `${count++}-${name}`);
 
+const MASTER_KEY = 'qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqo=\n';
+
 interface Lived {
 	state: State;
 	dir: string;
@@ -63,8 +65,9 @@ async function lived(): Promise<Lived> {
 async function backup({ state, store }: Lived, wish: BackupWish = { all: true, seal: SEAL }): Promise<string> {
 	const about = { version: '0.1.0', installation: 'x', up: { regions: ['fra'], port: 7070, edgePort: 8080 } };
 	const failed = (error: unknown) => ({ code: 'failed', message: (error as Error).message });
+	const masterKey = () => Promise.resolve(MASTER_KEY);
 	const pieces: Buffer[] = [];
-	for await (const piece of makeBackup({ state, store, about, clock, failed }, wish)) pieces.push(piece);
+	for await (const piece of makeBackup({ state, store, about, clock, masterKey, failed }, wish)) pieces.push(piece);
 	const file = fresh('backup');
 	await writeFile(file, Buffer.concat(pieces));
 	return file;
@@ -73,14 +76,18 @@ async function backup({ state, store }: Lived, wish: BackupWish = { all: true, s
 async function restoreInto(file: string, into: { database?: Connection; dir?: string } = {}, over: Partial<RestoreOptions> = {}) {
 	const database = into.database ?? (await cluster.database());
 	const store = await openDiskStore(into.dir ?? fresh('blobs'), { durable: false });
-	const done = await restore({ file, key: KEY, clock, progress: () => {}, places: () => Promise.resolve({ database, store }), ...over });
-	return { ...done, database, store };
+	const masterKeys: string[] = [];
+	const places = () => Promise.resolve({ database, store });
+	const masterKey = (text: string) => void masterKeys.push(text);
+	const done = await restore({ file, key: KEY, clock, masterKey, progress: () => {}, places, ...over });
+	return { ...done, masterKeys, database, store };
 }
 
 test('state and blobs come back, sealed or not, and the epoch is one higher', async () => {
 	const from = await lived();
 	for (const seal of [SEAL, null]) {
-		const { epoch, store, database, blobs } = await restoreInto(await backup(from, { all: true, seal }));
+		const { epoch, store, database, blobs, masterKeys } = await restoreInto(await backup(from, { all: true, seal }));
+		assert.deepEqual(masterKeys, seal ? [MASTER_KEY] : [], 'only behind a passphrase');
 		assert.equal(epoch, 2);
 		assert.equal(blobs, from.live.length + from.old.length);
 		for (const digest of [...from.live, ...from.old]) assert.ok((await store.read(digest)).equals(await from.store.read(digest)));

@@ -21,6 +21,8 @@ const YIELD_EACH_BYTES = 1024 * 1024;
 /** Whoever takes nothing for this long is gone: the database's snapshot must not wait for them. */
 const STALLED_AFTER_MS = 120_000;
 const DIGEST_BYTES = 32;
+/** Of the record of the installation. */
+export const MASTER_KEY_MEMBER = 'master_key';
 
 export interface BackupSource {
 	state: State;
@@ -28,6 +30,8 @@ export interface BackupSource {
 	/** Of the header: what is not in the database. */
 	about: Pick<BackupHeader, 'version' | 'installation' | 'up'>;
 	clock: Clock;
+	/** What a sealed one carries of secrets beside the database: the master key, where it lies in a file. */
+	masterKey: () => Promise<string | null>;
 	/** What whoever reads it is told of an error in the middle. */
 	failed: (error: unknown) => { code: string; message: string };
 }
@@ -38,7 +42,10 @@ export interface BackupWish {
 }
 
 /** Pieces of the file, in order. Ended early, it closes what it holds. */
-export async function* makeBackup({ state, store, about, clock, failed }: BackupSource, { all, seal }: BackupWish): AsyncGenerator<Buffer> {
+export async function* makeBackup(
+	{ state, store, about, clock, masterKey, failed }: BackupSource,
+	{ all, seal }: BackupWish,
+): AsyncGenerator<Buffer> {
 	const dump = await state.dump({ all, keys: seal !== null });
 	const writer = new BackupWriter();
 	const fileSalt = randomBytes(32).toString('base64');
@@ -55,7 +62,7 @@ export async function* makeBackup({ state, store, about, clock, failed }: Backup
 	yield* writer.begin(header, key);
 	try {
 		const counted = { rows: 0, blobs: 0, bytes: 0 };
-		const digests = yield* writeState(dump, writer, counted);
+		const digests = yield* writeState(dump, writer, counted, seal === null ? null : await masterKey());
 		yield* writer.json(RECORD.blobs, { blobs: digests.length });
 		yield* writeBlobs(store, digests, writer, counted);
 		yield* writer.json(RECORD.end, counted);
@@ -74,10 +81,11 @@ interface Counted {
 	bytes: number;
 }
 
-async function* writeState(dump: Dump, writer: BackupWriter, counted: Counted): AsyncGenerator<Buffer, Digest[]> {
+async function* writeState(dump: Dump, writer: BackupWriter, counted: Counted, masterKey: string | null): AsyncGenerator<Buffer, Digest[]> {
 	let digests: Digest[] = [];
 	for await (const part of dump.parts) {
-		if (part.kind === 'installation') yield* writer.json(RECORD.installation, part.row);
+		if (part.kind === 'installation')
+			yield* writer.json(RECORD.installation, masterKey === null ? part.row : { ...part.row, [MASTER_KEY_MEMBER]: masterKey });
 		else if (part.kind === 'table') yield* writer.json(RECORD.table, { table: part.table, columns: part.columns });
 		else if (part.kind === 'rows') {
 			counted.rows += part.rows.length;

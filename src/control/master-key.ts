@@ -30,7 +30,7 @@ export class MasterKeyError extends Error {
 	readonly code = 'master_key_unreadable';
 }
 
-export const MASTER_KEY_FILE = 'master.key';
+const MASTER_KEY_FILE = 'master.key';
 const KEY_BYTES = 32;
 const FILE_MODE = 0o600;
 const COMMAND_LIMIT_MS = 10_000;
@@ -61,7 +61,7 @@ function fixed(where: string, text: () => Promise<string>): MasterKeySource {
 function inFile(file: string): MasterKeySource {
 	const draftOf = (keys: readonly MasterKey[]): string => {
 		const draft = `${file}.${process.pid}`;
-		writeFileSync(draft, keys.map(({ bytes }) => `${bytes.toString('base64')}\n`).join(''), { mode: FILE_MODE, flush: true });
+		writeFileSync(draft, textOfKeys(keys), { mode: FILE_MODE, flush: true });
 		return draft;
 	};
 	const read = (): MasterKey[] => {
@@ -91,6 +91,15 @@ function inFile(file: string): MasterKeySource {
 		},
 		write: async (keys) => renameSync(draftOf(keys), file),
 	};
+}
+
+/** Into the directory of an installation that is restored. */
+export function restoreMasterKey(data: string, text: string): void {
+	writeFileSync(join(data, MASTER_KEY_FILE), text, { mode: FILE_MODE, flush: true });
+}
+
+export function textOfKeys(keys: readonly MasterKey[]): string {
+	return keys.map(({ bytes }) => `${bytes.toString('base64')}\n`).join('');
 }
 
 /** 32 bytes each, in base64 or hexadecimal, separated by commas or white space. */

@@ -10,6 +10,7 @@ import { openStore } from '#store/open-store.ts';
 import { LoadError } from '#state/load.ts';
 import { BackupError } from '#wire/backup-file.ts';
 import { asRefusal } from './refusals.ts';
+import { restoreMasterKey } from './master-key.ts';
 import { restore } from './restore.ts';
 
 /** Control as `jibe restore` starts it: fills an empty installation from a file, tells how far it is, and ends. */
@@ -46,6 +47,7 @@ export async function restoreProgram(settings: z.infer<typeof restoreSettings>):
 				postgres = await startPostgres({ data, runDir: runDirectory(data), log, clock });
 				return { database: postgres.connection, store };
 			},
+			masterKey: (text) => restoreMasterKey(settings.data, text),
 			progress(progress) {
 				if (clock.monotonic() - toldAt < TELL_EACH_MS) return;
 				toldAt = clock.monotonic();

@@ -7,6 +7,7 @@ import { BIG_BLOB_BYTES, decodeBig, decodeBlob, decodePackIndex, type EncodedBlo
 import type { SweptStore } from '#store/blob-store.ts';
 import { checkKnown, openLoad, type Load } from '#state/load.ts';
 import type { Connection } from '#state/state.ts';
+import { MASTER_KEY_MEMBER } from './backup.ts';
 import { BackupError, BackupParser, checkProof, fileKey, RECORD, Seal, type BackupRecord } from '#wire/backup-file.ts';
 import { blobsRecord, endRecord, failedRecord, readHeader, tableRecord, type BackupHeader } from '#wire/backup-header.ts';
 
@@ -27,6 +28,8 @@ export interface RestoreOptions {
 	places: () => Promise<{ database: Connection; store: SweptStore }>;
 	/** From the passphrase, for a file with this header. */
 	key: Buffer | null;
+	/** The master key of secrets, as the backup has it: called once all the rest is there. */
+	masterKey: (text: string) => void;
 	clock: Clock;
 	progress: (done: { bytes: number; of: number; blobs: number; blobsOf: number | null }) => void;
 }
@@ -48,9 +51,10 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
 		await store.claim(header.installation);
 		const load = await openLoad(database, header.migrations, options.clock);
 		try {
-			await fill(records, load);
+			const masterKey = await fill(records, load);
 			const blobs = await fillStore(records, store);
 			const epoch = await load.finish();
+			if (masterKey !== null) options.masterKey(masterKey);
 			return { header, epoch, ...blobs };
 		} finally {
 			await load.close();
@@ -60,17 +64,21 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
 	}
 }
 
-/** The database's rows, up to the record that says how many blobs follow. */
-async function fill(records: Records, load: Load): Promise<void> {
+/** The database's rows, up to the record that says how many blobs follow. Answers the master key, if there is one in it. */
+async function fill(records: Records, load: Load): Promise<string | null> {
+	let masterKey: string | null = null;
 	for (;;) {
 		const record = await records.next();
-		if (record.kind === RECORD.installation) await load.installation(JSON.parse(record.payload.toString()) as Record<string, unknown>);
-		else if (record.kind === RECORD.table) {
+		if (record.kind === RECORD.installation) {
+			const { [MASTER_KEY_MEMBER]: key, ...row } = JSON.parse(record.payload.toString()) as Record<string, unknown>;
+			if (typeof key === 'string') masterKey = key;
+			await load.installation(row);
+		} else if (record.kind === RECORD.table) {
 			const { table, columns } = records.parse(record, tableRecord);
 			await load.table(table, columns, rowsOf(records));
 		} else if (record.kind === RECORD.blobs) {
 			records.blobsOf = records.parse(record, blobsRecord).blobs;
-			return;
+			return masterKey;
 		} else throw records.misplaced(record);
 	}
 }

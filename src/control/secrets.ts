@@ -2,7 +2,7 @@ import type { State } from '#state/state.ts';
 import type { Log } from '#log/log.ts';
 import { MAX_SECRETS, type OpenedSecret } from '#wire/secrets.ts';
 import { open, rewrap, seal, type Belongs } from './envelope.ts';
-import { MasterKeyError, newMasterKey, type MasterKey, type MasterKeySource } from './master-key.ts';
+import { MasterKeyError, newMasterKey, textOfKeys, type MasterKey, type MasterKeySource } from './master-key.ts';
 import { Refusal } from './ports.ts';
 
 /** Secrets of apps: sealed when they are set, opened only for a server that runs a release which pins them. */
@@ -121,6 +121,13 @@ export class SecretKeeper {
 		const lost = (await this.of.state.secrets.useMasterKey({ id: target.id, instead, lost: true, by })) ?? [];
 		this.of.log.warn('master_key.given_up', { keyId: target.id, lost: lost.length });
 		return { keyId: target.id, lost };
+	}
+
+	/** What a sealed backup carries; null where the master key is not in Jibe's keeping. */
+	async forBackup(): Promise<string | null> {
+		const { masterKey } = this.of;
+		const keys = masterKey?.write ? await masterKey.read() : [];
+		return keys.length === 0 ? null : textOfKeys(keys);
 	}
 
 	private async rewrapAll(target: MasterKey, all: ReadonlyMap<string, MasterKey>): Promise<number> {

@@ -125,7 +125,7 @@ export function programEnvironment(data: string, role: string, settings: object)
 	const env: Record<string, string> = {};
 	for (const [name, value] of Object.entries(process.env)) {
 		if (value === undefined || !PASSED_ON.test(name) || KEPT_BACK.has(name)) continue;
-		if (/^(DATABASE_URL|PG|AWS_)/.test(name) && role !== 'control' && role !== 'up') continue;
+		if (/^(DATABASE_URL|PG|AWS_|JIBE_MASTER_KEY)/.test(name) && role !== 'control' && role !== 'up') continue;
 		env[name] = value;
 	}
 	return { ...env, ...THRIFTY_MALLOC, NODE_COMPILE_CACHE: join(data, 'cache', 'v8'), JIBE_PROGRAM: JSON.stringify(settings) };

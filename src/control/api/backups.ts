@@ -24,7 +24,7 @@ export function backupRoutes(house: House, version: string): Route[] {
 					const entry = { at: clock.now(), by: caller.by, action: 'backup.made', app: null, environment: null };
 					await state.audit.write({ ...entry, detail: { all, sealed: seal !== null } });
 					const wish = { all, seal: seal && { kdf: seal.kdf, key: Buffer.from(seal.key, 'base64') } };
-					const pieces = makeBackup({ state, store, about: about(), clock, failed }, wish);
+					const pieces = makeBackup({ state, store, about: about(), clock, masterKey: () => house.secrets.forBackup(), failed }, wish);
 					// What goes wrong before the first byte is an ordinary refusal.
 					const first = await pieces.next();
 					response.writeHead(200, { 'content-type': BACKUP_TYPE, 'cache-control': 'no-store' });
