@@ -76,7 +76,7 @@ test('a rollback uses the version that the release pins', async () => {
 	const { json } = await jibe.expect(0, ['rollback', 'app', '--json']);
 	assert.deepEqual([json?.['state'], json?.['release']], ['Deployed', 'v1']);
 	assert.deepEqual(await answer(), { url: VALUES.first, release: 'v1' });
-	await jibe.expect(0, ['rollback', 'app', '--to', 'v2', '--json']);
+	await jibe.expect(0, ['rollback', 'app', '--to', 'v2', '--again', '--json']);
 	assert.deepEqual(await answer(), { url: VALUES.second, release: 'v2' });
 });
 
@@ -84,7 +84,7 @@ test('with --revoke-old the old version ends once the new one serves; a rollback
 	const { json } = await set('postgres://notes:third-of-them@db/notes', ['--revoke-old']);
 	assert.equal(json?.['release'], 'v3');
 	await eventually(async () => ((await states())[0] === 'DATABASE_URL 3 current 2 revoked 1 revoked' ? true : null), 'both revoked');
-	const { json: back } = await jibe.expect(0, ['rollback', 'app', '--to', 'v1', '--json']);
+	const { json: back } = await jibe.expect(0, ['rollback', 'app', '--to', 'v1', '--again', '--json']);
 	assert.deepEqual([back?.['state'], back?.['release']], ['Deployed', 'v1']);
 	assert.deepEqual(await answer(), { url: 'postgres://notes:third-of-them@db/notes', release: 'v1' });
 	assert.notEqual((back?.['timings'] as { canaryMs: number | null }).canaryMs, null, 'its gate is not skipped');

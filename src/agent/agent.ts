@@ -1,4 +1,4 @@
-import { chownSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
@@ -16,9 +16,9 @@ import {
 } from '#wire/region.ts';
 import type { DepotClient } from './depot-client.ts';
 import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
-import { cacheDirectory, filesDirectory, viewOf, type Layout, type Place } from './layout.ts';
+import { cacheDirectory, type Layout, type Place } from './layout.ts';
 import { collect, emptyDirectory, judgeDisk, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
-import { isSettled, keyOf, placedOn, placeKey, releaseKey, staying, type Group } from './group.ts';
+import { isSettled, keyOf, leftBehind, placedOn, placeKey, releaseKey, staying, type Group } from './group.ts';
 import { createLibrary, type Library } from './library.ts';
 import { createLogs, type Logs } from './logs.ts';
 import { createPool, type Pool } from './pool.ts';
@@ -31,7 +31,7 @@ import { Seat, type SeatParts } from './seat.ts';
 import { StartFailed, type StartOrder } from './start.ts';
 import { createStateTeller, type Checkup, type StateTeller } from './server-state.ts';
 import { createTeller, type Teller } from './teller.ts';
-import { templateOf } from './template.ts';
+import { templateOf, variablesOf } from './template.ts';
 
 /**
  * The agent: holds what is wanted of each (region, app, environment) against the processes that there are, and moves
@@ -148,7 +148,7 @@ class LiveAgent implements Agent {
 			},
 			reserve: (spec) => this.reserve(spec),
 			take: (order, files) => this.take(order, files),
-			environment: (order) => this.environment(order),
+			environment: (order) => variablesOf(order, this.options.layout, this.options.uid(order.spec)),
 			changed: (seat, pressing) => this.teller.tell(keyOf(seat), pressing),
 			firstToRest: (spec) => this.firstToRest(spec),
 			gone: (seat) => this.gone(seat),
@@ -224,6 +224,7 @@ class LiveAgent implements Agent {
 			const before = known?.want;
 			const group = known ?? { want, settled: null, seats: [] };
 			group.want = want;
+			this.partWith(group, leftBehind(before, want));
 			this.groups.set(wantKey(want), group);
 			this.reconcile(group);
 			// Even where nothing changes: what is to run since a version counts once that version is obeyed.
@@ -233,6 +234,12 @@ class LiveAgent implements Agent {
 		this.plan(fresh);
 		this.forgetReleases();
 		this.remember();
+	}
+
+	/** What ran of these releases had secrets that may be revoked by now: none of it is used again. */
+	private partWith({ want: { app, environment }, seats }: Group, releases: readonly number[]): void {
+		for (const release of releases) this.options.secrets.renew({ app, environment, release });
+		for (const seat of seats) if (seat.spec.secrets && releases.includes(seat.spec.release)) seat.parted = true;
 	}
 
 	private isNews(want: Want): boolean {
@@ -266,7 +273,7 @@ class LiveAgent implements Agent {
 				continue;
 			}
 			const seats = staying(
-				group.seats.filter((seat) => seat.spec.release === run.release && !seat.leaving),
+				group.seats.filter((seat) => seat.spec.release === run.release && !seat.leaving && !seat.parted),
 				count,
 			);
 			while (seats.length < count) {
@@ -326,20 +333,6 @@ class LiveAgent implements Agent {
 		this.records.update(record);
 		this.logs.bind(record.id, { region, app: spec.app, environment: spec.environment, release: spec.release });
 		return taken;
-	}
-
-	private environment({ region, spec }: StartOrder): Record<string, string> {
-		const { layout } = this.options;
-		const uid = this.options.uid(spec);
-		const directory = join(filesDirectory(layout, spec), region);
-		mkdirSync(directory, { recursive: true, mode: 0o700 });
-		if (uid !== null) chownSync(directory, uid, uid);
-		return {
-			JIBE_REGION: region,
-			JIBE_RELEASE: `v${spec.release}`,
-			JIBE_DEPLOYMENT: spec.deployment,
-			JIBE_DATA_DIR: join(viewOf(layout, spec, spec.vendor).files, region),
-		};
 	}
 
 	/** As many idle processes as there are instances that serve, like those of the newest release that does. */

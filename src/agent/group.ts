@@ -20,6 +20,17 @@ export function placedOn(server: string, groups: Iterable<Group>): Set<string> {
 	return keys;
 }
 
+/**
+ * Releases that were not to run here in the meantime, although it may look as if nothing had changed: those that left, and
+ * those that are prepared anew, which never happens to one that stands by.
+ */
+export function leftBehind(before: Want | undefined, { run }: Want): number[] {
+	if (!before) return [];
+	const gone = before.run.filter(({ release }) => !run.some((one) => one.release === release));
+	const anew = run.filter(({ as, since }) => as === 'prepared' && since && compareVersions(since, before) > 0);
+	return [...gone, ...anew].map(({ release }) => release);
+}
+
 /** Those of a release that stay. Of more than `count`, edges go on using the first that can be reached (`Serving`): so do we. */
 export function staying(seats: readonly Seat[], count: number): Seat[] {
 	if (seats.length <= count) return [...seats];

@@ -47,6 +47,8 @@ export class Seat {
 	goal: Goal;
 	/** The pointer has named its release, so requests may be on their way to it. */
 	named = false;
+	/** Not to be used again, whatever is wanted: its release left, and came back. */
+	parted = false;
 	private state: Instance['state'] = 'starting';
 	private process: InstanceProcess | null = null;
 	private files: { release(): void } | null = null;

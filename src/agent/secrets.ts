@@ -18,13 +18,17 @@ export interface Secrets {
 	of(spec: ReleaseSpec): Promise<Held>;
 	/** Without asking anybody. */
 	known(spec: ReleaseSpec): Held | null;
+	/** Those of this release have to be asked for again: they may be revoked. */
+	renew(release: Release): void;
 	/** Takes the values of an app's secrets out of what it wrote. */
 	scrub(place: Place): Scrub;
 	/**
 	 * Forgets those of all other releases; keys are `app/release`. `leaving`: the last moment to find them in what it wrote.
 	 */
-	keep(placed: () => ReadonlySet<string>, leaving: (of: Place & { release: number }, scrub: Scrub) => void): void;
+	keep(placed: () => ReadonlySet<string>, leaving: (of: Release, scrub: Scrub) => void): void;
 }
+
+type Release = Place & { release: number };
 
 export interface Held {
 	/** Name → version, which may be newer than the one that the release pins: that was revoked. */
@@ -47,13 +51,12 @@ const TAG_BYTES = 16;
 const FILE_MODE = 0o600;
 const DIRECTORY_MODE = 0o700;
 
-type Release = Place & { release: number };
-
 export function openSecretStore(of: SecretsOptions): Secrets {
 	const { home, log } = of;
 	const directory = join(home, 'secrets');
 	mkdirSync(directory, { recursive: true, mode: DIRECTORY_MODE });
-	const held = new Map<string, { of: Release; secrets: Held }>();
+	/** `former`: what processes that still run may have. */
+	const held = new Map<string, { of: Release; secrets: Held | null; former: readonly OpenedSecret[] }>();
 	const asking = new Map<string, Promise<Held>>();
 	const scrubs = new Map<string, Scrub>();
 	for (const name of readdirSync(directory)) restore(name);
@@ -72,7 +75,7 @@ export function openSecretStore(of: SecretsOptions): Secrets {
 
 	function hold(release: Release, list: OpenedSecret[]): Held {
 		const secrets = { list, versions: Object.fromEntries(list.map(({ name, version }) => [name, version])) };
-		held.set(nameOf(release), { of: release, secrets });
+		held.set(nameOf(release), { of: release, secrets, former: held.get(nameOf(release))?.former ?? [] });
 		scrubs.delete(placeOf(release));
 		return secrets;
 	}
@@ -117,11 +120,19 @@ export function openSecretStore(of: SecretsOptions): Secrets {
 			}
 			return asked;
 		},
+		renew(release) {
+			const entry = held.get(nameOf(release));
+			if (!entry?.secrets) return;
+			held.set(nameOf(release), { of: entry.of, secrets: null, former: [...entry.former, ...entry.secrets.list] });
+			rmSync(join(directory, nameOf(release)), { force: true });
+		},
 		scrub(place) {
 			const key = placeOf(place);
 			const ready = scrubs.get(key);
 			if (ready) return ready;
-			const theirs = [...held.values()].filter((one) => placeOf(one.of) === key).flatMap(({ secrets }) => secrets.list);
+			const theirs = [...held.values()]
+				.filter((one) => placeOf(one.of) === key)
+				.flatMap(({ secrets, former }) => [...(secrets?.list ?? []), ...former]);
 			const scrub = scrubber(theirs);
 			// Most apps have none, and need nothing of their own.
 			if (theirs.length > 0) scrubs.set(key, scrub);

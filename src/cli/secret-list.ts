@@ -7,7 +7,7 @@ import { ask, findServer } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
 export const verb: Verb = {
-	syntax: { options: { app: 'value' }, positionals: ['APP'], optional: 1 },
+	syntax: { options: { app: 'value' }, positionals: ['APP'], optional: 0 },
 	async run({ args, out, environment, data }: Invocation): Promise<Exit> {
 		const app = await needApp(args.positionals[0] ?? args.value('app') ?? undefined);
 		const path = `/api/v1/apps/${encodeURIComponent(app)}/secrets?environment=${encodeURIComponent(environment)}`;

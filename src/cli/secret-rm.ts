@@ -5,7 +5,7 @@ import { ask, findServer } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
 export const verb: Verb = {
-	syntax: { options: { app: 'value' }, positionals: ['NAME'], optional: 0 },
+	syntax: { options: { app: 'value' }, positionals: ['NAME'], optional: 1 },
 	async run({ args, out, environment, data }: Invocation): Promise<Exit> {
 		const [name = ''] = args.positionals;
 		const app = await needApp(args.value('app') ?? undefined);
