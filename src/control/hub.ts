@@ -69,7 +69,10 @@ export class Hub implements RegionHub {
 		return [...this.byName].map(([name, region]) => ({
 			name,
 			connected: !region.lost,
-			lastSeenAt: region.seenAt(),
+			// Asked for by people only, and a look at each link.
+			get lastSeenAt() {
+				return region.seenAt();
+			},
 			agents: region.agents(),
 			edges: region.edges(),
 		}));
