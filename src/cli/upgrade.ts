@@ -3,6 +3,7 @@ import { isAbsolute, join, resolve } from 'node:path';
 import { systemClock } from '#clock/clock.ts';
 import { sha256 } from '#digest/digest.ts';
 import { EXIT, Failure, usage, type Exit } from './failure.ts';
+import { noteProblem } from './installed/attempt.ts';
 import { choosePackage, placeOf, removeOthers } from './installed/chosen.ts';
 import { INSTALLED_PLACE, readInstalled } from './installed/note.ts';
 import { upgradeServers } from './installed/fleet.ts';
@@ -121,6 +122,7 @@ async function goOver(data: string, place: string, { from, to }: Upgrade, tell: 
 			});
 		}
 		tell(`Going back to ${from.version}…`);
+		noteProblem(data, error.message);
 		choosePackage(place, from);
 		await handOver(data, from, tell);
 		writeUpgrade(data, null);

@@ -14,7 +14,7 @@ import { openState } from './open.ts';
 const OLDER =
 	globSync('/usr/lib/postgresql/*').find((place) => existsSync(join(place, 'bin/postgres')) && Number(basename(place)) < 18) ?? '';
 const MAJOR = basename(OLDER);
-const skip = OLDER === '' ? "needs an older PostgreSQL (Debian's postgresql)" : false;
+const skip = OLDER === '' ? "needs Debian's PostgreSQL (postgresql)" : false;
 
 function directory(t: TestContext): { data: string; runDir: string; log: typeof testLog } {
 	const data = mkdtempSync(join(tmpdir(), 'jibe-major-'));
