@@ -18,8 +18,8 @@ let edition = 0;
 
 before(async () => {
 	if (skip !== false) return;
-	fleet = await startFleet({ fra: 3, iad: 2 });
-	app = tinyApp('app', text('edition 0'), { instances: 3 });
+	fleet = await startFleet({ fra: 2, iad: 1 });
+	app = tinyApp('app', text('edition 0'), { instances: 2 });
 	await fleet.expect(0, 'control', ['deploy', '--json'], { cwd: app.dir });
 });
 after(async () => {
