@@ -18,7 +18,7 @@ import type { DepotClient } from './depot-client.ts';
 import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
 import { cacheDirectory, filesDirectory, viewOf, type Layout, type Place } from './layout.ts';
 import { collect, emptyDirectory, judgeDisk, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
-import { isSettled, keyOf, placedOn, placeKey, releaseKey, staying, type Group } from './group.ts';
+import { isSettled, keeping, keyOf, placedOn, placeKey, releaseKey, staying, type Group } from './group.ts';
 import { createLibrary, type Library } from './library.ts';
 import { createLogs, type Logs } from './logs.ts';
 import { createPool, type Pool } from './pool.ts';
@@ -27,7 +27,7 @@ import { openRecords, type InstanceRecord, type Records } from './records.ts';
 import { createShelf, type ReleaseFiles, type Shelf } from './release-files.ts';
 import { createRoom, type Room } from './room.ts';
 import { Seat, type SeatParts } from './seat.ts';
-import { StartFailed, type StartOrder } from './start.ts';
+import { refuseUnsupported, StartFailed, type StartOrder } from './start.ts';
 import { createStateTeller, type Checkup, type StateTeller } from './server-state.ts';
 import { createTeller, type Teller } from './teller.ts';
 import { templateOf } from './template.ts';
@@ -129,7 +129,7 @@ class LiveAgent implements Agent {
 			processes: () => [...this.pool.idle().map(({ record }) => record), ...this.seats().flatMap(({ instance }) => instance?.record ?? [])],
 			giveWay: [() => this.pool.drop(), () => this.stopWarm()],
 		});
-		this.server = createStateTeller({ ...options, room: this.room, directory: layout.home });
+		this.server = createStateTeller({ ...options, room: this.room, directory: layout.home, keeps: () => keeping(this.groups.values()) });
 		this.parts = this.partsOfSeats();
 		this.timers = [clock.every(TIDY_PERIOD_MS, () => this.tidy()), clock.every(COLLECT_PERIOD_MS, () => void this.collect())];
 	}
@@ -387,9 +387,11 @@ class LiveAgent implements Agent {
 		}
 	}
 
-	private async measureGroup(key: string, { want, seats }: Group): Promise<void> {
+	private async measureGroup(key: string, group: Group): Promise<void> {
+		const { want, seats } = group;
 		const { layout, dataMiB = MAX_DATA_MIB } = this.options;
-		const { data, cache } = await judgeDisk(layout, want, dataMiB);
+		const { data, cache, keeps } = await judgeDisk(layout, want, dataMiB);
+		group.keeps = keeps;
 		if (data === null) this.full.delete(key);
 		else this.full.set(key, data);
 		const detail = data ?? cache;
@@ -491,9 +493,4 @@ class LiveAgent implements Agent {
 		const directory = join(this.options.layout.run, 's');
 		for (const id of readdirSync(directory)) if (!known.has(id)) rmSync(join(directory, id), { recursive: true, force: true });
 	}
-}
-
-function refuseUnsupported({ runtime: { kind } }: ReleaseSpec): void {
-	if (kind === 'fetch') return;
-	throw new StartFailed('runtime_unsupported', `this version of Jibe runs "fetch" apps; "runtime": "${kind}" is not there yet`);
 }

@@ -8,6 +8,15 @@ export interface Group {
 	/** The newest version that every edge obeys. */
 	settled: Known | null;
 	seats: Seat[];
+	/** The app has files in its data directory. */
+	keeps?: boolean;
+}
+
+/** Apps that keep files of their own on this server. */
+export function keeping(groups: Iterable<Group>): string[] {
+	const apps = new Set<string>();
+	for (const { want, keeps } of groups) if (keeps) apps.add(want.app);
+	return [...apps].toSorted();
 }
 
 /** Releases that run on this server, or are to. */

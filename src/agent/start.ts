@@ -60,6 +60,11 @@ export class StartFailed extends Error {
 	}
 }
 
+export function refuseUnsupported({ runtime: { kind } }: ReleaseSpec): void {
+	if (kind === 'fetch') return;
+	throw new StartFailed('runtime_unsupported', `this version of Jibe runs "fetch" apps; "runtime": "${kind}" is not there yet`);
+}
+
 async function load(process: InstanceProcess, env: Record<string, string>, files: ReleaseFiles): Promise<void> {
 	process.tell({ type: 'load', root: files.root, pack: files.pack, maps: files.maps, env });
 	const report = await process.hear(['loaded', 'failed'], START_LIMIT_MS).catch((error: unknown) => {

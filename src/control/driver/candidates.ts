@@ -33,6 +33,8 @@ export interface Candidate {
 	/** Infinite until its agent has said. */
 	budgetMiB: number;
 	appsMiB: Readonly<Record<string, number>>;
+	/** Apps whose own files are there. */
+	keeps: readonly string[];
 }
 
 /** The servers of the regions: what the hub hears of them, what the database says of them, and what time makes of that. */
@@ -154,6 +156,7 @@ export class Candidates {
 			unsteady: this.#steadiness.isUnsteady(view, now),
 			budgetMiB: state?.budgetMiB ?? Number.POSITIVE_INFINITY,
 			appsMiB: state?.appsMiB ?? {},
+			keeps: state?.keeps ?? [],
 		};
 	}
 

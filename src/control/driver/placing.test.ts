@@ -11,7 +11,7 @@ import { Refusals } from './refusals.ts';
 class House {
 	readonly views: ServerView[] = [];
 	readonly wants = new Map<string, Want>();
-	readonly joined: Joined[] = [];
+	readonly joined: (Joined & { draining: boolean })[] = [];
 	readonly said: { server: string; instance: Instance; obeys: Version | undefined }[] = [];
 	readonly placing: Placing;
 	changes = 0;
@@ -100,6 +100,30 @@ test('on a server where an app was never measured it counts with what it takes e
 	});
 	assert.deepEqual(house.assign('fra', 'notes', [run(1, 2)])[0]?.placed, { 'web-1': 2 });
 	assert.deepEqual(house.assign('fra', 'mail', [run(1, 2)])[0]?.placed, { 'web-1': 1, 'web-2': 1 });
+});
+
+test('an app whose files are on a server stays with them, in the next release too, while it may', () => {
+	const house = new House((it) => {
+		it.server('web-1', ['fra'], { joined: true });
+		it.server('web-2', ['fra'], { joined: true });
+		Object.assign(it.views[0]!, { state: { ...it.views[0]!.state, keeps: ['notes'] } });
+	});
+	const want = house.want('fra', 'notes', [run(1, 2, 'serving', { 'web-1': 2 })]);
+	assert.equal(
+		house.placing.rearranged(want, () => []),
+		null,
+	);
+	assert.deepEqual(house.assign('fra', 'notes', [...want.run, run(2, 2, 'prepared')])[1]?.placed, { 'web-1': 2 });
+	assert.deepEqual(
+		house.assign('fra', 'notes', [...want.run, run(2, 15, 'prepared')])[1]?.placed,
+		{ 'web-1': 7, 'web-2': 8 },
+		'no room there',
+	);
+	const other = house.want('fra', 'mail', [run(1, 2, 'serving', { 'web-1': 2 })]);
+	assert.deepEqual(house.placing.rearranged(other, () => [])?.[0]?.placed, { 'web-1': 2, 'web-2': 1 });
+	house.joined[0]!.draining = true;
+	house.placing.candidates.heard('fra');
+	assert.deepEqual(house.placing.rearranged(want, () => [])?.[0]?.placed, { 'web-1': 2, 'web-2': 2 });
 });
 
 test('what stands by gives way, and counts for nothing', () => {
