@@ -1,6 +1,8 @@
 import type { z } from 'zod';
 import type { Clock } from '#clock/clock.ts';
 import type { Digest } from '#digest/digest.ts';
+import type { DatabaseFacts } from './inspect.ts';
+import type { Packages } from './packages.ts';
 import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome, Token } from '#wire/api.ts';
@@ -43,24 +45,6 @@ export interface State {
 	/** Whether PostgreSQL answers now. Never throws. */
 	reachable(): Promise<boolean>;
 	close(): Promise<void>;
-}
-
-export interface DatabaseFacts {
-	version: string;
-	/** 180004 is 18.4. */
-	versionNumber: number;
-	inRecovery: boolean;
-	fsync: boolean;
-	fullPageWrites: boolean;
-	synchronousCommit: string;
-	readOnly: boolean;
-	maxConnections: number;
-	connections: number;
-	bytes: number;
-	/** Its wall clock. */
-	at: number;
-	/** How long the oldest transaction of anybody has been open. */
-	oldestTransactionMs: number;
 }
 
 /** Where PostgreSQL is: a URL, or what `startPostgres` says. */
@@ -479,29 +463,6 @@ export interface Servers {
 	remove(name: string, by: string): Promise<boolean>;
 	/** This control is reached at these addresses. */
 	announce(addresses: readonly string[]): Promise<void>;
-}
-
-/** Packages of Jibe for joined servers: which there are, which each is to run, and what it says that it runs. */
-export interface Packages {
-	/** The tarball of one; its digest. Only the newest two are kept. */
-	add(version: string, bytes: Buffer): Promise<Digest>;
-	bytes(digest: Digest): Promise<Buffer | null>;
-	/** Told to the server with the list of its region. @throws StateError */
-	want(server: string, digest: Digest, by: string): Promise<void>;
-	says(server: string, of: { version: string; runs: string | null; problem: string | null }): Promise<void>;
-	servers(): Promise<ServerPackage[]>;
-}
-
-export interface ServerPackage {
-	server: string;
-	/** Null: whatever it has. */
-	wanted: Digest | null;
-	/** The first digits of the digest of what it runs; null: it did not come from here. */
-	runs: string | null;
-	version: string | null;
-	/** Why it does not run what it is to. */
-	problem: string | null;
-	saidAt: number | null;
 }
 
 export interface NewJoinToken {
