@@ -123,6 +123,7 @@ test('an app whose files are on a server stays with them, in the next release to
 	assert.deepEqual(house.placing.rearranged(other, () => [])?.[0]?.placed, { 'web-1': 2, 'web-2': 1 });
 	house.joined[0]!.draining = true;
 	house.placing.candidates.heard('fra');
+	house.pass(100);
 	assert.deepEqual(house.placing.rearranged(want, () => [])?.[0]?.placed, { 'web-1': 2, 'web-2': 2 });
 });
 
