@@ -151,6 +151,32 @@ test('what was never placed is placed where it was seen once there are several s
 	);
 });
 
+test('what was said to be healthy before the agent knew of the move does not end it', () => {
+	const house = new House((it) => {
+		it.server('web-1', ['fra'], { joined: true });
+		it.server('web-2', ['fra'], { joined: true });
+	});
+	house.joined[0]!.draining = true;
+	house.placing.candidates.heard('fra');
+	const want = house.want('fra', 'notes', [run(1, 1, 'serving', { 'web-1': 1, 'web-2': 1 })], 5);
+	const instance = { release: 1, state: 'serving', healthy: true } as Instance;
+	house.said.push({ server: 'web-2', instance, obeys: { epoch: 1, version: 4 } });
+	assert.equal(house.placing.rearranged(want, () => []), null); // prettier-ignore
+	house.said[0]!.obeys = { epoch: 1, version: 5 };
+	assert.deepEqual(house.placing.rearranged(want, () => [])?.[0]?.placed, { 'web-2': 1 });
+});
+
+test('what comes back from rest does not wait for a server that is away', () => {
+	const house = new House((it) => {
+		it.server('web-1', ['fra'], { joined: true });
+		it.server('web-2', ['fra'], { joined: true });
+		Object.assign(it.views[0]!, { connected: false, lostSinceMs: 1_000_000 });
+	});
+	house.want('fra', 'notes', [run(1, 1, 'warm', { 'web-1': 1 }), run(2, 1, 'serving', { 'web-1': 1 })]);
+	const back = house.assign('fra', 'notes', [run(1, 1), run(2, 1, 'warm', { 'web-1': 1 })], false);
+	assert.deepEqual(back.map(({ placed }) => placed), [{ 'web-2': 1 }, { 'web-1': 1 }]); // prettier-ignore
+});
+
 test('a control that has just begun counts on servers that it has not heard of yet; for a while', () => {
 	const house = new House((it) => {
 		it.server('web-1', ['fra'], { joined: true, budgetMiB: 70 });
@@ -169,6 +195,7 @@ test('a control that has just begun counts on servers that it has not heard of y
 test('a decision that was never written is forgotten', async () => {
 	const house = new House((it) => it.server('local', ['fra'], { budgetMiB: 100 }));
 	house.assign('fra', 'notes', [run(1, 1)]);
+	await Promise.resolve();
 	assert.throws(() => house.assign('fra', 'mail', [run(1, 1)]), room('local', 28));
 	house.pass(11_000);
 	await Promise.resolve();
