@@ -164,7 +164,7 @@ export class Candidates {
 		const { server, lostSinceMs, state } = view;
 		if (!joined && this.#everJoined.has(server)) return 'removed';
 		const { startedMs } = this.#steadiness;
-		const unheard = lostSinceMs === startedMs && now - startedMs < START_GRACE_MS;
+		const unheard = state === null && lostSinceMs === startedMs && now - startedMs < START_GRACE_MS;
 		const away = unheard ? null : this.#steadiness.away(view, now);
 		if (away === 'lost') return 'lost';
 		if (joined?.draining) return 'draining';

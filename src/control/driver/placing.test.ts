@@ -170,7 +170,7 @@ test('what comes back from rest does not wait for a server that is away', () => 
 	const house = new House((it) => {
 		it.server('web-1', ['fra'], { joined: true });
 		it.server('web-2', ['fra'], { joined: true });
-		Object.assign(it.views[0]!, { connected: false, lostSinceMs: 1_000_000 });
+		Object.assign(it.views[0]!, { connected: false, lostSinceMs: 999_000 });
 	});
 	house.want('fra', 'notes', [run(1, 1, 'warm', { 'web-1': 1 }), run(2, 1, 'serving', { 'web-1': 1 })]);
 	const back = house.assign('fra', 'notes', [run(1, 1), run(2, 1, 'warm', { 'web-1': 1 })], false);
