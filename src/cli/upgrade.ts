@@ -38,6 +38,8 @@ export const verb: Verb = {
 		const to = obtain(args.positionals[0] ?? null, place, (line) => out.say(line));
 		const from = readUpgrade(data)?.from ?? running.package ?? null;
 		if (from !== null) refuseBackwards(from, to);
+		if (from !== null && to.schema > from.schema)
+			out.say('The database will be migrated: from then on the way back is a backup made before (jibe backup FILE).');
 		writeUpgrade(data, { from, to });
 		choosePackage(place, to);
 		out.say(`Going over to ${to.version}…`);
