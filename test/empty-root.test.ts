@@ -11,7 +11,7 @@ import { inEmptyRoot, noEmptyRoot, type Told } from './fixtures/empty-root.ts';
 const skip = noEmptyRoot();
 
 /** What is on the machine, but for what the kernel shows, and what mount, systemd-analyze and useradd note there for themselves. */
-const LOOK = `look() { (cd /; find . -xdev \\( -path ./proc -o -path ./sys -o -path ./dev -o -path ./app -o -path ./run/mount -o -path ./run/systemd -o -name .pwd.lock -o -path './etc/*-' \\) -prune -o -print; find ./usr/local) | sort; }
+const LOOK = `look() { (cd /; find . -xdev \\( -path ./proc -o -path ./sys -o -path ./dev -o -path ./app -o -path ./run/mount -o -path ./run/systemd -o -path ./run/story -o -name .pwd.lock -o -path './etc/*-' \\) -prune -o -print; find ./usr/local) | sort; }
 mounts() { cut -d' ' -f5 /proc/self/mountinfo | sort; }
 groups() { find /sys/fs/cgroup -type d -name 'jibe-*'; }
 capabilities() { sed -n 's/^CapabilityBoundingSet=//p' /etc/systemd/system/jibe.service | tr 'A-Z ' 'a-z,' | sed 's/cap_/+/g'; }
@@ -56,7 +56,7 @@ for file in up jibe control agent; do echo '// newer' >> /tmp/new/package/dist/$
 tar -C /tmp/new -czf /tmp/new.tgz package
 jibe upgrade /tmp/new.tgz --json
 tail -1 $(dirname $(readlink -f /usr/local/bin/jibe))/../dist/up.js
-ps -eo args | grep "[j]ibe control $(dirname $(dirname $(readlink -f /usr/local/bin/jibe)))/dist"
+ps -eo args | grep "[j]ibe control .*$(dirname $(dirname $(readlink -f /usr/local/bin/jibe)))/dist"
 curl -sf -H 'Host: bare.localhost' http://127.0.0.1:81/
 jibe uninstall --json
 ${NOTHING_LEFT}
