@@ -32,7 +32,6 @@ export interface Candidate {
 	unsteady: boolean;
 	/** Infinite until its agent has said. */
 	budgetMiB: number;
-	appsMiB: Readonly<Record<string, number>>;
 	/** Apps whose own files are there. */
 	keeps: readonly string[];
 }
@@ -155,7 +154,6 @@ export class Candidates {
 			why,
 			unsteady: this.#steadiness.isUnsteady(view, now),
 			budgetMiB: state?.budgetMiB ?? Number.POSITIVE_INFINITY,
-			appsMiB: state?.appsMiB ?? {},
 			keeps: state?.keeps ?? [],
 		};
 	}
