@@ -84,7 +84,8 @@ export class OwnUpgrade {
 		const wanted = servers.find(({ name }) => name === this.#identity().server)?.package;
 		if (wanted === undefined || runsPackage(runsHere(this.#data).package, wanted)) return writeAttempt(this.#data, null);
 		const attempt = readAttempt(this.#data);
-		if (attempt?.wanted === wanted && attempt.version >= version) return;
+		// Told again, it tries again.
+		if (attempt?.wanted === wanted && attempt.version >= version) return this.#log.debug('upgrade.failed_before', { wanted });
 		this.#running = true;
 		try {
 			this.#log.info('upgrade.begin', { wanted });
