@@ -16,8 +16,8 @@ let app: App;
 
 before(async () => {
 	if (skip !== false) return;
-	fleet = await startFleet({ fra: 2 }, { later: ['fra-3'] });
-	app = tinyApp('app', text('one'), { instances: 4 });
+	fleet = await startFleet({ fra: 2, iad: 1 }, { later: ['fra-3'] });
+	app = tinyApp('app', text('one'), { instances: 4, regions: ['fra', 'iad'], strategy: { type: 'walk', minRegions: 1 } });
 	await fleet.expect(0, 'control', ['deploy', '--json'], { cwd: app.dir });
 });
 after(async () => {
@@ -29,8 +29,9 @@ after(async () => {
 /** Server → how many healthy instances of what serves it has. */
 async function running(): Promise<Record<string, number>> {
 	const { json } = await fleet.cli('control', ['status', 'app', '--json']);
-	const { serving, regions } = json as unknown as { serving: number; regions: { instances: Instance[] }[] };
+	const { serving, regions } = json as unknown as { serving: number; regions: { region: string; instances: Instance[] }[] };
 	const of = regions
+		.filter(({ region }) => region === 'fra')
 		.flatMap(({ instances }) => instances)
 		.filter(({ release, state, healthy }) => release === serving && state === 'serving' && healthy);
 	return Object.fromEntries([...Map.groupBy(of, ({ server }) => server)].map(([server, all]) => [server, all.length]));
@@ -80,9 +81,34 @@ test('a server is drained: what it ran is healthy elsewhere before it stops ther
 	assert.deepEqual(visitors.failures().map(said), []);
 	const { json } = await fleet.expect(0, 'control', ['server', 'list', '--json']);
 	const { servers } = json as unknown as { servers: { name: string }[] };
-	assert.deepEqual(servers.map(({ name }) => name).sort(), ['fra-2', 'fra-3']);
+	assert.deepEqual(servers.map(({ name }) => name).sort(), ['fra-2', 'fra-3', 'iad-1']);
 });
 
 test('what was removed serves nothing new: nobody tells it anything any more', { skip }, async () => {
 	assert.deepEqual(await fleet.askAll('app.localhost', '/', (body) => body === 'two'), ['fra-1']);
+});
+
+test('all servers of a region gone: the others go on without it; back, it takes what is live', { skip }, async () => {
+	await using visitors = fleet.visit('app', ['fra-2', 'fra-3']);
+	fleet.powerOff('iad-1');
+	await eventually(
+		async () => {
+			const { regions } = (await fleet.cli('control', ['region', 'list', '--json'])).json as unknown as {
+				regions: { name: string; state: string }[];
+			};
+			return regions.some(({ name, state }) => name === 'iad' && state === 'lost') ? true : null;
+		},
+		'loss of the region',
+		30_000,
+	);
+	app.write('server.ts', text('three'));
+	const { json } = await fleet.expect(0, 'control', ['deploy', '--json'], { cwd: app.dir });
+	const states = (json as unknown as { regions: { name: string; state: string }[] }).regions.map(({ name, state }) => `${name} ${state}`);
+	assert.deepEqual(states.sort(), ['fra live', 'iad skipped']);
+	await fleet.boot('iad-1');
+	await using back = fleet.visit('app', ['iad-1']);
+	await back.allAnswer('three', ['iad-1']);
+	await visitors.allAnswer('three', ['fra-2', 'fra-3']);
+	await visitors.stop();
+	assert.deepEqual(visitors.failures().map(said), []);
 });

@@ -89,6 +89,21 @@ test('one of its two edges killed: only what that one had in hand breaks', { ski
 	assert.ok(visitors.failures().length <= 1, visitors.failures().map(said).join('\n'));
 });
 
+test('one of its two edges frozen: it is replaced, and only what that one had in hand breaks', { skip }, async () => {
+	await using visitors = fleet.visit('app', fleet.servers, 5);
+	await visitors.allAnswer(`edition ${edition}`, fleet.servers);
+	const [frozen] = fleet.programs(SERVER, 'edge');
+	kill(frozen!.pid, 'SIGSTOP');
+	await eventually(() => {
+		const now = fleet.programs(SERVER, 'edge').map(({ pid }) => pid);
+		return now.length === 2 && !now.includes(frozen!.pid) ? true : null;
+	}, 'edge in the place of the frozen one');
+	await visitors.allAnswer(await deployNext(), fleet.servers);
+	await visitors.stop();
+	assert.deepEqual(visitors.failures([SERVER]).map(said), []);
+	assert.ok(visitors.failures().length <= 1, visitors.failures().map(said).join('\n'));
+});
+
 for (const role of ['depot', 'agent', 'up'] as const) {
 	test(`${role} of a server frozen: no request fails anywhere, and it goes on when it thaws`, { skip }, async () => {
 		await using visitors = fleet.visit('app');
