@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { startFleet, type Fleet } from './fixtures/fleet.ts';
+import { eventually } from './fixtures/jibe.ts';
 import { noHosts } from './fixtures/hosts.ts';
 import { copyOfPackage, packDirectory } from './fixtures/packages.ts';
 
@@ -38,6 +39,11 @@ function newer(name: string, change: (directory: string) => void = () => {}): st
 	return packDirectory(directory, join(place, `${name}-packed`));
 }
 
+/** What the program with this command line was started from. */
+function bundleOf(line: string): string {
+	return readFileSync(/\S+\/dist\/\w+\.js/.exec(line)?.[0] ?? '', 'utf8');
+}
+
 test('every server goes over after control, by itself, and no request fails', { skip }, async () => {
 	const edges = fleet.servers.filter((name) => fleet.programs(name, 'edge').length > 0);
 	await using users = fleet.visit('steady', edges);
@@ -49,8 +55,7 @@ test('every server goes over after control, by itself, and no request fails', { 
 	for (const host of ['control', ...fleet.servers]) {
 		for (const { role, line } of fleet.programs(host)) {
 			if (role === 'instance' || role === 'postgres') continue;
-			const bundle = /\S+\/dist\/\w+\.js/.exec(line)?.[0] ?? '';
-			assert.match(readFileSync(bundle, 'utf8'), /\/\/ second\n/, line);
+			assert.match(bundleOf(line), /\/\/ second\n/, line);
 		}
 	}
 	// What was deployed before serves on, and a deploy and a way back work.
@@ -77,13 +82,28 @@ test('a server where it does not start goes back, and those after it stay as the
 	assert.match(error?.message ?? '', /did not go over: .*this agent is broken/s);
 	assert.match(error?.hint ?? '', /^0 of 3 servers went over/);
 	for (const host of fleet.servers) {
-		for (const { line } of fleet.programs(host, 'agent'))
-			assert.match(readFileSync(/\S+\/dist\/\w+\.js/.exec(line)?.[0] ?? '', 'utf8'), /\/\/ second\n/);
+		for (const { line } of fleet.programs(host, 'agent')) assert.match(bundleOf(line), /\/\/ second\n/);
 	}
-	// Repaired, it goes on.
-	await fleet.expect(0, 'control', ['upgrade', newer('third')]);
+	// Repaired, it goes on; one that was stopped goes over when it is back.
+	await fleet.expect(0, 'iad-1', ['down']);
+	const third = await fleet.expect(0, 'control', ['upgrade', newer('third'), '--json']);
 	await users.until(Date.now());
-	assert.deepEqual(users.failures(), []);
+	assert.deepEqual(users.failures(['iad-1']), []);
+	assert.deepEqual(third.json?.['later'], ['iad-1']);
+	await fleet.boot('iad-1');
+	await eventually(
+		() => (fleet.programs('iad-1', 'agent').every(({ line }) => bundleOf(line).includes('// third')) ? true : null),
+		'the third on iad-1',
+	);
+	await fleet.connected(fleet.servers);
+	const own = await fleet.expect(0, 'fra-2', ['doctor', '--json']);
+	const checks = (own.json?.['findings'] as { check: string; state: string }[] | undefined) ?? [];
+	for (const check of ['certificate', 'control', 'clock', 'reach']) {
+		assert.ok(
+			checks.some((one) => one.check === check && one.state === 'ok'),
+			`${check}: ${JSON.stringify(checks)}`,
+		);
+	}
 	const { json } = await fleet.cli('control', ['doctor', '--json']);
 	const servers = json?.['servers'] as { name: string; findings: { state: string }[] }[];
 	assert.deepEqual(servers.map(({ name }) => name), [...fleet.servers].toSorted()); // prettier-ignore
