@@ -18,7 +18,7 @@ import type { DepotClient } from './depot-client.ts';
 import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
 import { cacheDirectory, filesDirectory, viewOf, type Layout, type Place } from './layout.ts';
 import { collect, emptyDirectory, judgeDisk, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
-import { isSettled, keeping, keyOf, placedOn, placeKey, releaseKey, staying, type Group } from './group.ts';
+import { inOrder, isSettled, keeping, keyOf, placedOn, placeKey, releaseKey, type Group } from './group.ts';
 import { createLibrary, type Library } from './library.ts';
 import { createLogs, type Logs } from './logs.ts';
 import { createPool, type Pool } from './pool.ts';
@@ -263,10 +263,7 @@ class LiveAgent implements Agent {
 				if (count > 0) this.options.log.error('want.unknown_release', { app: want.app, release: run.release });
 				continue;
 			}
-			const seats = staying(
-				group.seats.filter((seat) => seat.spec.release === run.release && !seat.leaving),
-				count,
-			);
+			const seats = inOrder(group).filter((seat) => seat.spec.release === run.release && !seat.leaving).slice(0, count); // prettier-ignore
 			while (seats.length < count) {
 				const seat = new Seat(this.parts, { region: want.region, spec, goal: run.as });
 				group.seats.push(seat);
@@ -419,7 +416,7 @@ class LiveAgent implements Agent {
 			const [region, app, environment] = key.split('/') as [string, string, string];
 			const group = this.groups.get(key);
 			const obeys = group && { epoch: group.want.epoch, version: group.want.version };
-			return { region, app, environment, ...(obeys ? { obeys } : {}), instances: group?.seats.map((seat) => seat.view()) ?? [] };
+			return { region, app, environment, ...(obeys ? { obeys } : {}), instances: group ? inOrder(group).map((seat) => seat.view()) : [] };
 		});
 		if (groups.length > 0) this.options.send({ type: 'instances', server: this.options.server, groups });
 	}

@@ -145,11 +145,11 @@ export class Placing {
 		const ask = { running, home: homeOf(current, run), labels, steady: false };
 		const kept = keepers(table.candidates, key.app);
 		const beside = kept.length > 0 ? table.place(run, { ...ask, only: kept }) : null;
-		if (beside?.refused === null) return beside.placed;
+		if (beside?.refused === null) return union(beside.placed, running);
 		const answer = table.place(run, ask);
-		if (!answer.refused) return answer.placed;
+		if (!answer.refused) return union(answer.placed, running);
 		if (strict) throw refusalToPlace(key, run.instances, labels, answer.refused, table.candidates);
-		return table.placeAnyhow(run, { running, labels });
+		return union(table.placeAnyhow(run, { running, labels }), running);
 	}
 
 	/** Of a list from before the region had several servers: where they were seen. */
@@ -188,6 +188,12 @@ export class Placing {
 		}
 		return healthy;
 	}
+}
+
+/** What stands by on a server that is to be left serves from there at once, until it is healthy elsewhere. */
+function union(placed: Placed, held: Placed): Placed {
+	const servers = new Set([...Object.keys(placed), ...Object.keys(held)]);
+	return Object.fromEntries([...servers].map((server) => [server, Math.max(placed[server] ?? 0, held[server] ?? 0)]));
 }
 
 /** What counts as arrived, by what it is to be. */
