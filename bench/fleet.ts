@@ -16,8 +16,11 @@ const EDITED = 3;
 const RUNS = 7;
 const NEAR_MS = 1;
 const FAR_MS = 100;
+/** So far that what a deploy takes otherwise, and how it varies, is little beside it. */
+const COUNTED_MS = 1_000;
+const COUNTED_RUNS = 3;
 /** The pool of idle processes is filled again after a deploy; whoever edits by hand takes longer than this. */
-const THINK_MS = 2_500;
+const THINK_MS = 4_000;
 const SETTLE_MS = 1_500;
 
 export async function bench(): Promise<Row[]> {
@@ -28,24 +31,29 @@ export async function bench(): Promise<Row[]> {
 	const editor = new Editor(fleet);
 	await editor.deploys(2);
 	const near = await editor.deploys(RUNS);
-	await fleet.hosts.roundTrip('client', 'control', FAR_MS);
-	const farDeveloper = await editor.deploys(RUNS);
-	await fleet.hosts.roundTrip('client', 'control', NEAR_MS);
-	for (const server of fleet.servers) await fleet.hosts.roundTrip('control', server, FAR_MS);
+	const regionsAre = async (ms: number) => {
+		for (const server of fleet.servers) await fleet.hosts.roundTrip('control', server, ms);
+	};
+	await regionsAre(FAR_MS);
 	const far = await editor.deploys(RUNS);
 	const back = await editor.rollbacks(RUNS);
+	await regionsAre(COUNTED_MS);
+	const farRegions = await editor.deploys(COUNTED_RUNS);
+	await regionsAre(NEAR_MS);
+	await fleet.hosts.roundTrip('client', 'control', COUNTED_MS);
+	const farDeveloper = await editor.deploys(COUNTED_RUNS);
 	return [
 		{ row: 'fleet-deploy-p50', value: percentile(near, 0.5), unit: 'ms', bar: 500, goal: 300 },
 		{ row: 'fleet-deploy-wan-p50', value: percentile(far, 0.5), unit: 'ms', bar: 1500, goal: 900 },
 		{ row: 'fleet-rollback-wan-p50', value: percentile(back, 0.5), unit: 'ms', bar: 600, goal: 350 },
 		{ row: 'fleet-trips-cli', value: trips(near, farDeveloper), unit: 'count', bar: 4, goal: 3 },
-		{ row: 'fleet-trips-region', value: trips(near, far), unit: 'count', bar: 2, goal: 1 },
+		{ row: 'fleet-trips-region', value: trips(near, farRegions), unit: 'count', bar: 2, goal: 1 },
 	];
 }
 
-/** What a longer way adds, in ways there and back again: those that are waited for one after the other. */
+/** What a longer way adds to the quickest, in ways there and back again: those that are waited for one after the other. */
 function trips(near: readonly number[], far: readonly number[]): number {
-	return Math.round(((percentile(far, 0.5) - percentile(near, 0.5)) / (FAR_MS - NEAR_MS)) * 10) / 10;
+	return Math.round(((Math.min(...far) - Math.min(...near)) / (COUNTED_MS - NEAR_MS)) * 10) / 10;
 }
 
 class Editor {

@@ -24,10 +24,18 @@ const EXPECTED_SKIPS = [
 	'needs a terminal',
 	'needs the npm registry',
 	'needs Chromium',
+	'needs the history of git',
 	"needs Debian's PostgreSQL",
 ];
 /** What can only be shown by root, and not in every container. */
-const EXPECTED_SKIPS_UNISOLATED = ['needs root', 'needs network namespaces', 'needs cgroups', 'not enforced here', 'needs the right to mount', 'mounting a small disk'];
+const EXPECTED_SKIPS_UNISOLATED = [
+	'needs root',
+	'needs network namespaces',
+	'needs cgroups',
+	'not enforced here',
+	'needs the right to mount',
+	'mounting a small disk',
+];
 
 buildWhenStale();
 runTests(process.argv.slice(2));

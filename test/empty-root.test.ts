@@ -11,9 +11,9 @@ import { inEmptyRoot, noEmptyRoot, type Told } from './fixtures/empty-root.ts';
 const skip = noEmptyRoot();
 
 /** What is on the machine, but for what the kernel shows, and what mount, systemd-analyze and useradd note there for themselves. */
-const LOOK = `look() { (cd /; find . -xdev \\( -path ./proc -o -path ./sys -o -path ./dev -o -path ./app -o -path ./run/mount -o -path ./run/systemd -o -name .pwd.lock -o -path './etc/*-' \\) -prune -o -print; find ./usr/local) | sort; }
+const LOOK = `look() { (cd /; find . -xdev \\( -path ./proc -o -path ./sys -o -path ./dev -o -path ./app -o -path ./run/mount -o -path ./run/systemd -o -path ./run/story -o -name .pwd.lock -o -path './etc/*-' \\) -prune -o -print; find ./usr/local) | sort; }
 mounts() { cut -d' ' -f5 /proc/self/mountinfo | sort; }
-groups() { find /sys/fs/cgroup -type d -name 'jibe-*'; }
+groups() { find /sys/fs/cgroup -type d -name "jibe-$(printf %s /var/lib/jibe | sha256sum | cut -c1-10)"; }
 capabilities() { sed -n 's/^CapabilityBoundingSet=//p' /etc/systemd/system/jibe.service | tr 'A-Z ' 'a-z,' | sed 's/cap_/+/g'; }
 `;
 
@@ -56,7 +56,7 @@ for file in up jibe control agent; do echo '// newer' >> /tmp/new/package/dist/$
 tar -C /tmp/new -czf /tmp/new.tgz package
 jibe upgrade /tmp/new.tgz --json
 tail -1 $(dirname $(readlink -f /usr/local/bin/jibe))/../dist/up.js
-ps -eo args | grep "[j]ibe control $(dirname $(dirname $(readlink -f /usr/local/bin/jibe)))/dist"
+ps -eo args | grep "[j]ibe control .*$(dirname $(dirname $(readlink -f /usr/local/bin/jibe)))/dist"
 curl -sf -H 'Host: bare.localhost' http://127.0.0.1:81/
 jibe uninstall --json
 ${NOTHING_LEFT}
@@ -107,6 +107,80 @@ ${NOTHING_LEFT}
 	);
 	assert.equal(told.code, 0, explain(told));
 	assert.equal(told.stdout.match(/^control runs as jibe$/gm)?.length, 2);
+	assert.match(told.stdout, /left\nnothing\n$/);
+});
+
+/** As much of systemd as a service needs: it runs what the unit says, again when it ends, and tells it to end as the unit says. */
+const SYSTEMD = `mkdir -p /run/systemd/system /run/story
+cat > /usr/local/bin/systemctl <<'EOF'
+#!/bin/bash
+unit=/etc/systemd/system/jibe.service
+echo "$*" >> /run/story/asked
+stop() {
+	rm -f /run/story/wanted
+	[ -e /run/story/main ] || return 0
+	kill -s $(sed -n 's/^KillSignal=SIG//p' $unit) $(cat /run/story/main) 2>/dev/null
+	while [ -e /run/story/main ]; do sleep 0.05; done
+}
+start() {
+	touch /run/story/wanted
+	setsid bash -c 'cd /var/lib/jibe; while [ -e /run/story/wanted ]; do
+		$(sed -n s/^ExecStart=//p '$unit') & echo $! > /run/story/main; wait $!; sleep 0.1
+	done; rm -f /run/story/main' </dev/null >/run/story/journal 2>&1 &
+	while [ ! -e /run/story/main ]; do sleep 0.05; done
+}
+case $1 in
+	restart) stop; start;;
+	stop) stop;;
+esac
+EOF
+chmod +x /usr/local/bin/systemctl
+programs() { ps -eo pid,args | grep '[j]ibe \\(control\\|agent\\|edge\\|up\\) ' | awk '{print $1}' | sort; }
+ready() { until jibe doctor --json >/dev/null 2>&1 && curl -sf http://127.0.0.1:7070/readyz >/dev/null; do sleep 0.2; done; }
+`;
+
+test('a service manager starts it, restarts its supervisor alone, and is asked by upgrade, down and uninstall', { skip }, async (t) => {
+	const told = await story(
+		t,
+		`${LOOK}
+${SYSTEMD}
+${BEFORE}
+/srv/jibe/node_modules/jibe/bin/jibe install all --json
+ready
+cd /app
+jibe deploy --json
+programs > /tmp/one
+# Killed, it is started again; restarted by a person, too. Nothing else is.
+kill -9 $(ps -eo pid,args | awk '/[j]ibe up /{print $1}')
+sleep 0.5
+ready
+systemctl restart jibe.service
+ready
+programs > /tmp/two
+echo "supervisors replaced: $(comm -13 /tmp/one /tmp/two | wc -l), programs ended: $(comm -23 /tmp/one /tmp/two | wc -l)"
+mkdir /tmp/new
+cp -a /srv/jibe/node_modules/jibe /tmp/new/package
+for file in up control agent edge; do echo '// newer' >> /tmp/new/package/dist/$file.js; done
+tar -C /tmp/new -czf /tmp/new.tgz package
+jibe upgrade /tmp/new.tgz --json
+echo "of the version before: $(ps -eo args | grep '[j]ibe \\(control\\|agent\\|edge\\|up\\) ' | grep -vc $(readlink -f /opt/jibe/current))"
+curl -sf -H 'Host: bare.localhost' http://127.0.0.1:8080/
+jibe down --json
+[ -z "$(ps -eo args | grep '^jibe ')" ]
+systemctl restart jibe.service
+ready
+jibe uninstall --json
+cat /run/story/asked
+${NOTHING_LEFT}
+`,
+	);
+	assert.equal(told.code, 0, explain(told));
+	assert.match(told.stdout, /"started":true/);
+	assert.match(told.stdout, /^supervisors replaced: 1, programs ended: 1$/m);
+	assert.match(told.stdout, /^of the version before: 0$/m);
+	assert.match(told.stdout, /^from an empty root$/m);
+	assert.match(told.stdout, /^daemon-reload\nenable --quiet jibe.service\nrestart jibe.service\n/m);
+	assert.match(told.stdout, /^disable --quiet jibe.service\ndaemon-reload\nreset-failed jibe.service\n/m);
 	assert.match(told.stdout, /left\nnothing\n$/);
 });
 

@@ -16,7 +16,7 @@ let edition = 0;
 
 before(async () => {
 	if (skip !== false) return;
-	fleet = await startFleet({ fra: 3, iad: 2 });
+	fleet = await startFleet({ fra: 3 });
 	app = tinyApp('app', text('edition 0'), { instances: 3 });
 	await fleet.expect(0, 'control', ['deploy', '--json'], { cwd: app.dir });
 });

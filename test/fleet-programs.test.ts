@@ -18,8 +18,8 @@ let edition = 0;
 
 before(async () => {
 	if (skip !== false) return;
-	fleet = await startFleet({ fra: 3, iad: 2 });
-	app = tinyApp('app', text('edition 0'), { instances: 3 });
+	fleet = await startFleet({ fra: 2, iad: 1 });
+	app = tinyApp('app', text('edition 0'), { instances: 2 });
 	await fleet.expect(0, 'control', ['deploy', '--json'], { cwd: app.dir });
 });
 after(async () => {
@@ -86,6 +86,21 @@ test('one of its two edges killed: only what that one had in hand breaks', { ski
 	await visitors.stop();
 	assert.deepEqual(visitors.failures([SERVER]).map(said), []);
 	// One user asks there, one request at a time.
+	assert.ok(visitors.failures().length <= 1, visitors.failures().map(said).join('\n'));
+});
+
+test('one of its two edges frozen: it is replaced, and only what that one had in hand breaks', { skip }, async () => {
+	await using visitors = fleet.visit('app', fleet.servers, 5);
+	await visitors.allAnswer(`edition ${edition}`, fleet.servers);
+	const [frozen] = fleet.programs(SERVER, 'edge');
+	kill(frozen!.pid, 'SIGSTOP');
+	await eventually(() => {
+		const now = fleet.programs(SERVER, 'edge').map(({ pid }) => pid);
+		return now.length === 2 && !now.includes(frozen!.pid) ? true : null;
+	}, 'edge in the place of the frozen one');
+	await visitors.allAnswer(await deployNext(), fleet.servers);
+	await visitors.stop();
+	assert.deepEqual(visitors.failures([SERVER]).map(said), []);
 	assert.ok(visitors.failures().length <= 1, visitors.failures().map(said).join('\n'));
 });
 

@@ -19,7 +19,7 @@ let app: App;
 before(async () => {
 	if (skip !== false) return;
 	fleet = await startFleet({ fra: 3, iad: 2 });
-	app = tinyApp('app', text('one'), { instances: 3, strategy: { type: 'walk', minRegions: 1 } });
+	app = tinyApp('app', text('one'), { instances: 3, regions: ['fra', 'iad'], strategy: { type: 'walk', minRegions: 1 } });
 	await fleet.expect(0, 'control', ['deploy', '--json'], { cwd: app.dir });
 });
 after(async () => {

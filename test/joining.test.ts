@@ -10,9 +10,9 @@ import { after, before, test, type TestContext } from 'node:test';
 import { systemClock, type Clock } from '#clock/clock.ts';
 import { joinControl, type Joining } from '#cli/joining.ts';
 import { checkIn, readIdentity } from '#cli/up/check-in.ts';
-import { issueCertificate, newAuthority } from '#wire/certificate.ts';
+import { issueCertificate, newAuthority, newKey } from '#wire/certificate.ts';
 import { readCredentialFile } from '#wire/credential.ts';
-import { formatJoinString, readJoinString, type ServerStatus } from '#wire/join.ts';
+import { checkInText, formatJoinString, prove, readJoinString, type ServerStatus } from '#wire/join.ts';
 import { dial, type Link } from '#wire/link.ts';
 import { openJoined } from '#wire/joined.ts';
 import { WIRE_VERSION, type DownMessage } from '#wire/region.ts';
@@ -243,11 +243,15 @@ test('two machines with one identity: the second to speak is found, both are ref
 	const [status] = await statuses(house);
 	assert.deepEqual([status?.state, /two machines/.test(status?.reason ?? '')], ['conflict', true]);
 	assert.deepEqual(house.control.house.roster.message(['fra']).servers, []);
-	const plain = await invite(house);
-	await assert.rejects(joinControl(joining(clone, plain)), { code: 'server_exists' });
+	const [address = ''] = house.control.addresses;
+	const asks = async (of: string) => (await ask(address, NO_BLOB, { data: of, credential: depotCredential(of) })).text;
+	for (const either of [data, clone]) assert.match(await asks(either), /web-1 is refused: two machines have its identity/);
+	await assert.rejects(joinControl(joining(clone, await invite(house))), { code: 'server_exists' });
 	const chosen = await joinControl(joining(clone, await invite(house, { name: 'web-1' })));
 	assert.equal(chosen.server, 'web-1');
 	await checkIn(clone, chosen);
+	assert.match(await asks(data), /another machine has joined as web-1 since/);
+	assert.match(await asks(clone), /blob/);
 	await assert.rejects(checkIn(data, identity), { code: 'server_replaced', hint: /jibe server add --name/ });
 	assert.deepEqual((await statuses(house)).map(({ state }) => state), ['lost']); // prettier-ignore
 });
@@ -280,6 +284,28 @@ test('an answer that was lost is asked for again: neither a join nor a check-in 
 	writeFileSync(join(data, 'server', 'ticket.json'), JSON.stringify({ ticket: before.ticket, next: tickets().ticket }));
 	await checkIn(data, identity);
 	assert.deepEqual((await statuses(house)).map(({ name, state }) => [name, state]), [['web-1', 'lost']]); // prettier-ignore
+});
+
+test('who has not the key of a server can neither speak for it nor take its name', async (t) => {
+	const house = await open(t);
+	const { data, identity } = await joined(t, house);
+	const stranger = directory(t);
+	cpSync(data, stranger, { recursive: true });
+	// All that the server has but its key: the proof is by another one.
+	const { privatePem } = newKey();
+	writeFileSync(join(stranger, 'server', 'key.pem'), privatePem);
+	await assert.rejects(checkIn(stranger, identity), { code: 'server_replaced' });
+	const { ticket } = JSON.parse(readFileSync(join(data, 'server', 'ticket.json'), 'utf8')) as { ticket: string };
+	const its = createPublicKey(readFileSync(join(data, 'server', 'key.pem')))
+		.export({ type: 'spki', format: 'pem' })
+		.toString();
+	const said = { server: 'web-1', publicKey: its, ticket, next: 'n'.repeat(43), renew: true };
+	const proof = prove(checkInText(identity.installation, said), privatePem);
+	const json = { ...said, proof, at: systemClock.now() };
+	const answer = await house.ask('POST', '/api/v1/servers/check-in', { json, token: null });
+	assert.deepEqual([answer.status, answer.json().error.code], [403, 'bad_proof']);
+	await assert.rejects(joinControl(joining(stranger, await invite(house))), { code: 'server_exists' });
+	await checkIn(data, identity);
 });
 
 /** The link of the server's depot, as its program makes it; `closed`: why it ended. */

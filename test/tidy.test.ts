@@ -42,7 +42,6 @@ const TRIED_ELSEWHERE: Record<string, string> = {
 	'src/cli/main.ts': 'what bin/jibe starts: every story begins there',
 	'src/cli/up/program.ts': 'the first file of the supervisor: test/installation.test.ts',
 	'src/cli/up/main.ts': 'the supervisor as a process: test/installation.test.ts and test/kills.test.ts',
-	'src/cli/up/control.ts': 'needs a control: test/installation.test.ts',
 	'src/cli/up/local.ts': 'needs a control: test/installation.test.ts',
 };
 

@@ -18,7 +18,7 @@ import type { DepotClient } from './depot-client.ts';
 import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
 import { cacheDirectory, type Layout, type Place } from './layout.ts';
 import { collect, emptyDirectory, judgeDisk, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
-import { isSettled, keyOf, leftBehind, placedOn, placeKey, releaseKey, staying, type Group } from './group.ts';
+import { inOrder, isSettled, keeping, keyOf, leftBehind, placedOn, placeKey, releaseKey, type Group } from './group.ts';
 import { createLibrary, type Library } from './library.ts';
 import { createLogs, type Logs } from './logs.ts';
 import { createPool, type Pool } from './pool.ts';
@@ -28,7 +28,7 @@ import { createShelf, type ReleaseFiles, type Shelf } from './release-files.ts';
 import { createRoom, type Room } from './room.ts';
 import type { Secrets } from './secrets.ts';
 import { Seat, type SeatParts } from './seat.ts';
-import { StartFailed, type StartOrder } from './start.ts';
+import { refuseUnsupported, StartFailed, type StartOrder } from './start.ts';
 import { createStateTeller, type Checkup, type StateTeller } from './server-state.ts';
 import { createTeller, type Teller } from './teller.ts';
 import { templateOf, variablesOf } from './template.ts';
@@ -131,7 +131,7 @@ class LiveAgent implements Agent {
 			processes: () => [...this.pool.idle().map(({ record }) => record), ...this.seats().flatMap(({ instance }) => instance?.record ?? [])],
 			giveWay: [() => this.pool.drop(), () => this.stopWarm()],
 		});
-		this.server = createStateTeller({ ...options, room: this.room, directory: layout.home });
+		this.server = createStateTeller({ ...options, room: this.room, directory: layout.home, keeps: () => keeping(this.groups.values()) });
 		this.parts = this.partsOfSeats();
 		this.timers = [clock.every(TIDY_PERIOD_MS, () => this.tidy()), clock.every(COLLECT_PERIOD_MS, () => void this.collect())];
 	}
@@ -142,6 +142,7 @@ class LiveAgent implements Agent {
 			log: this.options.log,
 			records: this.records,
 			fetch: async (spec) => {
+				refuseUnsupported(spec);
 				const files = await this.shelf.place(spec);
 				this.preimports.set(placeKey(spec), files.preimport);
 				return files;
@@ -272,10 +273,7 @@ class LiveAgent implements Agent {
 				if (count > 0) this.options.log.error('want.unknown_release', { app: want.app, release: run.release });
 				continue;
 			}
-			const seats = staying(
-				group.seats.filter((seat) => seat.spec.release === run.release && !seat.leaving && !seat.parted),
-				count,
-			);
+			const seats = inOrder(group).filter((seat) => seat.spec.release === run.release && !seat.leaving && !seat.parted).slice(0, count); // prettier-ignore
 			while (seats.length < count) {
 				const seat = new Seat(this.parts, { region: want.region, spec, goal: run.as });
 				group.seats.push(seat);
@@ -384,9 +382,11 @@ class LiveAgent implements Agent {
 		}
 	}
 
-	private async measureGroup(key: string, { want, seats }: Group): Promise<void> {
+	private async measureGroup(key: string, group: Group): Promise<void> {
+		const { want, seats } = group;
 		const { layout, dataMiB = MAX_DATA_MIB } = this.options;
-		const { data, cache } = await judgeDisk(layout, want, dataMiB);
+		const { data, cache, keeps } = await judgeDisk(layout, want, dataMiB);
+		group.keeps = keeps;
 		if (data === null) this.full.delete(key);
 		else this.full.set(key, data);
 		const detail = data ?? cache;
@@ -414,7 +414,7 @@ class LiveAgent implements Agent {
 			const [region, app, environment] = key.split('/') as [string, string, string];
 			const group = this.groups.get(key);
 			const obeys = group && { epoch: group.want.epoch, version: group.want.version };
-			return { region, app, environment, ...(obeys ? { obeys } : {}), instances: group?.seats.map((seat) => seat.view()) ?? [] };
+			return { region, app, environment, ...(obeys ? { obeys } : {}), instances: group ? inOrder(group).map((seat) => seat.view()) : [] };
 		});
 		if (groups.length > 0) this.options.send({ type: 'instances', server: this.options.server, groups });
 	}

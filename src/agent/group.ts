@@ -8,6 +8,17 @@ export interface Group {
 	/** The newest version that every edge obeys. */
 	settled: Known | null;
 	seats: Seat[];
+	/** Those that take requests, in the order in which they began to. */
+	used?: Seat[];
+	/** The app has files in its data directory. */
+	keeps?: boolean;
+}
+
+/** Apps that keep files of their own on this server. */
+export function keeping(groups: Iterable<Group>): string[] {
+	const apps = new Set<string>();
+	for (const { want, keeps } of groups) if (keeps) apps.add(want.app);
+	return [...apps].toSorted();
 }
 
 /** Releases that run on this server, or are to. */
@@ -31,14 +42,20 @@ export function leftBehind(before: Want | undefined, { run }: Want): number[] {
 	return [...gone, ...anew].map(({ release }) => release);
 }
 
-/** Those of a release that stay. Of more than `count`, edges go on using the first that can be reached (`Serving`): so do we. */
-export function staying(seats: readonly Seat[], count: number): Seat[] {
-	if (seats.length <= count) return [...seats];
+/**
+ * Those that take requests first, and of these first who began first: what edges know of it may be old, but never another
+ * order. Of more than `placed` of a release both they and the agent go on with the first ones (`Serving`).
+ */
+export function inOrder(group: Group): readonly Seat[] {
+	if (group.seats.length < 2) return group.seats;
 	const isUsed = (seat: Seat) => {
 		const { address, state } = seat.view();
 		return address !== null && state !== 'draining';
 	};
-	return [...seats.filter(isUsed), ...seats.filter((seat) => !isUsed(seat))].slice(0, count);
+	const used = group.seats.filter(isUsed);
+	const before = (group.used ?? []).filter((seat) => used.includes(seat));
+	group.used = [...before, ...used.filter((seat) => !before.includes(seat))];
+	return [...group.used, ...group.seats.filter((seat) => !used.includes(seat))];
 }
 
 export function keyOf(seat: Seat): string {

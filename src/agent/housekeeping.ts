@@ -46,12 +46,12 @@ export async function collect(of: {
 		if (!kept.has(name) && !name.endsWith('.draft')) rmSync(join(directory, name), { recursive: true });
 }
 
-/** What is wrong with an app's use of the disk in one region, in words for its team: of its data, and of its compile cache. */
+/** What is wrong with an app's use of the disk in one region, in words for its team: of its data, and of its compile cache. And whether it keeps any. */
 export async function judgeDisk(
 	layout: Layout,
 	want: { app: string; environment: string; region: string },
 	limitMiB: number,
-): Promise<{ data: string | null; cache: string | null }> {
+): Promise<{ data: string | null; cache: string | null; keeps: boolean }> {
 	const [data, cache] = [
 		await diskUse(join(filesDirectory(layout, want), want.region)),
 		// V8 keeps little there: what is large was put there by the app itself, which may write to it.
@@ -65,6 +65,7 @@ export async function judgeDisk(
 	const inCache = excess(cache)?.replace('WHERE', 'its compile cache');
 	return {
 		data: inData === undefined ? null : `it keeps ${inData}. Delete files there and it starts again.`,
+		keeps: data.files > 0,
 		cache: inCache === undefined ? null : `it keeps ${inCache}. That was emptied, and it starts again.`,
 	};
 }

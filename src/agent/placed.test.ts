@@ -79,6 +79,17 @@ test('an agent says what its server has after each connection', async () => {
 	assert.ok(said.diskFreeMiB > 0 && said.diskFreeMiB <= said.diskMiB);
 });
 
+test('an app with files of its own is named, once they were seen', async () => {
+	const writes = `import { writeFileSync } from 'node:fs';
+		writeFileSync(process.env.JIBE_DATA_DIR + '/notes.db', 'x');
+		export default { fetch: () => new Response('') };`;
+	const one = bed.release(bed.put({ 'src/server.ts': writes }), { app: 'keeper' });
+	bed.want(one, [run(one.release, 1, 1)]);
+	await bed.until(one, 'it runs', (all) => running(all).length === 1);
+	await bed.until(one, 'its files', () => bed.states.at(-1)?.keeps?.includes('keeper') === true);
+	assert.deepEqual(bed.states.at(-1)?.keeps, ['keeper']);
+});
+
 test('what has hardly changed is not told again', () => {
 	const state = {
 		...bed.states.at(-1)!,
@@ -92,6 +103,7 @@ test('what has hardly changed is not told again', () => {
 	assert.equal(differsMuch(state, { ...state, reservedMiB: 364 }), true);
 	assert.equal(differsMuch(state, { ...state, appsMiB: { notes: 110 } }), true);
 	assert.equal(differsMuch(state, { ...state, appsMiB: {} }), true);
+	assert.equal(differsMuch(state, { ...state, keeps: ['other'] }), true);
 	assert.equal(differsMuch(state, { ...state, diskFreeMiB: 44_000 }), true);
 	assert.equal(differsMuch({ ...state, diskFreeMiB: 400 }, { ...state, diskFreeMiB: 300 }), true);
 });

@@ -36,6 +36,8 @@ export function createStateTeller(of: {
 	directory: string;
 	clock: Clock;
 	log: Log;
+	/** Apps that keep files of their own here. */
+	keeps(): string[];
 	/** Looks at the machine and at whom it reaches. */
 	checkup?: Checkup | undefined;
 	send(message: UpMessage): boolean;
@@ -66,6 +68,7 @@ export function createStateTeller(of: {
 			budgetMiB,
 			reservedMiB: Math.ceil(reservedMiB),
 			appsMiB,
+			keeps: of.keeps(),
 			...disk,
 			at: clock.now(),
 			findings,
@@ -104,6 +107,7 @@ export function differsMuch(before: ServerState, now: ServerState): boolean {
 	return (
 		before.budgetMiB !== now.budgetMiB ||
 		Math.abs(before.reservedMiB - now.reservedMiB) > now.budgetMiB * MUCH_SHARE ||
+		before.keeps?.join() !== now.keeps?.join() ||
 		before.diskMiB !== now.diskMiB ||
 		Math.abs(before.diskFreeMiB - now.diskFreeMiB) >= muchDisk ||
 		[...apps].some((app) => moved(before.appsMiB[app], now.appsMiB[app])) ||

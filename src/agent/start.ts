@@ -8,7 +8,6 @@ import type { ReleaseFiles } from './release-files.ts';
 /** From a release to an instance that answers: fetch → room → take → load → check. Whoever called reports. */
 export async function start(order: StartOrder, parts: StartParts): Promise<Started> {
 	const { clock } = parts;
-	refuseUnsupported(order.spec);
 	const began = clock.monotonic();
 	const files = await parts.fetch(order.spec);
 	const fetched = clock.monotonic();
@@ -61,7 +60,7 @@ export class StartFailed extends Error {
 	}
 }
 
-function refuseUnsupported({ runtime: { kind } }: ReleaseSpec): void {
+export function refuseUnsupported({ runtime: { kind } }: ReleaseSpec): void {
 	if (kind === 'fetch') return;
 	throw new StartFailed('runtime_unsupported', `this version of Jibe runs "fetch" apps; "runtime": "${kind}" is not there yet`);
 }

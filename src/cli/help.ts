@@ -39,6 +39,7 @@ function optionLines(names: readonly string[]): string[] {
 /** What each option means; the same word means the same for every verb. */
 export const OPTIONS: Readonly<Record<string, string>> = {
 	address: "what others reach control at, where that is not this machine's own address",
+	all: 'the blobs of every release that is kept, not only of those that run or serve somewhere',
 	again: 'insist on a release that was rolled back before',
 	app: 'the app, where no jibe.json here names it',
 	apps: 'only these apps (role deployer)',
@@ -62,6 +63,7 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	lines: 'at most this many of the newest, of each server',
 	name: 'of the server; in server add: of the one whose place is taken',
 	now: 'swing back a rollout that is under way instead of waiting for it',
+	'passphrase-file': 'what seals the backup, in a file that only you may read',
 	port: "of Jibe's API and page",
 	reason: 'why, for the record',
 	region: 'only this one',
@@ -71,6 +73,7 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	service: 'for service managers: stay in the foreground as the supervisor itself',
 	since: 'a time such as 90s, 10m, 2h or 1d',
 	stage: 'only remember it for the next deploy',
+	store: 'where control keeps blobs: s3://bucket/prefix, or a directory that several controls share',
 	strategy: "instead of jibe.json's: walk, canary, blue-green",
 	'take-over': 'take the place of a supervisor that runs; what it started runs on',
 	'tls-cert': 'a public certificate with its chain, instead of one of our own',
@@ -79,5 +82,6 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	verbose: 'the cause of an error, too (-v)',
 	version: 'the same',
 	verify: 'build again from nothing elsewhere, and compare',
+	'without-keys': 'leave out what signs for this installation: the restored one gets new keys',
 	yes: 'really',
 };

@@ -7,6 +7,7 @@ import { INSTALLED_PLACE, readInstalled, writeInstalled, type Installed } from '
 import { copyPackage, ownPackage, packageId, type Package } from './installed/package.ts';
 import { call, enableService, systemUser, verifyUnit, type SystemUser } from './installed/service.ts';
 import { environmentLine, plistText, unitText, type Service } from './installed/unit.ts';
+import { readIdentity } from './up/check-in.ts';
 import { openData } from './up/installation.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
@@ -39,7 +40,7 @@ export const verb: Verb = {
 		const own = placed(ownPackage());
 		choosePackage(INSTALLED_PLACE, own);
 		openData(data);
-		const user = what === 'control' && process.platform === 'linux' ? systemUser(SERVICE_USER, data) : null;
+		const user = hasNoApps(what, data) && process.platform === 'linux' ? systemUser(SERVICE_USER, data) : null;
 		if (user !== null) handTo(user, data);
 		const service: Service = { what, command: COMMAND, data, words, user, environmentFile: ENVIRONMENT };
 		const installed = write(service, user, readInstalled(data));
@@ -57,6 +58,11 @@ export const verb: Verb = {
 		return EXIT.done;
 	},
 };
+
+/** Only where apps run has something to be root. */
+function hasNoApps(what: Service['what'], data: string): boolean {
+	return what === 'control' || (what === 'agent' && readIdentity(data)?.roles.includes('agent') === false);
+}
 
 function whatOf(word: string, joined: boolean, data: string): Service['what'] {
 	if (word !== 'control' && word !== 'agent' && word !== 'all') throw usage(`"${word}" can't be installed: control, agent or all can`);

@@ -3,9 +3,10 @@ import { isAbsolute, join, resolve } from 'node:path';
 import { systemClock } from '#clock/clock.ts';
 import { sha256 } from '#digest/digest.ts';
 import { EXIT, Failure, usage, type Exit } from './failure.ts';
+import { noteProblem } from './installed/attempt.ts';
 import { choosePackage, placeOf, removeOthers } from './installed/chosen.ts';
 import { INSTALLED_PLACE, readInstalled } from './installed/note.ts';
-import { upgradeServers } from './installed/fleet.ts';
+import { upgradeServers, wholeServers } from './installed/fleet.ts';
 import { handOver, readUpgrade, writeUpgrade, type Upgrade } from './installed/handover.ts';
 import {
 	copyPackage,
@@ -18,6 +19,7 @@ import {
 	type Package,
 } from './installed/package.ts';
 import { count, seconds } from './output.ts';
+import { readIdentity } from './up/check-in.ts';
 import { remembered } from './up/installation.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
@@ -37,18 +39,22 @@ export const verb: Verb = {
 		const to = obtain(args.positionals[0] ?? null, place, (line) => out.say(line));
 		const from = readUpgrade(data)?.from ?? running.package ?? null;
 		if (from !== null) refuseBackwards(from, to);
+		if (from !== null && to.schema > from.schema)
+			out.say('The database will be migrated: from then on the way back is a backup made before (jibe backup FILE).');
+		const before = readIdentity(data) === null ? await wholeServers(data) : [];
 		writeUpgrade(data, { from, to });
 		choosePackage(place, to);
 		out.say(`Going over to ${to.version}…`);
 		await goOver(data, place, { from, to }, (line) => out.say(line));
 		writeUpgrade(data, null);
 		const tarball = statSync(args.positionals[0] ?? '', { throwIfNoEntry: false })?.isFile() ? resolve(args.positionals[0] ?? '') : null;
-		const servers = await upgradeServers(data, to, tarball, (line) => out.say(line));
+		const { done, later } = await upgradeServers({ data, to, tarball, before, tell: (line) => out.say(line) });
 		const removed = place === join(data, 'programs') || readInstalled(data) ? removeOthers(place, from === null ? [] : [from.root]) : [];
 		const ms = Math.round(systemClock.monotonic() - started);
-		out.result({ from: from?.version ?? null, to: to.version, package: to.root, ms, servers, removed }, [
+		out.result({ from: from?.version ?? null, to: to.version, package: to.root, ms, servers: done, later, removed }, [
 			`✓ Jibe ${to.version} runs${from === null || from.version === to.version ? '' : `, where ${from.version} did`} (${seconds(ms)})`,
-			...(servers.length > 0 ? [`✓ ${count(servers.length, 'server')} went over: ${servers.join(', ')}`] : []),
+			...(done.length > 0 ? [`✓ ${count(done.length, 'server')} went over: ${done.join(', ')}`] : []),
+			...(later.length > 0 ? [`! ${later.join(', ')}: not there now; going over when they are back`] : []),
 		]);
 		return EXIT.done;
 	},
@@ -121,6 +127,7 @@ async function goOver(data: string, place: string, { from, to }: Upgrade, tell: 
 			});
 		}
 		tell(`Going back to ${from.version}…`);
+		noteProblem(data, error.message);
 		choosePackage(place, from);
 		await handOver(data, from, tell);
 		writeUpgrade(data, null);

@@ -20,6 +20,7 @@ const PACK_BLOBS = 16_384;
 const YIELD_EACH_BYTES = 1024 * 1024;
 /** Whoever takes nothing for this long is gone: the database's snapshot must not wait for them. */
 const STALLED_AFTER_MS = 120_000;
+const READ_AT_ONCE = 4;
 const DIGEST_BYTES = 32;
 /** Of the record of the installation. */
 export const MASTER_KEY_MEMBER = 'master_key';
@@ -99,8 +100,7 @@ async function* writeBlobs(store: SweptStore, digests: Digest[], writer: BackupW
 	let pack: EncodedBlob[] = [];
 	let packBytes = 0;
 	let sinceYieldBytes = 0;
-	for (const digest of store.inOrder(digests)) {
-		const blob = await store.readStored(digest);
+	for await (const blob of readInOrder(store, digests)) {
 		if (packBytes > 0 && (packBytes + blob.stored.length > PACK_BYTES || pack.length >= PACK_BLOBS)) {
 			yield* writer.record(RECORD.pack, encodePack(pack).file);
 			[pack, packBytes] = [[], 0];
@@ -115,6 +115,22 @@ async function* writeBlobs(store: SweptStore, digests: Digest[], writer: BackupW
 		sinceYieldBytes = 0;
 	}
 	if (pack.length > 0) yield* writer.record(RECORD.pack, encodePack(pack).file);
+}
+
+/** Large ones are read and unpacked on other threads, a few at once; small ones are there at once. */
+async function* readInOrder(store: SweptStore, digests: Digest[]): AsyncGenerator<EncodedBlob> {
+	const reading: Promise<EncodedBlob>[] = [];
+	try {
+		for (const digest of store.inOrder(digests)) {
+			const read = store.readStored(digest);
+			read.catch(() => {}); // told when its turn comes
+			reading.push(read);
+			if (reading.length >= READ_AT_ONCE) yield await reading.shift()!;
+		}
+		while (reading.length > 0) yield await reading.shift()!;
+	} finally {
+		await Promise.allSettled(reading);
+	}
 }
 
 function compress(bytes: Buffer): Promise<Buffer> {

@@ -1,5 +1,5 @@
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
-import type { SealedSecret } from '#state/state.ts';
+import type { SealedSecret } from '#state/secrets.ts';
 import type { MasterKey } from './master-key.ts';
 
 /** Envelopes: a value under a key of its own, that key under the master key, both AES-256-GCM and bound to what they belong to. */

@@ -266,6 +266,13 @@ test('log lines come from all regions asked, and end with the last', async () =>
 	assert.equal(ended, 2);
 });
 
+test('a thousand depots that connect at once have the database read twice, and each hears what was wanted when it came', async () => {
+	const { reads, connect } = house({ wants: [want(3)], releases: [releaseSpec(1)] });
+	const connected = await Promise.all(Array.from({ length: 1_000 }, (_, n) => connect([known(2)], `s${n}`)));
+	assert.ok(connected.every(({ sent }) => sent.some(({ type }) => type === 'wants')));
+	assert.equal(reads(), 2);
+});
+
 function types(events: HubEvent[], ...wanted: HubEvent['type'][]): string[] {
 	return events.map(({ type }) => type).filter((type) => wanted.includes(type));
 }
@@ -276,10 +283,15 @@ function house(database: { wants: Want[]; releases: ReleaseSpec[] } = { wants: [
 	const events: HubEvent[] = [];
 	let answers = true;
 	let lists = 0;
+	let looks = 0;
 	const hub = new Hub({
 		installation: 'here',
 		regions: ['fra', 'ams'],
-		wanted: () => (answers ? Promise.resolve(database) : Promise.reject(new Error('the database is away'))),
+		async wanted() {
+			looks++;
+			if (!answers) throw new Error('the database is away');
+			return database;
+		},
 		servers: (names) => ({ type: 'servers', version: ++lists, control: [...names], servers: [] }),
 		log,
 		clock,
@@ -289,6 +301,7 @@ function house(database: { wants: Want[]; releases: ReleaseSpec[] } = { wants: [
 		hub,
 		events,
 		clock,
+		reads: () => looks,
 		away: () => (answers = false),
 		connect: async (held: Known[] = [], server = 'local', regions = ['fra']) => {
 			const sent: DownMessage[] = [];

@@ -41,6 +41,8 @@ export class Hub implements RegionHub {
 	private readonly reports = new Reports();
 	private readonly probes: Probes;
 	private readonly follows: Follows;
+	private reading: Promise<void> | null = null;
+	private readingNext: Promise<void> | null = null;
 	private readonly heldAsks: HeldAsks;
 	private readonly known = new KnownServers();
 	/** Names of the servers that joined. */
@@ -58,8 +60,21 @@ export class Hub implements RegionHub {
 		for (const name of options.regions) this.open(name);
 	}
 
-	/** Reads what is wanted from the database; called at start and whenever a depot is back. */
-	async refresh(): Promise<void> {
+	/**
+	 * Reads what is wanted from the database; called at start and whenever a depot is back. When thousands are at once,
+	 * those that come while one reading is under way share the next: it began after each of them asked.
+	 */
+	refresh(): Promise<void> {
+		if (!this.reading) return (this.reading = this.read().finally(() => (this.reading = null)));
+		return (this.readingNext ??= this.reading
+			.catch(() => undefined)
+			.then(() => {
+				this.readingNext = null;
+				return this.refresh();
+			}));
+	}
+
+	private async read(): Promise<void> {
 		const { wants, releases } = await this.of.wanted();
 		for (const release of releases) this.releases.set(releaseKey(release.app, release.release), release);
 		for (const want of wants) this.hold(want);
@@ -69,7 +84,10 @@ export class Hub implements RegionHub {
 		return [...this.byName].map(([name, region]) => ({
 			name,
 			connected: !region.lost,
-			lastSeenAt: region.seenAt(),
+			// Asked for by people only, and a look at each link.
+			get lastSeenAt() {
+				return region.seenAt();
+			},
 			agents: region.agents(),
 			edges: region.edges(),
 		}));

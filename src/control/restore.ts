@@ -16,7 +16,8 @@ import { blobsRecord, endRecord, failedRecord, readHeader, tableRecord, type Bac
  * a file that turns out to be damaged leaves an empty database, and blobs that nobody wants.
  */
 
-const READ_BYTES = 1024 * 1024;
+const READ_BYTES = 4 * 1024 * 1024;
+const CHECKED_AT_ONCE = 4;
 /** Blobs are written this many at a time: each write waits for the disk once. */
 const WRITE_BYTES = 32 * 1024 * 1024;
 /** Of one record of rows; they are cut at a mebibyte, but for a row that is longer. */
@@ -98,41 +99,86 @@ async function* rowsOf(records: Records): AsyncGenerator<Buffer> {
 
 /** Every blob is compared with its digest before it is stored, and stored as it lies in the file. */
 async function fillStore(records: Records, store: SweptStore): Promise<{ blobs: number; bytes: number }> {
-	const done = { blobs: 0, bytes: 0 };
-	let waiting: EncodedBlob[] = [];
-	let waitingBytes = 0;
-	let writing: Promise<void> = Promise.resolve();
-	for (;;) {
-		const record = await records.next();
-		if (record.kind === RECORD.end) {
-			await writing;
-			await store.writeStored(waiting);
+	const filling = new FillingStore(store);
+	/** Large blobs are unpacked on other threads, while the next records are read. */
+	const checking: Promise<Checked[]>[] = [];
+	const takeOldest = async () => {
+		for (const one of await checking.shift()!) await filling.take(one);
+		records.blobs = filling.blobs;
+	};
+	try {
+		for (;;) {
+			const record = await records.next();
+			if (record.kind === RECORD.pack) {
+				const check = blobsIn(record);
+				check.catch(() => {}); // told when its turn comes
+				checking.push(check);
+				if (checking.length >= CHECKED_AT_ONCE) await takeOldest();
+				continue;
+			}
+			if (record.kind !== RECORD.end) throw records.misplaced(record);
+			while (checking.length > 0) await takeOldest();
 			const said = records.parse(record, endRecord);
-			if (said.blobs === done.blobs && said.bytes === done.bytes && said.blobs === records.blobsOf) return done;
-			throw new BackupError('backup_damaged', `the backup says that it holds ${said.blobs} blobs, and it holds ${done.blobs}`);
+			const { blobs, bytes } = await filling.finish();
+			if (said.blobs === blobs && said.bytes === bytes && said.blobs === records.blobsOf) return { blobs, bytes };
+			throw new BackupError('backup_damaged', `the backup says that it holds ${said.blobs} blobs, and it holds ${blobs}`);
 		}
-		if (record.kind !== RECORD.pack) throw records.misplaced(record);
-		for (const { blob, rawBytes } of await blobsIn(record)) {
-			waiting.push(blob);
-			waitingBytes += blob.stored.length;
-			done.blobs++;
-			done.bytes += rawBytes;
-		}
-		records.blobs = done.blobs;
-		if (waitingBytes < WRITE_BYTES) continue;
-		// One batch goes to the disk while the next is read.
-		await writing;
-		writing = store.writeStored(waiting);
-		writing.catch(() => {}); // told by the next wait
-		[waiting, waitingBytes] = [[], 0];
+	} finally {
+		await Promise.allSettled(checking);
+		await filling.settle();
 	}
 }
 
-async function blobsIn({ payload, index, at }: BackupRecord): Promise<{ blob: EncodedBlob; rawBytes: number }[]> {
+/** Blobs on their way into the store: one batch goes to the disk while the next is read. */
+class FillingStore {
+	blobs = 0;
+	private bytes = 0;
+	private readonly store: SweptStore;
+	private waiting: EncodedBlob[] = [];
+	private waitingBytes = 0;
+	private writing: Promise<void> = Promise.resolve();
+
+	constructor(store: SweptStore) {
+		this.store = store;
+	}
+
+	async take({ blob, rawBytes }: Checked): Promise<void> {
+		this.waiting.push(blob);
+		this.waitingBytes += blob.stored.length;
+		this.blobs++;
+		this.bytes += rawBytes;
+		if (this.waitingBytes >= WRITE_BYTES) await this.write();
+	}
+
+	async finish(): Promise<{ blobs: number; bytes: number }> {
+		await this.write();
+		await this.writing;
+		return { blobs: this.blobs, bytes: this.bytes };
+	}
+
+	/** Nothing is under way any more. */
+	async settle(): Promise<void> {
+		await this.writing.catch(() => {}); // told before
+	}
+
+	private async write(): Promise<void> {
+		await this.writing;
+		this.writing = this.store.writeStored(this.waiting);
+		this.writing.catch(() => {}); // told by the next wait
+		[this.waiting, this.waitingBytes] = [[], 0];
+	}
+}
+
+interface Checked {
+	blob: EncodedBlob;
+	rawBytes: number;
+}
+
+async function blobsIn({ payload, index, at }: BackupRecord): Promise<Checked[]> {
 	const where = `in record ${index + 1} of the backup, at byte ${at}`;
 	const entries = decodePackIndex(payload);
 	if (!entries) throw new BackupError('backup_damaged', `the list of blobs ${where} was damaged`);
-	const blobs: { blob: EncodedBlob; rawBytes: number }[] = [];
+	const blobs: Checked[] = [];
 	for (const entry of entries) {
 		const stored = payload.subarray(entry.offset, entry.offset + entry.storedBytes);
 		const raw = entry.rawBytes > BIG_BLOB_BYTES ? await decodeBig(entry, stored) : decodeBlob(entry, stored);

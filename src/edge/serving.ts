@@ -250,7 +250,9 @@ export class Serving {
 		const counted = new Map<string, number>();
 		this.#anySpare = false;
 		for (const upstream of this.#upstreams.values()) {
-			upstream.spare = this.#isSpare(upstream, counted);
+			// One that was spare may be leaving, until its agent has said that it knows better.
+			const leaving = upstream.spare && this.obeyed !== null && !upstream.wasSaidSince(this.obeyed);
+			upstream.spare = this.#isSpare(upstream, counted) || leaving;
 			this.#anySpare ||= upstream.spare;
 			const named = upstream.release === pointer?.primary || upstream.release === pointer?.candidate?.release;
 			upstream.use(named && !upstream.spare);

@@ -3,7 +3,7 @@ import { availableParallelism, freemem, totalmem } from 'node:os';
 import { isRoot } from './directory.ts';
 import { isolation } from './isolation.ts';
 
-/** What `jibe doctor` looks at on every machine: the machine itself, as any program of Jibe sees it. */
+/** What `jibe doctor` looks at on every machine: the machine itself, as every program of Jibe sees it. */
 
 /** One thing that was looked at. `warn`: works, but somebody should know. */
 export interface Finding {

@@ -157,8 +157,14 @@ export class FleetLife {
 	/** Everybody has been there for long enough that control knows. */
 	#isWhole(): boolean {
 		return (
-			this.#fleet.clock.now() - this.#fleet.region.accidentAt > HEARD_MS && this.#fleet.region.servers.every((server) => server.connected)
+			this.#fleet.clock.now() - this.#fleet.region.accidentAt > HEARD_MS &&
+			this.#fleet.region.servers.every((server) => server.connected && this.#isHeard(server.name))
 		);
+	}
+
+	/** A control that has just begun knows nothing of it. */
+	#isHeard(name: string): boolean {
+		return this.#fleet.hub.servers().some((view) => view.server === name && view.connected);
 	}
 
 	/** Labels always; budgets and who takes anything wherever control had the choice. */
@@ -194,7 +200,14 @@ export class FleetLife {
 			// What control decided on was true when it heard of it.
 			const lately = server !== undefined && clock.now() - Math.max(server.backAt, server.drainedAt) < HEARD_MS;
 			const crowded = server !== undefined && server.usedMiB() + INSTANCE_MIB > server.budgetMiB;
-			return !server || server.draining || lately || crowded || (server.downSince !== null && clock.now() - server.downSince >= awayMs);
+			return (
+				!server ||
+				(run.as === 'prepared' && !this.#isHeard(name)) ||
+				server.draining ||
+				lately ||
+				crowded ||
+				(server.downSince !== null && clock.now() - server.downSince >= awayMs)
+			);
 		};
 		if (was.some(([name]) => goes(name))) return true;
 		if (this.#crowded(old, run)) return true;
@@ -202,14 +215,14 @@ export class FleetLife {
 		return Math.max(...was.map(([, instances]) => instances)) - least >= 2;
 	}
 
-	/** All apps together left one server far fuller than the one that it goes to. */
+	/** All apps together left one server far fuller than the one that it goes to: that may get two at once. */
 	#crowded(old: Run, run: Run): boolean {
 		const share = (name: string, more: number) => {
 			const server = this.#fleet.region.servers.find((one) => one.name === name);
 			return server ? (this.#reservedMiB(name) + more) / server.budgetMiB : 0;
 		};
 		const fresh = Object.entries(run.placed ?? {}).flatMap(([name, now]) => (now > (old.placed?.[name] ?? 0) ? [name] : []));
-		return fresh.some((to) => Object.keys(old.placed ?? {}).some((from) => share(from, 0) - share(to, -INSTANCE_MIB) > CROWDED_SHARE));
+		return fresh.some((to) => Object.keys(old.placed ?? {}).some((from) => share(from, 0) - share(to, -2 * INSTANCE_MIB) > CROWDED_SHARE));
 	}
 
 	#atRest(): void {

@@ -23,6 +23,7 @@ export class FleetRegion {
 	readonly #heardWants = new Map<string, Want>();
 	readonly #heardSaid = new Map<string, Map<string, Said>>();
 	readonly obeyed = new Map<string, Want>();
+	readonly #spare = new Map<string, Set<string>>();
 	readonly #edge: Link;
 	readonly #world: FleetWorld;
 	readonly #up: (message: Up) => void;
@@ -113,22 +114,40 @@ export class FleetRegion {
 		}
 	}
 
+	/** What was spare may be leaving, until its agent has said that it knows better. */
+	#markSpare(key: string): void {
+		const obeyed = this.obeyed.get(key);
+		if (!obeyed) return;
+		const before = this.#spare.get(key) ?? new Set<string>();
+		const spare = new Set<string>();
+		for (const [server, { instances, obeys }] of this.#heardSaid.get(key) ?? []) {
+			const old = obeys !== undefined && compareVersions(obeys, obeyed) < 0;
+			const placed = obeyed.run.find((one) => one.release === obeyed.pointer.primary)?.placed;
+			const mine = instances.filter((one) => one.release === obeyed.pointer.primary && one.address !== null && one.state !== 'draining');
+			for (const [i, { id }] of mine.entries())
+				if (i >= (placed?.[server] ?? (placed ? 0 : mine.length)) || (old && before.has(id))) spare.add(id);
+		}
+		this.#spare.set(key, spare);
+	}
+
 	#routed(key: string): { server: string; instance: Instance }[] {
-		const { pointer, run } = this.obeyed.get(key)!;
-		const placed = run.find((one) => one.release === pointer.primary)?.placed;
+		const { pointer } = this.obeyed.get(key)!;
+		const spare = this.#spare.get(key);
 		return [...(this.#heardSaid.get(key) ?? [])].flatMap(([server, { instances }]) => {
 			const mine = instances.filter((one) => one.release === pointer.primary && one.address !== null && one.state !== 'draining');
-			return mine.slice(0, placed ? (placed[server] ?? 0) : mine.length).map((instance) => ({ server, instance }));
+			return mine.filter(({ id }) => !spare?.has(id)).map((instance) => ({ server, instance }));
 		});
 	}
 
 	#obey(key: string): void {
+		this.#markSpare(key);
 		const want = this.#heardWants.get(key);
 		const now = this.obeyed.get(key);
 		if (!want || (now && compareVersions(want, now) <= 0)) return;
 		const { primary } = want.pointer;
 		if (primary !== null && now?.pointer.primary !== primary && !this.#enough(key, want, primary)) return;
 		this.obeyed.set(key, want);
+		this.#markSpare(key);
 		const { region, app, environment, epoch, version } = want;
 		this.#edge.send(() => {
 			for (const server of this.servers) server.link.send(() => server.settled(key, want));

@@ -46,6 +46,7 @@ interface Group {
 	want: Want;
 	settled: Version | null;
 	seats: Seat[];
+	used: Seat[];
 }
 
 export class FleetServer {
@@ -127,7 +128,7 @@ export class FleetServer {
 
 	told(want: Want): void {
 		const key = wantKey(want);
-		const group = this.groups.get(key) ?? { want, settled: null, seats: [] };
+		const group = this.groups.get(key) ?? { want, settled: null, seats: [], used: [] };
 		if (compareVersions(want, group.want) < 0) return;
 		group.want = want;
 		this.groups.set(key, group);
@@ -143,8 +144,8 @@ export class FleetServer {
 	}
 
 	instances(key: string): Instance[] {
-		const seats = this.groups.get(key)?.seats ?? [];
-		return seats.map(({ id, release, state, healthy, waiting }) => ({
+		const group = this.groups.get(key);
+		return (group ? this.#inOrder(group) : []).map(({ id, release, state, healthy, waiting }) => ({
 			id,
 			release,
 			state,
@@ -165,9 +166,7 @@ export class FleetServer {
 		const wanted = new Set<Seat>();
 		for (const run of want.run) {
 			const count = this.#world.fault === 'agent-ignores-placing' ? run.instances : instancesOn(this.name, run);
-			const mine = group.seats.filter((seat) => seat.release === run.release);
-			const used = mine.filter((seat) => seat.healthy && seat.state !== 'draining');
-			const staying = [...used, ...mine.filter((seat) => !used.includes(seat))].slice(0, count);
+			const staying = this.#inOrder(group).filter((seat) => seat.release === run.release).slice(0, count); // prettier-ignore
 			while (staying.length < count) staying.push(this.#seat(key, group, run));
 			for (const seat of staying) {
 				seat.goal = run.as;
@@ -179,6 +178,14 @@ export class FleetServer {
 			if (want.pointer.primary === seat.release) seat.named = true;
 			this.#move(key, group, seat);
 		}
+	}
+
+	/** Those that take requests first, as they began to. */
+	#inOrder(group: Group): Seat[] {
+		const used = group.seats.filter((seat) => seat.healthy && seat.state !== 'draining');
+		const before = group.used.filter((seat) => used.includes(seat));
+		group.used = [...before, ...used.filter((seat) => !before.includes(seat))];
+		return [...group.used, ...group.seats.filter((seat) => !used.includes(seat))];
 	}
 
 	#seat(key: string, group: Group, run: Run): Seat {

@@ -1,5 +1,22 @@
 import type { Database } from './database.ts';
-import type { DatabaseFacts } from './state.ts';
+
+export interface DatabaseFacts {
+	version: string;
+	/** 180004 is 18.4. */
+	versionNumber: number;
+	inRecovery: boolean;
+	fsync: boolean;
+	fullPageWrites: boolean;
+	synchronousCommit: string;
+	readOnly: boolean;
+	maxConnections: number;
+	connections: number;
+	bytes: number;
+	/** Its wall clock. */
+	at: number;
+	/** How long the oldest transaction of anybody has been open. */
+	oldestTransactionMs: number;
+}
 
 /** What PostgreSQL says of itself, for `jibe doctor`. */
 export function inspect(db: Database): Promise<DatabaseFacts> {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, globSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { systemClock } from '#clock/clock.ts';
 import { runDirectory } from '#process/directory.ts';
@@ -11,8 +11,10 @@ import { openPostgres } from './major.ts';
 import { openState } from './open.ts';
 
 /** Debian's, as the one of the version before. */
-const OLDER = '/usr/lib/postgresql/15';
-const skip = existsSync(join(OLDER, 'bin/postgres')) ? false : 'needs PostgreSQL 15 (postgresql-15)';
+const OLDER =
+	globSync('/usr/lib/postgresql/*').find((place) => existsSync(join(place, 'bin/postgres')) && Number(basename(place)) < 18) ?? '';
+const MAJOR = basename(OLDER);
+const skip = OLDER === '' ? "needs Debian's PostgreSQL (postgresql)" : false;
 
 function directory(t: TestContext): { data: string; runDir: string; log: typeof testLog } {
 	const data = mkdtempSync(join(tmpdir(), 'jibe-major-'));
@@ -45,7 +47,7 @@ test('a database of an older major is brought over with all it holds, and its fi
 	postgres.leave();
 	const versionIn = (cluster: string) => readFileSync(join(options.data, 'postgres', cluster, 'PG_VERSION'), 'utf8').trim();
 	assert.equal(versionIn('cluster'), '18');
-	assert.equal(versionIn('cluster-15'), '15');
+	assert.equal(versionIn(`cluster-${MAJOR}`), MAJOR);
 
 	// Interrupted between the two renames, and before the first: it goes on where it was.
 	await stopPostgres(options.data);
@@ -54,7 +56,7 @@ test('a database of an older major is brought over with all it holds, and its fi
 	(await openPostgres(options)).leave();
 	await stopPostgres(options.data);
 	renameSync(place('cluster'), place('cluster-whole'));
-	renameSync(place('cluster-15'), place('cluster'));
+	renameSync(place(`cluster-${MAJOR}`), place('cluster'));
 	const again = await openPostgres(options);
 	const once = await openState({ database: again.connection, log: testLog, clock: systemClock });
 	assert.equal((await once.tokens.verify(secret))?.name, 'kept');

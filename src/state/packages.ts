@@ -4,7 +4,30 @@ import { sha256, type Digest } from '#digest/digest.ts';
 import { auditEntry } from './audit.ts';
 import type { Database } from './database.ts';
 import type { EventFeed } from './events.ts';
-import { StateError, type Packages, type ServerPackage } from './state.ts';
+import { StateError } from './state.ts';
+
+/** Packages of Jibe for joined servers: which there are, which each is to run, and what it says that it runs. */
+export interface Packages {
+	/** The tarball of one; its digest. Only the newest two are kept. */
+	add(version: string, bytes: Buffer): Promise<Digest>;
+	bytes(digest: Digest): Promise<Buffer | null>;
+	/** Told to the server with the list of its region. @throws StateError */
+	want(server: string, digest: Digest, by: string): Promise<void>;
+	says(server: string, of: { version: string; runs: string | null; problem: string | null }): Promise<void>;
+	servers(): Promise<ServerPackage[]>;
+}
+
+export interface ServerPackage {
+	server: string;
+	/** Null: whatever it has. */
+	wanted: Digest | null;
+	/** The first digits of the digest of what it runs; null: it did not come from here. */
+	runs: string | null;
+	version: string | null;
+	/** Why it does not run what it is to. */
+	problem: string | null;
+	saidAt: number | null;
+}
 
 /** The one that servers go over to, and the one before, which they may have to go back to. */
 const KEPT = 2;

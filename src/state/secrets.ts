@@ -1,7 +1,57 @@
 import type { Clock } from '#clock/clock.ts';
 import { toJson, type Database } from './database.ts';
 import type { EventFeed } from './events.ts';
-import type { SealedSecret, SecretRow, Secrets } from './state.ts';
+
+export interface SecretRow {
+	app: string;
+	environment: string;
+	name: string;
+	version: number;
+	/** Of the master key that it is sealed under. */
+	keyId: string;
+	createdAt: number;
+	by: string;
+	/** Versions before it are revoked as soon as nothing runs that has them. */
+	revokesOlder: boolean;
+	revokedAt: number | null;
+}
+
+/** A value under its own key, and that under a master key. */
+export interface SealedSecret {
+	ciphertext: Buffer;
+	wrapped: Buffer;
+	keyId: string;
+}
+
+/** Secrets of apps, as nobody can read them without the master key. */
+export interface Secrets {
+	/** Answers the new version's number. */
+	set(of: SealedSecret & { app: string; environment: string; name: string; by: string; revokesOlder: boolean }): Promise<number>;
+	/** Without those that were removed, newest version first; null: of all apps. */
+	list(of: { app: string; environment: string } | null): Promise<SecretRow[]>;
+	/** null: revoked, removed, or never there. */
+	sealed(of: { app: string; environment: string; name: string; version: number }): Promise<SealedSecret | null>;
+	/** Ends versions before `below` (null: all) that no run list names a release with; answers those it ended. Their values are gone. */
+	revoke(of: { app: string; environment: string; name: string; below: number | null; removed: boolean; by: string }): Promise<number[]>;
+	/** Id of the master key in use; null: there was none yet. */
+	masterKey(): Promise<string | null>;
+	/**
+	 * This master key instead of that one; null when another is in use by now. With `lost` all that is sealed under others is
+	 * revoked: answers which.
+	 */
+	useMasterKey(of: {
+		id: string;
+		instead: string | null;
+		lost: boolean;
+		by: string;
+	}): Promise<{ app: string; environment: string; name: string }[] | null>;
+	/** Some of what is still sealed under other master keys. */
+	wrappedByOthers(
+		keyId: string,
+		limit: number,
+	): Promise<(SealedSecret & { app: string; environment: string; name: string; version: number })[]>;
+	rewrap(of: { of: { app: string; environment: string; name: string; version: number }; keyId: string; wrapped: Buffer }): Promise<void>;
+}
 
 export class SecretTable implements Secrets {
 	private readonly db: Database;

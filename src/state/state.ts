@@ -1,6 +1,9 @@
 import type { z } from 'zod';
 import type { Clock } from '#clock/clock.ts';
 import type { Digest } from '#digest/digest.ts';
+import type { DatabaseFacts } from './inspect.ts';
+import type { Packages } from './packages.ts';
+import type { Secrets } from './secrets.ts';
 import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome, Token } from '#wire/api.ts';
@@ -44,24 +47,6 @@ export interface State {
 	/** Whether PostgreSQL answers now. Never throws. */
 	reachable(): Promise<boolean>;
 	close(): Promise<void>;
-}
-
-export interface DatabaseFacts {
-	version: string;
-	/** 180004 is 18.4. */
-	versionNumber: number;
-	inRecovery: boolean;
-	fsync: boolean;
-	fullPageWrites: boolean;
-	synchronousCommit: string;
-	readOnly: boolean;
-	maxConnections: number;
-	connections: number;
-	bytes: number;
-	/** Its wall clock. */
-	at: number;
-	/** How long the oldest transaction of anybody has been open. */
-	oldestTransactionMs: number;
 }
 
 /** Where PostgreSQL is: a URL, or what `startPostgres` says. */
@@ -480,80 +465,6 @@ export interface Servers {
 	remove(name: string, by: string): Promise<boolean>;
 	/** This control is reached at these addresses. */
 	announce(addresses: readonly string[]): Promise<void>;
-}
-
-export interface SecretRow {
-	app: string;
-	environment: string;
-	name: string;
-	version: number;
-	/** Of the master key that it is sealed under. */
-	keyId: string;
-	createdAt: number;
-	by: string;
-	/** Versions before it are revoked as soon as nothing runs that has them. */
-	revokesOlder: boolean;
-	revokedAt: number | null;
-}
-
-/** A value under its own key, and that under a master key. */
-export interface SealedSecret {
-	ciphertext: Buffer;
-	wrapped: Buffer;
-	keyId: string;
-}
-
-/** Secrets of apps, as nobody can read them without the master key. */
-export interface Secrets {
-	/** Answers the new version's number. */
-	set(of: SealedSecret & { app: string; environment: string; name: string; by: string; revokesOlder: boolean }): Promise<number>;
-	/** Without those that were removed, newest version first; null: of all apps. */
-	list(of: { app: string; environment: string } | null): Promise<SecretRow[]>;
-	/** null: revoked, removed, or never there. */
-	sealed(of: { app: string; environment: string; name: string; version: number }): Promise<SealedSecret | null>;
-	/** Ends versions before `below` (null: all) that no run list names a release with; answers those it ended. Their values are gone. */
-	revoke(of: { app: string; environment: string; name: string; below: number | null; removed: boolean; by: string }): Promise<number[]>;
-	/** Id of the master key in use; null: there was none yet. */
-	masterKey(): Promise<string | null>;
-	/**
-	 * This master key instead of that one; null when another is in use by now. With `lost` all that is sealed under others is
-	 * revoked: answers which.
-	 */
-	useMasterKey(of: {
-		id: string;
-		instead: string | null;
-		lost: boolean;
-		by: string;
-	}): Promise<{ app: string; environment: string; name: string }[] | null>;
-	/** Some of what is still sealed under other master keys. */
-	wrappedByOthers(
-		keyId: string,
-		limit: number,
-	): Promise<(SealedSecret & { app: string; environment: string; name: string; version: number })[]>;
-	rewrap(of: { of: { app: string; environment: string; name: string; version: number }; keyId: string; wrapped: Buffer }): Promise<void>;
-}
-
-/** Packages of Jibe for joined servers: which there are, which each is to run, and what it says that it runs. */
-export interface Packages {
-	/** The tarball of one; its digest. Only the newest two are kept. */
-	add(version: string, bytes: Buffer): Promise<Digest>;
-	bytes(digest: Digest): Promise<Buffer | null>;
-	/** Told to the server with the list of its region. @throws StateError */
-	want(server: string, digest: Digest, by: string): Promise<void>;
-	says(server: string, of: { version: string; runs: string | null; problem: string | null }): Promise<void>;
-	servers(): Promise<ServerPackage[]>;
-}
-
-export interface ServerPackage {
-	server: string;
-	/** Null: whatever it has. */
-	wanted: Digest | null;
-	/** The first digits of the digest of what it runs; null: it did not come from here. */
-	runs: string | null;
-	version: string | null;
-	/** Why it does not run what it is to. */
-	problem: string | null;
-	saidAt: number | null;
 }
 
 export interface NewJoinToken {

@@ -20,6 +20,7 @@ import {
 	type EncodedBlob,
 	type PackEntry,
 } from './blob-pack.ts';
+import { eachOf } from './at-once.ts';
 import { BlobCorrupt, BlobMissing, StoreFull, type SweptStore } from './blob-store.ts';
 
 /**
@@ -39,6 +40,8 @@ const SMALL_PACK_BYTES = 1024 * 1024;
 const STALE_TEMPORARY_MS = 10 * 60_000;
 /** Compressing this much takes about 5 ms; then others get their turn. */
 const YIELD_EACH_BYTES = 1024 * 1024;
+/** Each waits for the disk. */
+const BIG_AT_ONCE = 4;
 /** A part of a pack that is held while its blobs are read in order. */
 const READ_AHEAD_BYTES = 2 * 1024 * 1024;
 /** What one read fetches of a pack at open: the whole index of most. */
@@ -139,7 +142,8 @@ class Disk implements DiskStore {
 		for (const { digest } of blobs) this.marks.delete(digest);
 		const small = fresh.filter(({ rawBytes }) => rawBytes <= BIG_BLOB_BYTES);
 		for (let at = 0; at < small.length; at += MAX_PACK_BLOBS) await this.writePack(small.slice(at, at + MAX_PACK_BLOBS));
-		for (const blob of fresh) if (blob.rawBytes > BIG_BLOB_BYTES) await this.writeBig(blob);
+		const big = fresh.filter(({ rawBytes }) => rawBytes > BIG_BLOB_BYTES);
+		await eachOf(big, BIG_AT_ONCE, (blob) => this.writeBig(blob));
 	}
 
 	inOrder(digests: Iterable<Digest>): Digest[] {

@@ -18,6 +18,7 @@ import {
 } from './blob-pack.ts';
 import { BlobCorrupt, BlobMissing, StoreRefused, type SweptStore } from './blob-store.ts';
 import { ObjectCache } from './object-cache.ts';
+import { eachOf } from './at-once.ts';
 import { packsOf, partOf, unpack, type Found, type Place, type Stored } from './object-blobs.ts';
 import { fileName, FOLDER, isPack, newName, timeName, timeOf, wholeIn } from './object-names.ts';
 import type { Objects } from './objects.ts';
@@ -462,12 +463,4 @@ class ObjectStore implements SweptStore {
 function lostOrDamaged(error: unknown): null {
 	if (error instanceof BlobMissing || error instanceof BlobCorrupt) return null;
 	throw error;
-}
-
-async function eachOf<T>(items: readonly T[], atOnce: number, work: (item: T) => Promise<void>): Promise<void> {
-	let next = 0;
-	const worker = async () => {
-		for (let i = next++; i < items.length; i = next++) await work(items[i]!);
-	};
-	await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, worker));
 }

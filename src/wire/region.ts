@@ -212,6 +212,8 @@ export const serverState = z.object({
 	reservedMiB: z.int().nonnegative(),
 	/** What one instance of an app is reserved: its measured memory. */
 	appsMiB: z.record(appName, z.int().positive()),
+	/** Apps that keep files of their own there (JIBE_DATA_DIR): those don't follow when an instance moves. */
+	keeps: z.array(appName).optional(),
 	diskMiB: z.int().nonnegative(),
 	diskFreeMiB: z.int().nonnegative(),
 	/** Its wall clock when it said so, in ms: control tells how far off it is. */

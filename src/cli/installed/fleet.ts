@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { pause, systemClock } from '#clock/clock.ts';
+import { readPidFile } from '#process/pid-file.ts';
 import { packageAnswer, packagesAnswer, runsPackage, type ServerPackageStatus } from '#wire/package.ts';
 import { EXIT, Failure } from '../failure.ts';
 import { count } from '../output.ts';
@@ -17,13 +18,30 @@ const WAVE_GROWTH = 4;
 const MAX_WAVE = 32;
 const WAVE_LIMIT_MS = 300_000;
 const LOOK_EACH_MS = 500;
+const RECONNECT_LIMIT_MS = 15_000;
 
-/** The names of those that went over. @throws Failure when one does not: those after it stay as they are */
-export async function upgradeServers(data: string, to: Package, tarball: string | null, tell: (line: string) => void): Promise<string[]> {
-	if (existsSync(join(data, 'server', 'server.json'))) return [];
+export interface WentOver {
+	done: string[];
+	/** Not there, or not whole, when it began: they go over when they are back. */
+	later: string[];
+}
+
+/** @throws Failure when one does not go over: those after it stay as they are */
+export async function upgradeServers(of: {
+	data: string;
+	to: Package;
+	/** What it was unpacked from, if it was. */
+	tarball: string | null;
+	/** Servers that were whole before control went over; null: that is not known. */
+	before: readonly string[] | null;
+	tell: (line: string) => void;
+}): Promise<WentOver> {
+	const { data, to, tarball, before, tell } = of;
+	const nobody = { done: [], later: [] };
+	if (existsSync(join(data, 'server', 'server.json'))) return nobody;
 	const control = findServer(data);
-	const servers = await statuses(control);
-	if (servers.length === 0) return [];
+	const servers = await reconnected(control, before);
+	if (servers.length === 0) return nobody;
 	const bytes = tarball === null ? pack(to) : readFileSync(tarball);
 	const sent = await ask(control, {
 		method: 'POST',
@@ -31,16 +49,40 @@ export async function upgradeServers(data: string, to: Package, tarball: string 
 		body: { bytes, type: 'application/gzip' },
 	});
 	const { digest } = packageAnswer.parse(sent);
-	const late = servers.filter(({ runs }) => !runsPackage(runs, digest));
+	const others = servers.filter(({ runs }) => !runsPackage(runs, digest));
+	const late = others.filter(({ whole }) => whole);
 	const done: string[] = [];
+	const want = (name: string) => ask(control, { method: 'PUT', path: `/api/v1/servers/${name}/package`, json: { digest } });
 	for (let size = FIRST_WAVE; done.length < late.length; size = Math.min(size * WAVE_GROWTH, MAX_WAVE)) {
 		const wave = late.slice(done.length, done.length + size).map(({ name }) => name);
 		tell(`Going over to ${to.version}: ${wave.join(', ')}…`);
-		for (const name of wave) await ask(control, { method: 'PUT', path: `/api/v1/servers/${name}/package`, json: { digest } });
+		for (const name of wave) await want(name);
 		await settled(control, wave, digest, done.length, late.length);
 		done.push(...wave);
 	}
-	return done;
+	const later = others.flatMap(({ name, whole }) => (whole ? [] : [name]));
+	for (const name of later) await want(name);
+	return { done, later };
+}
+
+/** A control that has just been replaced hears of its servers again within moments. */
+async function reconnected(control: Server, before: readonly string[] | null): Promise<ServerPackageStatus[]> {
+	const deadline = systemClock.monotonic() + RECONNECT_LIMIT_MS;
+	for (;;) {
+		const all = await statuses(control);
+		if (all.every(({ name, whole }) => whole || before?.includes(name) === false) || systemClock.monotonic() > deadline) return all;
+		await pause(LOOK_EACH_MS);
+	}
+}
+
+/** Null where control can't say: the version before could not. */
+export async function wholeServers(data: string): Promise<string[] | null> {
+	if (!readPidFile(data, 'control')?.alive) return null;
+	try {
+		return (await statuses(findServer(data))).flatMap(({ name, whole }) => (whole ? [name] : []));
+	} catch {
+		return null;
+	}
 }
 
 async function statuses(control: Server): Promise<ServerPackageStatus[]> {

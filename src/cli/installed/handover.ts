@@ -2,8 +2,10 @@ import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { pause, systemClock } from '#clock/clock.ts';
 import { readPidFile } from '#process/pid-file.ts';
 import { EXIT, Failure } from '../failure.ts';
+import { remembered } from '../up/installation.ts';
 import type { Package } from './package.ts';
 import { restartService } from './service.ts';
 import { readInstalled } from './note.ts';
@@ -35,7 +37,7 @@ export function writeUpgrade(data: string, upgrade: Upgrade | null): void {
  */
 export async function handOver(data: string, to: Package, tell: (line: string) => void): Promise<void> {
 	const installed = readInstalled(data);
-	if (installed && restartService(installed)) return;
+	if (installed && restartService(installed)) return process.platform === 'linux' ? untilRuns(data, to) : undefined;
 	const takesOver = knowsTakeOver(to);
 	const words = ['up', '--data', data, '--detach', ...(takesOver ? ['--take-over'] : [])];
 	const child = spawn(join(to.root, 'bin', 'jibe'), words, { env: environmentOf(data), stdio: ['ignore', 'ignore', 'pipe'], cwd: '/' });
@@ -46,11 +48,43 @@ export async function handOver(data: string, to: Package, tell: (line: string) =
 	});
 	const code = await new Promise<number | null>((resolve, reject) => child.once('close', resolve).once('error', reject));
 	if (code === 0) return;
-	const words_ = said.slice(-SAID_LINES).join('\n');
-	throw new Failure('upgrade_failed', EXIT.jibe, `jibe ${to.version} does not start:\n${words_}`);
+	throw new Failure('upgrade_failed', EXIT.jibe, `jibe ${to.version} does not start:\n${said.slice(-SAID_LINES).join('\n')}`);
 }
 
 const SAID_LINES = 8;
+const SERVICE_LIMIT_MS = 120_000;
+const LOOK_EACH_MS = 250;
+
+/** The service's supervisor speaks to its manager's journal alone: that all of its programs are of the package is seen by their files. */
+async function untilRuns(data: string, to: Package): Promise<void> {
+	const deadline = systemClock.monotonic() + SERVICE_LIMIT_MS;
+	const isOf = ({ pid }: { pid: number }) => commandOf(pid).includes(`${to.root}/`);
+	for (;;) {
+		const names = ['up', ...Object.keys(remembered(data)?.programs ?? {})];
+		const running = names.flatMap((name) => readPidFile(data, name) ?? []).filter(({ alive }) => alive);
+		if (running.length === names.length && running.every(isOf)) return;
+		if (systemClock.monotonic() > deadline) {
+			const late = running.filter((one) => !isOf(one)).map(({ name }) => name);
+			throw new Failure(
+				'upgrade_failed',
+				EXIT.jibe,
+				`jibe ${to.version} does not run: still of another version are ${late.join(', ') || 'none, but its supervisor ends'}`,
+				{
+					hint: 'journalctl -u jibe says why',
+				},
+			);
+		}
+		await pause(LOOK_EACH_MS);
+	}
+}
+
+function commandOf(pid: number): string {
+	try {
+		return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+	} catch {
+		return ''; // ended meanwhile
+	}
+}
 
 /** The version before this one had no such option. */
 function knowsTakeOver({ root }: Package): boolean {

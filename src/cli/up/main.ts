@@ -89,7 +89,6 @@ class House {
 			begin: (keeper) => this.#begin(keeper),
 			replaceStale: async () => {
 				for (const keeper of this.#keepers.filter((one) => this.#stale.has(one))) {
-					tellParent({ now: `Replacing ${keeper.program.name}…` });
 					await this.#replace(keeper);
 					await programReady(keeper, given);
 				}

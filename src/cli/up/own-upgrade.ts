@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { createPublicKey } from 'node:crypto';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { systemClock } from '#clock/clock.ts';
 import { sha256 } from '#digest/digest.ts';
@@ -10,10 +10,11 @@ import { PACKAGE_ID_DIGITS, packageText, runsPackage } from '#wire/package.ts';
 import { servers as serversSchema } from '#wire/region.ts';
 import type { ServerIdentity } from '#wire/server-identity.ts';
 import { EXIT, Failure } from '../failure.ts';
+import { noteProblem, readAttempt, writeAttempt } from '../installed/attempt.ts';
 import { placeOf } from '../installed/chosen.ts';
 import { ownPackage } from '../installed/package.ts';
 import { open } from '../server.ts';
-import { controlOf, identityDirectory, replaceFile } from './check-in.ts';
+import { controlOf, identityDirectory } from './check-in.ts';
 
 /**
  * A joined server goes over to the package that control names for it: fetched from control, checked by its digest, and
@@ -21,6 +22,7 @@ import { controlOf, identityDirectory, replaceFile } from './check-in.ts';
  */
 
 const LOOK_EACH_MS = 1_000;
+const ABANDONED_AFTER_MS = 60_000;
 const MAX_PROBLEM_CHARS = 1_500;
 
 export interface Runs {
@@ -34,7 +36,7 @@ export function runsHere(data: string): Runs {
 	const { root, version } = ownPackage();
 	const id = basename(dirname(dirname(root)));
 	const unpacked = new RegExp(`^[0-9a-f]{${PACKAGE_ID_DIGITS}}$`).test(id);
-	return { version, package: unpacked ? id : null, problem: readFailed(data)?.problem ?? null };
+	return { version, package: unpacked ? id : null, problem: readAttempt(data)?.problem ?? null };
 }
 
 export class OwnUpgrade {
@@ -55,6 +57,16 @@ export class OwnUpgrade {
 
 	/** The list of servers says it, whoever of the programs hears it first. */
 	watch(): void {
+		// One that was under way, and ended without a word: the machine went off, or the command was killed.
+		systemClock.after(
+			ABANDONED_AFTER_MS,
+			() => {
+				if (readAttempt(this.#data)?.problem !== null || this.#running) return;
+				noteProblem(this.#data, 'it was interrupted');
+				this.#tell().catch((error: unknown) => this.#log.warn('upgrade', { error }));
+			},
+			{ idle: true },
+		);
 		systemClock.every(LOOK_EACH_MS, () => {
 			const changedAt = statSync(this.#list, { throwIfNoEntry: false })?.mtimeMs ?? 0;
 			if (changedAt === this.#lookedAt || this.#running) return;
@@ -70,18 +82,18 @@ export class OwnUpgrade {
 	async #look(): Promise<void> {
 		const { version, servers } = serversSchema.parse(JSON.parse(readFileSync(this.#list, 'utf8')));
 		const wanted = servers.find(({ name }) => name === this.#identity().server)?.package;
-		if (wanted === undefined || runsPackage(runsHere(this.#data).package, wanted)) return forgetFailed(this.#data);
-		const failed = readFailed(this.#data);
+		if (wanted === undefined || runsPackage(runsHere(this.#data).package, wanted)) return writeAttempt(this.#data, null);
+		const attempt = readAttempt(this.#data);
 		// Told again, it tries again.
-		if (failed?.wanted === wanted && failed.version >= version) return;
+		if (attempt?.wanted === wanted && attempt.version >= version) return this.#log.debug('upgrade.failed_before', { wanted });
 		this.#running = true;
 		try {
 			this.#log.info('upgrade.begin', { wanted });
+			writeAttempt(this.#data, { wanted, version, problem: null });
 			await this.#goOver(wanted);
 		} catch (error) {
-			const problem = (error instanceof Error ? error.message : String(error)).slice(0, MAX_PROBLEM_CHARS);
 			this.#log.error('upgrade.failed', { wanted, error });
-			replaceFile(failedFile(this.#data), JSON.stringify({ wanted, version, problem }));
+			noteProblem(this.#data, error instanceof Error ? error.message : String(error));
 			await this.#tell();
 		} finally {
 			this.#running = false;
@@ -131,17 +143,4 @@ function upgrade(data: string, file: string): Promise<void> {
 			reject(new Failure('upgrade_failed', EXIT.jibe, said.slice(-MAX_PROBLEM_CHARS), { hint: `all of it is in ${log}` }));
 		});
 	});
-}
-
-function failedFile(data: string): string {
-	return join(data, 'upgrade-failed.json');
-}
-
-function readFailed(data: string): { wanted: string; version: number; problem: string } | null {
-	if (!existsSync(failedFile(data))) return null;
-	return JSON.parse(readFileSync(failedFile(data), 'utf8')) as { wanted: string; version: number; problem: string };
-}
-
-function forgetFailed(data: string): void {
-	rmSync(failedFile(data), { force: true });
 }

@@ -18,6 +18,7 @@ import {
 } from '#wire/join.ts';
 import { serverName } from '#wire/names.ts';
 import type { Role } from '#wire/region.ts';
+import { sees } from '../access.ts';
 import { drained, instancesOf, refuseToStrand } from '../drain.ts';
 import type { House } from '../house.ts';
 import { RENEWABLE_FOR_MS, expiryFrom, papersFor, provenCheckIn, provenFormer, provenKey } from '../papers.ts';
@@ -45,8 +46,10 @@ function peopleRoutes(house: House): Route[] {
 			summary: 'The servers that joined, and how they are.',
 			role: 'viewer',
 			answer: serversAnswer,
-			async handle() {
-				const [rows, wants] = await Promise.all([state.servers.list(), state.deployments.wants({})]);
+			async handle({ caller }) {
+				const [rows, all] = await Promise.all([state.servers.list(), state.deployments.wants({})]);
+				// A token for some apps is not told of the others.
+				const wants = all.filter(({ app }) => sees(caller.token, app));
 				const statuses = rows.map(async (row) => ({ ...(await statusOf(house, row)), ...loadOf(house.hub, wants, row.name) }));
 				return { servers: await Promise.all(statuses) };
 			},

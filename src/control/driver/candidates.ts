@@ -32,7 +32,8 @@ export interface Candidate {
 	unsteady: boolean;
 	/** Infinite until its agent has said. */
 	budgetMiB: number;
-	appsMiB: Readonly<Record<string, number>>;
+	/** Apps whose own files are there. */
+	keeps: readonly string[];
 }
 
 /** The servers of the regions: what the hub hears of them, what the database says of them, and what time makes of that. */
@@ -153,7 +154,7 @@ export class Candidates {
 			why,
 			unsteady: this.#steadiness.isUnsteady(view, now),
 			budgetMiB: state?.budgetMiB ?? Number.POSITIVE_INFINITY,
-			appsMiB: state?.appsMiB ?? {},
+			keeps: state?.keeps ?? [],
 		};
 	}
 
@@ -161,7 +162,7 @@ export class Candidates {
 		const { server, lostSinceMs, state } = view;
 		if (!joined && this.#everJoined.has(server)) return 'removed';
 		const { startedMs } = this.#steadiness;
-		const unheard = lostSinceMs === startedMs && now - startedMs < START_GRACE_MS;
+		const unheard = state === null && lostSinceMs === startedMs && now - startedMs < START_GRACE_MS;
 		const away = unheard ? null : this.#steadiness.away(view, now);
 		if (away === 'lost') return 'lost';
 		if (joined?.draining) return 'draining';

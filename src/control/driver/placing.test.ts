@@ -11,7 +11,7 @@ import { Refusals } from './refusals.ts';
 class House {
 	readonly views: ServerView[] = [];
 	readonly wants = new Map<string, Want>();
-	readonly joined: Joined[] = [];
+	readonly joined: (Joined & { draining: boolean })[] = [];
 	readonly said: { server: string; instance: Instance; obeys: Version | undefined }[] = [];
 	readonly placing: Placing;
 	changes = 0;
@@ -102,6 +102,31 @@ test('on a server where an app was never measured it counts with what it takes e
 	assert.deepEqual(house.assign('fra', 'mail', [run(1, 2)])[0]?.placed, { 'web-1': 1, 'web-2': 1 });
 });
 
+test('an app whose files are on a server stays with them, in the next release too, while it may', () => {
+	const house = new House((it) => {
+		it.server('web-1', ['fra'], { joined: true });
+		it.server('web-2', ['fra'], { joined: true });
+		Object.assign(it.views[0]!, { state: { ...it.views[0]!.state, keeps: ['notes'] } });
+	});
+	const want = house.want('fra', 'notes', [run(1, 2, 'serving', { 'web-1': 2 })]);
+	assert.equal(
+		house.placing.rearranged(want, () => []),
+		null,
+	);
+	assert.deepEqual(house.assign('fra', 'notes', [...want.run, run(2, 2, 'prepared')])[1]?.placed, { 'web-1': 2 });
+	assert.deepEqual(
+		house.assign('fra', 'notes', [...want.run, run(2, 15, 'prepared')])[1]?.placed,
+		{ 'web-1': 7, 'web-2': 8 },
+		'no room there',
+	);
+	const other = house.want('fra', 'mail', [run(1, 2, 'serving', { 'web-1': 2 })]);
+	assert.deepEqual(house.placing.rearranged(other, () => [])?.[0]?.placed, { 'web-1': 2, 'web-2': 1 });
+	house.joined[0]!.draining = true;
+	house.placing.candidates.heard('fra');
+	house.pass(100);
+	assert.deepEqual(house.placing.rearranged(want, () => [])?.[0]?.placed, { 'web-1': 2, 'web-2': 2 });
+});
+
 test('what stands by gives way, and counts for nothing', () => {
 	const house = new House((it) => it.server('local', ['fra'], { budgetMiB: 130 }));
 	house.want('fra', 'mail', [run(1, 1), run(2, 8, 'warm')]);
@@ -126,6 +151,32 @@ test('what was never placed is placed where it was seen once there are several s
 	);
 });
 
+test('what was said to be healthy before the agent knew of the move does not end it', () => {
+	const house = new House((it) => {
+		it.server('web-1', ['fra'], { joined: true });
+		it.server('web-2', ['fra'], { joined: true });
+	});
+	house.joined[0]!.draining = true;
+	house.placing.candidates.heard('fra');
+	const want = house.want('fra', 'notes', [run(1, 1, 'serving', { 'web-1': 1, 'web-2': 1 })], 5);
+	const instance = { release: 1, state: 'serving', healthy: true } as Instance;
+	house.said.push({ server: 'web-2', instance, obeys: { epoch: 1, version: 4 } });
+	assert.equal(house.placing.rearranged(want, () => []), null); // prettier-ignore
+	house.said[0]!.obeys = { epoch: 1, version: 5 };
+	assert.deepEqual(house.placing.rearranged(want, () => [])?.[0]?.placed, { 'web-2': 1 });
+});
+
+test('what comes back from rest does not wait for a server that is away', () => {
+	const house = new House((it) => {
+		it.server('web-1', ['fra'], { joined: true });
+		it.server('web-2', ['fra'], { joined: true });
+		Object.assign(it.views[0]!, { connected: false, lostSinceMs: 999_000 });
+	});
+	house.want('fra', 'notes', [run(1, 1, 'warm', { 'web-1': 1 }), run(2, 1, 'serving', { 'web-1': 1 })]);
+	const back = house.assign('fra', 'notes', [run(1, 1), run(2, 1, 'warm', { 'web-1': 1 })], false);
+	assert.deepEqual(back.map(({ placed }) => placed), [{ 'web-2': 1 }, { 'web-1': 1 }]); // prettier-ignore
+});
+
 test('a control that has just begun counts on servers that it has not heard of yet; for a while', () => {
 	const house = new House((it) => {
 		it.server('web-1', ['fra'], { joined: true, budgetMiB: 70 });
@@ -144,6 +195,7 @@ test('a control that has just begun counts on servers that it has not heard of y
 test('a decision that was never written is forgotten', async () => {
 	const house = new House((it) => it.server('local', ['fra'], { budgetMiB: 100 }));
 	house.assign('fra', 'notes', [run(1, 1)]);
+	await Promise.resolve();
 	assert.throws(() => house.assign('fra', 'mail', [run(1, 1)]), room('local', 28));
 	house.pass(11_000);
 	await Promise.resolve();

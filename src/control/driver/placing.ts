@@ -83,7 +83,8 @@ export class Placing {
 			table.giveBack(run, now);
 			const missing = missingFrom(candidates, run);
 			const refusing = { ...this.#refusing(want, run), ...missing };
-			const { target, refused } = targetOf(table, run, now, labelsOf(run.release), refusing);
+			const hasFiles = keepers(candidates, want.app).some((server) => now[server]);
+			const { target, refused } = targetOf(table, run, now, { labels: labelsOf(run.release), refusing, hasFiles });
 			if (refused)
 				this.#stranded.set(wantKey(want), refusalToPlace(want, run.instances, labelsOf(run.release), refused, candidates).message);
 			const gone = new Set(Object.keys(now).filter((server) => server in missing || isGone(candidates, server)));
@@ -141,10 +142,14 @@ export class Placing {
 		// Nobody begins on a server that can't be reached, whatever it holds.
 		const held = Object.entries(current.get(run.release) ?? {});
 		const running = Object.fromEntries(held.filter(([server]) => this.isConnected(key.region, server)));
-		const answer = table.place(run, { running, home: homeOf(current, run), labels, steady: false });
-		if (!answer.refused) return answer.placed;
+		const ask = { running, home: homeOf(current, run), labels, steady: false };
+		const kept = keepers(table.candidates, key.app);
+		const beside = kept.length > 0 ? table.place(run, { ...ask, only: kept }) : null;
+		if (beside?.refused === null) return union(beside.placed, running);
+		const answer = table.place(run, ask);
+		if (!answer.refused) return union(answer.placed, running);
 		if (strict) throw refusalToPlace(key, run.instances, labels, answer.refused, table.candidates);
-		return table.placeAnyhow(run, { running, labels });
+		return union(table.placeAnyhow(run, { running, labels }), running);
 	}
 
 	/** Of a list from before the region had several servers: where they were seen. */
@@ -162,10 +167,13 @@ export class Placing {
 	/** Server → how many of the run it has had no room for, for so long that they had better start elsewhere. */
 	#refusing(want: Want, run: Run): Placed {
 		if (run.as === 'warm') return {};
+		const full = new Set(this.candidates.in(want.region).flatMap(({ name, why }) => (why === 'disk' ? [name] : [])));
 		const seen: Record<string, number> = {};
 		for (const { server, instance } of this.#hub.instancesByServer(want)) {
-			if (instance.release === run.release && instance.state === 'failed' && NO_ROOM.includes(instance.reason ?? ''))
-				seen[server] = (seen[server] ?? 0) + 1;
+			const { release, state, reason } = instance;
+			// On a full disk its files can't be written. What an app itself fills (reason disk) is its own, and stays with it.
+			const noRoom = reason === 'room' || (reason === 'platform' && full.has(server));
+			if (release === run.release && state === 'failed' && noRoom) seen[server] = (seen[server] ?? 0) + 1;
 		}
 		return this.#refusals.of(`${wantKey(want)} v${run.release}`, seen, this.#clock.monotonic());
 	}
@@ -182,8 +190,11 @@ export class Placing {
 	}
 }
 
-/** Why an instance that could not start may start elsewhere. */
-const NO_ROOM: readonly string[] = ['room', 'disk'];
+/** What stands by on a server that is to be left serves from there at once, until it is healthy elsewhere. */
+function union(placed: Placed, held: Placed): Placed {
+	const servers = new Set([...Object.keys(placed), ...Object.keys(held)]);
+	return Object.fromEntries([...servers].map((server) => [server, Math.max(placed[server] ?? 0, held[server] ?? 0)]));
+}
 
 /** What counts as arrived, by what it is to be. */
 const STANDS: Record<Run['as'], readonly string[]> = {
@@ -198,19 +209,34 @@ function stays(before: Want | undefined, run: Run): boolean {
 	return old?.instances === run.instances && !(old.as === 'warm' && run.as !== 'warm');
 }
 
+/** What a run is bound by. */
+interface Tied {
+	labels: readonly string[];
+	refusing: Placed;
+	/** The app has files of its own on a server that it runs on. */
+	hasFiles: boolean;
+}
+
+/** Servers that are there and have files of the app. */
+function keepers(candidates: readonly Candidate[], app: string): string[] {
+	return candidates.filter(({ connected, takes, keeps }) => connected && takes !== 'none' && keeps.includes(app)).map(({ name }) => name);
+}
+
 /** Moved off a server that drains or is lost, or to spread what stands too close. What finds no room stays where it is. */
-function targetOf(table: Table, run: Run, now: Placed, labels: readonly string[], refusing: Placed): Target {
+function targetOf(table: Table, run: Run, now: Placed, { labels, refusing, hasFiles }: Tied): Target {
 	const running = Object.fromEntries(Object.entries(now).map(([server, held]) => [server, held - (refusing[server] ?? 0)]));
 	const ask: Ask = { running, home: {}, labels, steady: false, refusing: Object.keys(refusing) };
 	const steady = table.place(run, { ...ask, steady: true });
-	if (!steady.refused) return { target: settle(table, run, now, steady.placed, ask), refused: null };
+	// What only stands by, or has files where it is, is not moved for a better spread.
+	const tied = run.as === 'warm' || (hasFiles && count(refusing) === 0);
+	if (!steady.refused)
+		return { target: tied && allMayStay(table.candidates, run, now) ? now : settle(table, run, now, steady.placed, ask), refused: null };
 	const { placed, refused } = table.place(run, ask);
 	return { target: refused ? strand(placed, now, run.instances) : placed, refused };
 }
 
-/** What only stands by is not worth a better spread; what serves leaves a server that all apps together crowd. */
+/** What serves leaves a server that all apps together crowd. */
 function settle(table: Table, run: Run, now: Placed, spread: Placed, ask: Ask): Placed {
-	if (run.as === 'warm') return allMayStay(table.candidates, run, now) ? now : spread;
 	return run.as === 'serving' && samePlaced(spread, now) ? table.relieve(now, ask) : spread;
 }
 

@@ -13,6 +13,8 @@ export interface Ask {
 	steady: boolean;
 	/** Nor to these. */
 	refusing?: readonly string[];
+	/** Only to these. */
+	only?: readonly string[];
 }
 
 /** The servers of one region while a decision is made: what is placed is taken from their room. */
@@ -28,8 +30,9 @@ export class Table {
 		this.#freeMiB = new Map(candidates.map(({ name, budgetMiB }) => [name, budgetMiB - reservedMiB(name)]));
 	}
 
-	place(run: Run, { running, home, labels, steady, refusing = [] }: Ask): Placement {
-		const servers = this.candidates.map((one) => ({
+	place(run: Run, { running, home, labels, steady, refusing = [], only }: Ask): Placement {
+		const open = only ? this.candidates.filter(({ name }) => only.includes(name)) : this.candidates;
+		const servers = open.map((one) => ({
 			name: one.name,
 			labels: one.labels,
 			takes: one.takes === 'any' && ((steady && one.unsteady) || refusing.includes(one.name)) ? ('kept' as const) : one.takes,
