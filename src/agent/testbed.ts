@@ -1,6 +1,6 @@
 import { mkdtempSync, realpathSync, rmSync, mkdirSync, chmodSync } from 'node:fs';
 import { createPrivateKey } from 'node:crypto';
-import { createServer, request } from 'node:http';
+import { createServer, request, type ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { basename, join, posix } from 'node:path';
 import { json } from 'node:stream/consumers';
@@ -231,14 +231,9 @@ function targetOf(from: string, specifier: string, files: Record<string, string>
 
 /** The half of a depot that agents read from. */
 async function serveDepot(socket: string, blobs: Map<Digest, Buffer>, trees: Map<Digest, Manifest>, secrets: Map<string, OpenedSecret[]>) {
-	const server = createServer(async (incoming, response) => {
-		if (incoming.url === SECRETS_PATH) {
-			const asked = (await json(incoming)) as SecretsRequest;
-			const list = secrets.get(`${asked.app}/${asked.release}`);
-			const sealed = list && sealSecrets(secretsText('here', asked), asked.key, list, createPrivateKey(KEYS.privatePem));
-			response.writeHead(sealed ? 200 : 503).end(JSON.stringify(sealed ?? { error: { message: 'control is away' } }));
-			return;
-		}
+	const server = createServer((incoming, response) => {
+		if (incoming.url === SECRETS_PATH)
+			return void json(incoming).then((asked) => answerSecrets(asked as SecretsRequest, secrets, response));
 		const [, kind, digest] = /^\/(blobs|trees)\/(sha256:[0-9a-f]{64})$/.exec(incoming.url ?? '') ?? [];
 		const tree = trees.get(digest as Digest);
 		const body = kind === 'trees' ? tree && Buffer.from(JSON.stringify(wholeDelta(tree))) : blobs.get(digest as Digest);
@@ -246,6 +241,12 @@ async function serveDepot(socket: string, blobs: Map<Digest, Buffer>, trees: Map
 	});
 	await new Promise<void>((resolve) => server.listen(socket, resolve));
 	return server;
+}
+
+function answerSecrets(asked: SecretsRequest, secrets: ReadonlyMap<string, OpenedSecret[]>, response: ServerResponse): void {
+	const list = secrets.get(`${asked.app}/${asked.release}`);
+	const sealed = list && sealSecrets(secretsText('here', asked), asked.key, list, createPrivateKey(KEYS.privatePem));
+	response.writeHead(sealed ? 200 : 503).end(JSON.stringify(sealed ?? { error: { message: 'control is away' } }));
 }
 
 async function bundleInstance(outfile: string): Promise<void> {

@@ -44,7 +44,7 @@ function typed(prompt: string, out: Output): Promise<string> {
 			for (const character of decoder.write(bytes)) {
 				if (character === INTERRUPT) return settle(() => reject(usage('nothing was set')));
 				if (ENTER.test(character) || character === END_OF_FILE) return settle(() => resolve(value));
-				value = ERASE.has(character) ? [...value].slice(0, -1).join('') : value + character;
+				value = ERASE.has(character) ? value.replace(/.$/su, '') : value + character;
 			}
 		};
 		stdin.on('data', take);

@@ -4,6 +4,7 @@ import type { Digest } from '#digest/digest.ts';
 import type { DatabaseFacts } from './inspect.ts';
 import type { Packages } from './packages.ts';
 import type { Secrets } from './secrets.ts';
+import type { Logins } from './tokens.ts';
 import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome, Token } from '#wire/api.ts';
@@ -385,16 +386,6 @@ export interface NewToken {
 	environments: string[] | null;
 	expiresAt: number | null;
 	by: string;
-}
-
-export interface Logins {
-	/** A code that signs a browser in as this token, once, within 5 min. */
-	createCode(tokenId: string): Promise<{ code: string; expiresAt: number }>;
-	/** A session for the code; null when it was used, has expired, or never was. */
-	redeem(code: string): Promise<{ session: string; expiresAt: number; token: Token } | null>;
-	/** Whose session it is; null when it has ended. */
-	session(secret: string): Promise<Token | null>;
-	end(secret: string): Promise<void>;
 }
 
 export interface AuditEntry {

@@ -5,7 +5,7 @@ import type { Token } from '#wire/api.ts';
 import { auditEntry } from './audit.ts';
 import { packDigests } from './digests.ts';
 import type { Database } from './database.ts';
-import type { Logins, NewToken, Tokens } from './state.ts';
+import type { NewToken, Tokens } from './state.ts';
 import type { Tables } from './tables.ts';
 
 const CODE_LIFE_MS = 5 * 60_000;
@@ -14,6 +14,16 @@ const SESSION_LIFE_MS = 12 * 3_600_000;
 const TOUCH_EACH_MS = 60_000;
 const ID_CHARACTERS = 10;
 const SECRET = /^jibe_([0-9a-hjkmnp-tv-z]{10})_[A-Za-z0-9_-]{43}$/;
+
+export interface Logins {
+	/** A code that signs a browser in as this token, once, within 5 min. */
+	createCode(tokenId: string): Promise<{ code: string; expiresAt: number }>;
+	/** A session for the code; null when it was used, has expired, or never was. */
+	redeem(code: string): Promise<{ session: string; expiresAt: number; token: Token } | null>;
+	/** Whose session it is; null when it has ended. */
+	session(secret: string): Promise<Token | null>;
+	end(secret: string): Promise<void>;
+}
 
 /** Secrets are 256 random bits and stored as their SHA-256: the id within finds the row, the hash is compared in constant time. */
 export class TokenTable implements Tokens {
