@@ -83,5 +83,7 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	version: 'the same',
 	verify: 'build again from nothing elsewhere, and compare',
 	'without-keys': 'leave out what signs for this installation: the restored one gets new keys',
+	'revoke-old': 'end the versions before, once nothing serves with them',
+	'lost-key': 'the master key is lost: begin with another, and give up what it sealed',
 	yes: 'really',
 };

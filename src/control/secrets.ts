@@ -101,7 +101,8 @@ export class SecretKeeper {
 		const waiting = await this.of.state.secrets.wrappedByOthers(known.current.id, 1);
 		let [target] = read;
 		if (target?.id === known.current.id && waiting.length === 0) target = await this.fresh(source, read);
-		await this.of.state.secrets.useMasterKey({ id: target!.id, instead: known.current.id, lost: false, by });
+		const taken = await this.of.state.secrets.useMasterKey({ id: target!.id, instead: known.current.id, lost: false, by });
+		if (taken === null) throw new Refusal('rotated_meanwhile', 409, 'another control rotated the master key meanwhile', 'look again');
 		const rewrapped = await this.rewrapAll(target!, new Map([...known.all, [target!.id, target!]]));
 		await source.write?.([target!]);
 		this.of.log.info('master_key.rotated', { keyId: target!.id, rewrapped });

@@ -93,6 +93,8 @@ function commandChain(of: DetachedProcess): Chain {
 	const env = { PATH: CHAIN_PATH, ...Object.fromEntries(Object.entries(of.env).map(([name, value]) => [ENV_PREFIX + name, value])) };
 	const script = [
 		'set -e',
+		// What an app was told is not to lie on a disk because it crashed.
+		'ulimit -c 0',
 		...doors.map((door) => `echo $$ > ${quote(door)}`),
 		...(can.mounts ? mounts(of) : []),
 		`cd ${quote(of.cwd)}`,
