@@ -68,7 +68,7 @@ export interface ControlOptions {
 	/** Names this process: deployments belong to one of them at a time. */
 	owner: string;
 	/** Where it lives, when there may be others on this database; absent: there are none. */
-	replica?: { home: string; times?: OthersOptions['times'] };
+	replica?: Pick<OthersOptions, 'home' | 'times' | 'memory'>;
 	reserve?: Reserve | null;
 	log: Log;
 	clock: Clock;
@@ -102,7 +102,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
 	const others = openOthers(options, [...(tls?.addresses ?? []), url], () => feed.restart());
 	const driver = options.createDriver({
-		...(others ? { others: () => others.ids() } : {}),
+		...(others ? { others: () => others.ids(), settled: () => others.settled() } : {}),
 		onReadOnly: (app, reason) => {
 			state.apps.setReadOnly(app, reason, 'jibe').catch((error: unknown) => log.warn('app.read_only_unsaid', { app, error }));
 		},

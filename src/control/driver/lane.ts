@@ -107,6 +107,7 @@ export class Lane implements Scene {
 		const result = this.#tail.then(async () => {
 			if (this.#closed) throw new Error('the driver is closed');
 			try {
+				await this.settings.settled?.();
 				return await task();
 			} catch (error) {
 				this.#failed(error);
@@ -144,8 +145,7 @@ export class Lane implements Scene {
 		await this.#queue(async () => {
 			this.#loaded = false;
 			this.#seizeFrom(from);
-			await this.#load();
-			this.look();
+			await this.#load().then(() => this.look());
 		});
 	}
 
