@@ -3,7 +3,7 @@ import { systemClock } from '#clock/clock.ts';
 import { Edge } from '#edge/edge.ts';
 import { createLog } from '#log/log.ts';
 import { newSigningKey } from '#wire/credential.ts';
-import { releaseSpec } from '../test/fixtures/spec.ts';
+import { releaseSpec } from '#wire/fixture.ts';
 
 /** The three processes of the edge's bench: `node edge-parts.ts instance|edge|load …`. Each prints one line of JSON when it has something to say. */
 

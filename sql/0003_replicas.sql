@@ -12,7 +12,10 @@ create table jibe.replica (
 	version text not null,
 	started_at bigint not null,
 	-- By PostgreSQL's clock.
-	seen_at timestamptz not null default clock_timestamp()
+	seen_at timestamptz not null default clock_timestamp(),
+	-- Counts how often it has said so. It has to name the count that it was answered the last time: one that is heard, and
+	-- hears nothing any more, is as good as dead.
+	beat integer not null default 0
 );
 
 -- A local region belongs to the directory of the control that runs it: another one's list does not retire it.
@@ -22,21 +25,21 @@ create function jibe.join_replica(p jsonb) returns void language plpgsql as $$
 begin
 	insert into jibe.replica (id, lock, addresses, home, version, started_at)
 	values (p ->> 'id', (p ->> 'lock')::integer, p -> 'addresses', p ->> 'home', p ->> 'version', (p ->> 'at')::bigint)
-	on conflict (id) do update set seen_at = clock_timestamp(), addresses = excluded.addresses;
+	on conflict (id) do update set seen_at = clock_timestamp(), lock = excluded.lock, addresses = excluded.addresses;
 	perform jibe.publish(jsonb_build_array(jsonb_build_object(
 		'at', p -> 'at', 'type', 'replica.up', 'app', null, 'environment', null, 'deployment', null,
 		'data', jsonb_build_object('replica', p ->> 'id', 'home', p ->> 'home'))));
 end $$;
 
 -- All replicas, and for how long each has been silent. With `p_beat` that one says that it lives.
-create function jibe.look_at_replicas(p_beat text) returns jsonb language plpgsql as $$
+create function jibe.look_at_replicas(p_beat text, p_known integer) returns jsonb language plpgsql as $$
 begin
 	if p_beat is not null then
-		update jibe.replica set seen_at = clock_timestamp() where id = p_beat;
+		update jibe.replica set seen_at = clock_timestamp(), beat = beat + 1 where id = p_beat and beat = p_known;
 	end if;
 	return (
 		select coalesce(jsonb_agg(jsonb_build_object(
-			'id', id, 'lock', lock, 'addresses', addresses, 'home', home, 'version', version, 'startedAt', started_at,
+			'id', id, 'lock', lock, 'beat', beat, 'addresses', addresses, 'home', home, 'version', version, 'startedAt', started_at,
 			'silentMs', greatest(0, floor(extract(epoch from clock_timestamp() - seen_at) * 1000))) order by started_at, id), '[]')
 		from jibe.replica);
 end $$;
@@ -156,14 +159,14 @@ begin
 	return v_answer;
 end $$;
 
--- Above all that a region is known to hold. At a new timeline the releases of the last deployments may be lost with their
--- numbers, while servers still have files of them: numbers go on far enough beyond.
-create function jibe.raise_epoch_above(p_by text, p_at bigint, p_timeline text, p_above integer) returns integer language plpgsql as $$
+-- Above all that a region is known to hold. Where the database was set back the releases of the last deployments may be lost
+-- with their numbers, while servers still have files of them: numbers go on far enough beyond.
+create function jibe.raise_epoch_above(p_by text, p_at bigint, p_timeline text, p_above integer, p_lost boolean) returns integer language plpgsql as $$
 declare
 	v_epoch integer;
 begin
 	update jibe.installation set epoch = greatest(epoch, p_above) + 1, timeline = coalesce(p_timeline, timeline) returning epoch into v_epoch;
-	if p_timeline is not null then
+	if p_lost then
 		update jibe.app set last_release = last_release + 100 where last_release > 0;
 	end if;
 	insert into jibe.audit (at, by, action, app, environment, detail)
@@ -201,7 +204,7 @@ declare
 	v_events jsonb := '[]';
 	v_i integer := 0;
 begin
-	v_epoch := jibe.raise_epoch_above(p ->> 'by', v_at, null, (p ->> 'above')::integer);
+	v_epoch := jibe.raise_epoch_above(p ->> 'by', v_at, null, (p ->> 'above')::integer, false);
 	insert into jibe.app as x (name, created_at, last_release) values (v_app, v_at, (p ->> 'lastRelease')::integer)
 	on conflict (name) do update set read_only = null, last_release = greatest(x.last_release, excluded.last_release);
 	for v_one in select * from jsonb_array_elements(p -> 'releases') loop

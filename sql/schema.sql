@@ -192,6 +192,7 @@ create table jibe.replica (
 	version text not null,
 	started_at bigint not null,
 	seen_at timestamp with time zone not null default clock_timestamp(),
+	beat integer not null default 0,
 	PRIMARY KEY (id),
 	UNIQUE (lock)
 );
@@ -554,7 +555,7 @@ AS $function$
 begin
 	insert into jibe.replica (id, lock, addresses, home, version, started_at)
 	values (p ->> 'id', (p ->> 'lock')::integer, p -> 'addresses', p ->> 'home', p ->> 'version', (p ->> 'at')::bigint)
-	on conflict (id) do update set seen_at = clock_timestamp(), addresses = excluded.addresses;
+	on conflict (id) do update set seen_at = clock_timestamp(), lock = excluded.lock, addresses = excluded.addresses;
 	perform jibe.publish(jsonb_build_array(jsonb_build_object(
 		'at', p -> 'at', 'type', 'replica.up', 'app', null, 'environment', null, 'deployment', null,
 		'data', jsonb_build_object('replica', p ->> 'id', 'home', p ->> 'home'))));
@@ -639,17 +640,17 @@ begin
 end $function$
 
 
-CREATE OR REPLACE FUNCTION jibe.look_at_replicas(p_beat text)
+CREATE OR REPLACE FUNCTION jibe.look_at_replicas(p_beat text, p_known integer)
  RETURNS jsonb
  LANGUAGE plpgsql
 AS $function$
 begin
 	if p_beat is not null then
-		update jibe.replica set seen_at = clock_timestamp() where id = p_beat;
+		update jibe.replica set seen_at = clock_timestamp(), beat = beat + 1 where id = p_beat and beat = p_known;
 	end if;
 	return (
 		select coalesce(jsonb_agg(jsonb_build_object(
-			'id', id, 'lock', lock, 'addresses', addresses, 'home', home, 'version', version, 'startedAt', started_at,
+			'id', id, 'lock', lock, 'beat', beat, 'addresses', addresses, 'home', home, 'version', version, 'startedAt', started_at,
 			'silentMs', greatest(0, floor(extract(epoch from clock_timestamp() - seen_at) * 1000))) order by started_at, id), '[]')
 		from jibe.replica);
 end $function$
@@ -697,7 +698,7 @@ begin
 end $function$
 
 
-CREATE OR REPLACE FUNCTION jibe.raise_epoch_above(p_by text, p_at bigint, p_timeline text, p_above integer)
+CREATE OR REPLACE FUNCTION jibe.raise_epoch_above(p_by text, p_at bigint, p_timeline text, p_above integer, p_lost boolean)
  RETURNS integer
  LANGUAGE plpgsql
 AS $function$
@@ -705,7 +706,7 @@ declare
 	v_epoch integer;
 begin
 	update jibe.installation set epoch = greatest(epoch, p_above) + 1, timeline = coalesce(p_timeline, timeline) returning epoch into v_epoch;
-	if p_timeline is not null then
+	if p_lost then
 		update jibe.app set last_release = last_release + 100 where last_release > 0;
 	end if;
 	insert into jibe.audit (at, by, action, app, environment, detail)
@@ -730,7 +731,7 @@ declare
 	v_events jsonb := '[]';
 	v_i integer := 0;
 begin
-	v_epoch := jibe.raise_epoch_above(p ->> 'by', v_at, null, (p ->> 'above')::integer);
+	v_epoch := jibe.raise_epoch_above(p ->> 'by', v_at, null, (p ->> 'above')::integer, false);
 	insert into jibe.app as x (name, created_at, last_release) values (v_app, v_at, (p ->> 'lastRelease')::integer)
 	on conflict (name) do update set read_only = null, last_release = greatest(x.last_release, excluded.last_release);
 	for v_one in select * from jsonb_array_elements(p -> 'releases') loop

@@ -25,7 +25,7 @@ import { createDepotClient } from './depot-client.ts';
 import { openLayout } from './main.ts';
 import { openSecretStore } from './secrets.ts';
 import { uidOf } from './uids.ts';
-import { releaseSpec } from '../../test/fixtures/spec.ts';
+import { releaseSpec } from '#wire/fixture.ts';
 
 /** For tests: an agent with real processes, a depot's HTTP side with what was put into it, and an edge's view of it. */
 export interface Testbed {

@@ -243,7 +243,7 @@ async function send(server: Server, what: Ask): Promise<IncomingMessage> {
 		const asked = request(what.path, options);
 		asked.on('response', resolve);
 		asked.on('error', reject);
-		if (server.others !== undefined) breakOffWhenDead(asked, server.url, () => request('/healthz', { agent: false }));
+		if (server.others !== undefined) breakOffWhenDead(asked, server.url, () => request('/readyz', { agent: false }));
 		if (what.idleMs !== undefined) asked.setTimeout(what.idleMs, () => asked.destroy(new Error(`no answer within ${what.idleMs} ms`)));
 		if (bytes === null) asked.end();
 		else asked.end(bytes);
@@ -279,12 +279,12 @@ function breakOffWhenDead(request: ClientRequest, url: URL, another: () => Clien
 	});
 }
 
-/** Whether it says anything at all. */
+/** Whether it says anything at all, and can reach its database. */
 function isAlive(asked: ClientRequest): Promise<boolean> {
 	return new Promise((resolve) => {
 		asked.once('response', (response) => {
 			response.resume();
-			resolve(true);
+			resolve(response.statusCode === 200);
 		});
 		const limit = systemClock.after(ALIVE_WITHIN_MS, () => asked.destroy(new Error('no answer')), { idle: true });
 		asked.once('close', () => limit.cancel());

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { DatabaseFacts } from '#state/inspect.ts';
-import type { ServerRow } from '#state/state.ts';
+import type { ServerRow } from '#state/joined-servers.ts';
 import { issueCertificate, newAuthority, newKey } from '#wire/certificate.ts';
 import { databaseFindings, lifeOf, serverFindings } from './checkup.ts';
 import type { ServerView } from './ports.ts';

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import type { z } from 'zod';
 import { bad, ok, warn, type Finding } from '#process/checkup.ts';
 import type { DatabaseFacts } from '#state/inspect.ts';
-import type { ServerRow } from '#state/state.ts';
+import type { ServerRow } from '#state/joined-servers.ts';
 import { CLOCK_OFF_MS } from '#wire/join.ts';
 import type { serverCheckup } from '#wire/api.ts';
 import type { House } from './house.ts';

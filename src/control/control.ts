@@ -72,7 +72,7 @@ export interface ControlOptions {
 	/** Names this process: deployments belong to one of them at a time. */
 	owner: string;
 	/** Where it lives, when there may be others on this database; absent: there are none. */
-	replica?: { home: string; times?: OthersOptions['times'] };
+	replica?: Pick<OthersOptions, 'home' | 'times' | 'memory'>;
 	reserve?: Reserve | null;
 	/** Where the master key of secrets is; absent: this control keeps none. */
 	masterKey?: MasterKeySource;
@@ -110,7 +110,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	const secrets = new SecretKeeper({ state, masterKey: options.masterKey, log });
 	const driver = options.createDriver({
 		revokedSecrets: ({ app, environment, secrets: pins = {} }) => secrets.revoked({ app, environment }, pins),
-		...(others ? { others: () => others.ids() } : {}),
+		...(others ? { others: () => others.ids(), settled: () => others.settled() } : {}),
 		onReadOnly: (app, reason) => {
 			state.apps.setReadOnly(app, reason, 'jibe').catch((error: unknown) => log.warn('app.read_only_unsaid', { app, error }));
 		},

@@ -1,4 +1,4 @@
-import type { ServerRow } from '#state/state.ts';
+import type { ServerRow } from '#state/joined-servers.ts';
 import { instancesOn } from '#wire/region.ts';
 import type { House } from './house.ts';
 import { Refusal } from './ports.ts';

@@ -7,7 +7,7 @@ import { WIRE_VERSION, type DownMessage, type Instance, type Known, type Release
 import { Hub } from './hub.ts';
 import type { HubEvent } from './ports.ts';
 import { GONE_GRACE_MS } from './region-links.ts';
-import { releaseSpec } from '../../test/fixtures/spec.ts';
+import { releaseSpec } from '#wire/fixture.ts';
 
 const log = createLog({}, { write: () => {} });
 const PLACE = { region: 'fra', app: 'notes', environment: 'production' };

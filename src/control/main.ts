@@ -15,6 +15,7 @@ import { SWEEP_AFTER_MS, sweep, sweepAfterMs } from '#store/collect.ts';
 import { openStore } from '#store/open-store.ts';
 import { openControl } from './control.ts';
 import { masterKeySource } from './master-key.ts';
+import type { OthersOptions } from './others.ts';
 import { createDriver } from './driver/driver.ts';
 import { findDashboard, loadPages } from './pages.ts';
 import { regionName } from '#wire/names.ts';
@@ -73,7 +74,7 @@ export async function main(given: unknown): Promise<void> {
 		version: settings.version,
 		createDriver,
 		owner: `control-${process.pid}-${randomId()}`,
-		replica: { home: homeOf(data), times: settings.replicaTimes },
+		replica: { home: homeOf(data), times: settings.replicaTimes, memory: memoryIn(data, log) },
 		reserve,
 		masterKey,
 		log,
@@ -115,6 +116,30 @@ function stopOnSignals(log: Log, stop: () => Promise<void>): void {
 			);
 		});
 	}
+}
+
+/** Lost with the directory, it is as if it had never been; a disk that is full keeps what it was. */
+function memoryIn(data: string, log: Log): OthersOptions['memory'] {
+	const file = join(data, 'seen.json');
+	return {
+		read(installation) {
+			try {
+				const held = z.object({ installation: z.string(), cursor: z.int() }).parse(JSON.parse(readText(file) ?? 'null'));
+				return held.installation === installation ? held.cursor : 0;
+			} catch {
+				return 0; // there is none yet, or it is damaged
+			}
+		},
+		write(installation, cursor) {
+			const draft = `${file}.${process.pid}`;
+			try {
+				writeFileSync(draft, JSON.stringify({ installation, cursor }), { mode: SECRET_MODE });
+				renameSync(draft, file);
+			} catch (error) {
+				log.warn('cursor.not_kept', { file, error });
+			}
+		},
+	};
 }
 
 /** The same for every control that is started here, and for no other directory or copy of this one. */

@@ -1,3 +1,4 @@
+import type { Timer } from '#clock/clock.ts';
 import type { Membership, State } from '#state/state.ts';
 import type { Event } from '#wire/api.ts';
 import { compareVersions, wantKey, type Known, type Want } from '#wire/region.ts';
@@ -17,10 +18,15 @@ export interface OthersOptions {
 	/** Where people and programs reach it. */
 	addresses: readonly string[];
 	version: string;
+	/** The newest cursor that a control of this directory has read, kept where a restored database does not take it along. */
+	memory?: { read(installation: string): number; write(installation: string, cursor: number): void } | undefined;
 	/** Others than the usual ones, for tests. */
 	times?: { beatMs: number; leaseMs: number; lookMs: number } | undefined;
 }
 
+const REMEMBER_EACH_MS = 10_000;
+/** Whoever wrote tells the regions itself, which have links to all: it is no matter that this one does so a little later. */
+const OWN_WRITE_MS = 100;
 const NONE: ReadonlySet<string> = new Set();
 
 export class Others {
@@ -29,6 +35,11 @@ export class Others {
 	private readonly of: OthersOptions;
 	private house: House | null = null;
 	private stop = () => {};
+	private closed = false;
+	private remembering: Timer | null = null;
+	private remembered = 0;
+	/** The highest that is known. */
+	private epoch = 0;
 	/** Apps and environments whose wants have to be read again. */
 	private readonly changed = new Map<string, { app: string; environment: string }>();
 	private reading: Promise<void> | null = null;
@@ -46,6 +57,11 @@ export class Others {
 		return this.membership?.others() ?? NONE;
 	}
 
+	/** Nothing is decided while it is not known whether the database is what it was. @throws StateError database_unavailable */
+	async settled(): Promise<void> {
+		await this.membership?.settled();
+	}
+
 	/** Where they are reached. */
 	addresses(): string[] {
 		return this.membership?.peers().flatMap((peer) => peer.addresses) ?? [];
@@ -54,6 +70,10 @@ export class Others {
 	/** From now on this process is one of them. Before the driver resumes: what is others' is theirs. */
 	async join(house: House): Promise<void> {
 		this.house = house;
+		this.epoch = house.installation.epoch;
+		const remembered = this.of.memory?.read(house.installation.id) ?? 0;
+		if (remembered > (await this.state.events.latest())) await this.setBack(house, remembered);
+		this.remembering = house.clock.every(REMEMBER_EACH_MS, () => this.remember());
 		this.stop = this.state.events.subscribe((event) => this.heard(house, event));
 		for (const { app, readOnly } of await this.state.apps.list()) if (readOnly !== null) house.driver.setReadOnly(app, readOnly);
 		const { id, home, addresses, version, times } = this.of;
@@ -66,7 +86,10 @@ export class Others {
 
 	/** Others may have what this one drove at once. */
 	async close(): Promise<void> {
+		this.closed = true;
 		this.stop();
+		this.remembering?.cancel();
+		this.remember();
 		await this.reading;
 		await this.membership?.leave();
 	}
@@ -76,16 +99,19 @@ export class Others {
 		house.driver.heard(event);
 		if (type === 'app.recovered' && app !== null) return this.logged(this.recovered(house, app));
 		if (type === 'app.read_only' && app !== null && typeof data['reason'] === 'string') house.driver.setReadOnly(app, data['reason']);
+		if (type === 'epoch.raised') this.epoch = Math.max(this.epoch, Number(data['epoch']));
 		if (type === 'epoch.raised') return this.logged(this.verify(house));
 		if (app === null || environment === null) return;
-		const held = new Map([...house.hub.wanted()].filter((want) => want.app === app).map((want) => [wantKey(want), want]));
-		const news = writtenBy(type, data).some((version) => {
-			const want = held.get(wantKey({ ...version, app, environment }));
-			return !want || compareVersions(version, want) > 0;
-		});
-		if (!news) return;
-		this.changed.set(`${app}/${environment}`, { app, environment });
-		this.reading ??= this.readChanged(house).finally(() => (this.reading = null));
+		const written = writtenBy(type, data);
+		const place = { app, environment };
+		if (!isNews(house, place, written)) return;
+		// The event of this very process's write comes before the answer to it, after which the regions are told, and given what they need.
+		const look = () => {
+			if (this.closed || !isNews(house, place, written)) return;
+			this.changed.set(`${app}/${environment}`, place);
+			this.reading ??= this.readChanged(house).finally(() => (this.reading = null));
+		};
+		house.clock.after(OWN_WRITE_MS, look, { idle: true });
 	}
 
 	/** What others wrote is told to the regions by this one too: to some only this one may have a link. */
@@ -115,10 +141,32 @@ export class Others {
 
 	/** This process was cut off, frozen, or its database was away or replaced. */
 	private async returned(house: House): Promise<void> {
+		const before = this.state.events.seen();
 		await this.state.checkTimeline();
-		if (await this.state.events.rewound()) this.rewound();
+		if (await this.state.events.rewound()) {
+			await this.setBack(house, before);
+			this.rewound();
+		}
 		await this.verify(house);
-		await house.driver.verify();
+		// Its lanes wait until this is over.
+		this.logged(house.driver.verify());
+	}
+
+	/** A backup in the place of the database, by a way that leaves no other trace: events that there were are not there any more. */
+	private async setBack({ log }: House, seen: number): Promise<void> {
+		const known = this.epoch;
+		this.epoch = (await this.state.installation()).epoch;
+		// By its timeline, or by another replica.
+		if (this.epoch > known) return;
+		this.epoch = await this.state.raiseEpoch('jibe', { above: known, lost: true });
+		log.warn('epoch.raised', { reason: 'the database was set back', seen, epoch: this.epoch });
+	}
+
+	private remember(): void {
+		const seen = this.state.events.seen();
+		if (seen === this.remembered || !this.house) return;
+		this.remembered = seen;
+		this.of.memory?.write(this.house.installation.id, seen);
 	}
 
 	/** What this process was told by the database before and it does not know any more: it was restored, or another took its place. */
@@ -141,6 +189,15 @@ export class Others {
 	private logged(work: Promise<void>): void {
 		work.catch((error: unknown) => this.house?.log.warn('others.unheard', { error }));
 	}
+}
+
+/** What the hub does not hold yet. */
+function isNews({ hub }: House, place: { app: string; environment: string }, written: ReturnType<typeof writtenBy>): boolean {
+	const held = new Map([...hub.wanted()].filter((want) => want.app === place.app).map((want) => [wantKey(want), want]));
+	return written.some((version) => {
+		const want = held.get(wantKey({ ...version, ...place }));
+		return !want || compareVersions(version, want) > 0;
+	});
 }
 
 function knownOf({ region, app, environment, epoch, version }: Want): Known {

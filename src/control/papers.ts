@@ -1,4 +1,4 @@
-import type { ServerRow } from '#state/state.ts';
+import type { ServerRow } from '#state/joined-servers.ts';
 import { issueCertificate, publicKeyOf, spkiOf } from '#wire/certificate.ts';
 import { issueCredential } from '#wire/credential.ts';
 import { checkInText, isProven, joinText, type CheckInRequest, type JoinRequest, type ServerPapers } from '#wire/join.ts';

@@ -26,7 +26,7 @@ import {
 } from '#wire/region.ts';
 import { decodeUpload, encodeUpload } from '#wire/upload.ts';
 import { openDepot, type Depot } from './depot.ts';
-import { releaseSpec } from '../../test/fixtures/spec.ts';
+import { releaseSpec } from '#wire/fixture.ts';
 
 const log = createLog({}, { write: () => {} });
 const key = newSigningKey();

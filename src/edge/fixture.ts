@@ -11,7 +11,7 @@ import type { DownMessage, Instance, ReleaseSpec, UpMessage, Want } from '#wire/
 import { newSigningKey } from '#wire/credential.ts';
 import { Edge } from './edge.ts';
 import type { Remotes } from './remotes.ts';
-import { releaseSpec } from '../../test/fixtures/spec.ts';
+import { releaseSpec } from '#wire/fixture.ts';
 
 /** For the stories of this room: a real edge on a port of its own, and real HTTP servers on unix sockets as instances. */
 export interface Stage {

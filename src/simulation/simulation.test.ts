@@ -15,7 +15,7 @@ test(`${SEEDS} lives of an installation keep every invariant`, async () => {
 });
 
 /** Lives that once went wrong: stale reports believed, and a lane that two controls took from each other. */
-const LESSONS = [592, 628, 1565, 1743, 1761];
+const LESSONS = [592, 628, 1565, 1743, 1761, 705];
 
 test('lives that taught something go well', async () => {
 	for (const seed of LESSONS) assert.deepEqual((await simulate(seed)).broken, [], `seed ${seed}`);

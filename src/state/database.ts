@@ -201,7 +201,7 @@ function explain(error: unknown): unknown {
 	return error;
 }
 
-function unavailable(cause: unknown): StateError {
+export function unavailable(cause: unknown): StateError {
 	return new StateError(
 		'database_unavailable',
 		'PostgreSQL does not answer; what serves goes on serving, and nothing can be changed until it is back',

@@ -29,7 +29,7 @@ class Feed implements EventFeed {
 	private readonly log: Log;
 	private readonly clock: Clock;
 	private readonly listeners = new Set<(event: Event) => void>();
-	private seen = 0;
+	private newest = 0;
 	private reading: Promise<void> | null = null;
 	private again = false;
 	private poll: Timer | null = null;
@@ -43,7 +43,7 @@ class Feed implements EventFeed {
 	}
 
 	async begin(): Promise<void> {
-		this.seen = await this.latest();
+		this.newest = await this.latest();
 		await this.listen();
 		this.poll = this.clock.every(POLL_EACH_MS, () => this.hint());
 	}
@@ -73,11 +73,15 @@ class Feed implements EventFeed {
 		return row?.latest ?? 0;
 	}
 
+	seen(): number {
+		return this.newest;
+	}
+
 	async rewound(): Promise<boolean> {
 		const latest = await this.latest();
-		if (latest >= this.seen) return false;
-		this.log.warn('events.rewound', { seen: this.seen, latest });
-		this.seen = latest;
+		if (latest >= this.newest) return false;
+		this.log.warn('events.rewound', { seen: this.newest, latest });
+		this.newest = latest;
 		return true;
 	}
 
@@ -110,7 +114,7 @@ class Feed implements EventFeed {
 		while (this.again && !this.closed) {
 			this.again = false;
 			try {
-				const events = await this.page(this.seen, EVENT_PAGE);
+				const events = await this.page(this.newest, EVENT_PAGE);
 				this.again ||= events.length === EVENT_PAGE;
 				for (const event of events) this.tell(event);
 			} catch (error) {
@@ -121,7 +125,7 @@ class Feed implements EventFeed {
 	}
 
 	private tell(event: Event): void {
-		this.seen = event.cursor;
+		this.newest = event.cursor;
 		for (const listener of this.listeners) {
 			try {
 				listener(event);

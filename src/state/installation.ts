@@ -37,7 +37,7 @@ export async function checkTimeline(client: pg.Client, of: { clock: Clock; log: 
 	await client.query('begin');
 	await client.query('select pg_advisory_xact_lock($1)', [TIMELINE_LOCK]);
 	const raised = await client.query<{ epoch: number }>(
-		'select jibe.raise_epoch_above($1, $2, $3, 0) as epoch from jibe.installation where timeline is distinct from $3',
+		'select jibe.raise_epoch_above($1, $2, $3, 0, true) as epoch from jibe.installation where timeline is distinct from $3',
 		['jibe', of.clock.now(), timeline],
 	);
 	await client.query('commit');

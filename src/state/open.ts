@@ -43,7 +43,8 @@ export async function openState(options: StateOptions): Promise<State> {
 			packages: new PackageTable(db, clock, events),
 			secrets: new SecretTable(db, clock, events),
 			installation: () => installation(db),
-			raiseEpoch: (by) => db.call('jibe_raise_epoch', 'select jibe.raise_epoch_above($1, $2, null, 0)', [by, clock.now()]),
+			raiseEpoch: (by, { above = 0, lost = false } = {}) =>
+				db.call('jibe_raise_epoch', 'select jibe.raise_epoch_above($1, $2, null, $3, $4)', [by, clock.now(), above, lost]),
 			recover: (of) => deployments.recover(of),
 			checkTimeline: () => withClient(db, options, (client) => checkTimeline(client, options)),
 			collect: (now) => collect(db, now),

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import type { Clock, MonotonicMs, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
-import { toJson, type Database } from './database.ts';
+import { RETRY_FOR_MS, toJson, unavailable, type Database } from './database.ts';
 import type { EventFeed } from './events.ts';
 import type { Membership, NewReplica, ReplicaRow, Replicas } from './state.ts';
 
@@ -17,13 +17,14 @@ const RECONNECT_AFTER_MS = 250;
 /** After the database itself was away all locks are free for a moment: whoever lives is back by then. */
 const GRACE_MS = 2_000;
 const RETRY_MS = 1_000;
+const ANSWER_LIMIT_MS = 5_000;
 /** First key of the advisory locks; see `jibe.replica`. */
 const LOCK_CLASS = 7104303;
 /** A peer that is cut off without a word is noticed by the server within 11 s. Without effect on a unix socket. */
 const KEEPALIVE = `set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3;
 	select set_config(name, '2s', false) from pg_settings where name = 'client_connection_check_interval'`;
 
-type Row = ReplicaRow & { lock: number };
+type Row = ReplicaRow & { lock: number; beat: number };
 
 interface Parts {
 	db: Database;
@@ -41,8 +42,8 @@ export class ReplicaTable implements Replicas {
 	}
 
 	async list(): Promise<ReplicaRow[]> {
-		const rows = await lookAt(this.#parts.db, null);
-		return rows.map(({ lock: _, ...row }) => row);
+		const rows = await lookAt(this.#parts.db);
+		return rows.map(({ lock: _, beat: __, ...row }) => row);
 	}
 
 	async join(of: NewReplica): Promise<Membership> {
@@ -58,8 +59,8 @@ export class ReplicaTable implements Replicas {
 	}
 }
 
-function lookAt(db: Database, beat: string | null): Promise<Row[]> {
-	return db.call('jibe_replicas', 'select jibe.look_at_replicas($1)', [beat]);
+function lookAt(db: Database, beat: { id: string; known: number } | null = null): Promise<Row[]> {
+	return db.call('jibe_replicas', 'select jibe.look_at_replicas($1, $2)', [beat?.id ?? null, beat?.known ?? null]);
 }
 
 class Member implements Membership {
@@ -82,6 +83,8 @@ class Member implements Membership {
 	#timer: Timer | null = null;
 	#unsubscribe = () => {};
 	#stopped = false;
+	/** Resolves when it is back, after its session was lost. */
+	#away: PromiseWithResolvers<void> | null = null;
 
 	constructor(parts: Parts, of: NewReplica) {
 		this.#parts = parts;
@@ -94,13 +97,20 @@ class Member implements Membership {
 	async begin(): Promise<void> {
 		const { clock, events } = this.#parts;
 		await this.#hold();
-		this.#rows = await lookAt(this.#parts.db, null);
+		this.#rows = await lookAt(this.#parts.db);
 		await Promise.all(this.#rivals().map((row) => this.#tryAtOnce(row)));
 		this.#unsubscribe = events.subscribe(({ type }) => {
 			if (type === 'replica.up' || type === 'replica.gone') this.#look(true);
 		});
 		this.#timer = clock.every(this.#times.lookMs, () => this.#look());
 		this.#look();
+	}
+
+	async settled(): Promise<void> {
+		if (!this.#away) return;
+		const { promise, reject } = Promise.withResolvers<never>();
+		const limit = this.#parts.clock.after(RETRY_FOR_MS, () => reject(unavailable(null)), { idle: true });
+		await Promise.race([this.#away.promise, promise]).finally(() => limit.cancel());
 	}
 
 	others(): ReadonlySet<string> {
@@ -150,7 +160,7 @@ class Member implements Membership {
 		const { db, clock, log } = this.#parts;
 		const { id, addresses, home, version } = this.#of;
 		if (this.#lock === 0) this.#lock = await db.call<number>('jibe_lock', `select nextval('jibe.replica_lock')`, []);
-		const session = await openSession(db, log, () => this.#lostSession(session));
+		const session = await openSession(db, log, (client) => this.#lostSession(client));
 		// Whoever took over from it meanwhile has it for a moment.
 		await session.query('select pg_advisory_lock($1, $2)', [LOCK_CLASS, this.#lock]);
 		const entry = toJson({ id, lock: this.#lock, addresses, home, version, at: clock.now() });
@@ -162,6 +172,7 @@ class Member implements Membership {
 	#lostSession(session: pg.Client): void {
 		if (this.#stopped || this.#session !== session) return;
 		this.#session = null;
+		this.#away ??= Promise.withResolvers();
 		this.#steadySince = this.#parts.clock.monotonic();
 		this.#parts.log.warn('replica.session_lost', { id: this.#of.id });
 		this.#later(RECONNECT_AFTER_MS, () => this.#return());
@@ -175,6 +186,8 @@ class Member implements Membership {
 			this.#session = null;
 			await this.#hold();
 			await this.#of.onReturned();
+			this.#away?.resolve();
+			this.#away = null;
 		} catch (error) {
 			this.#parts.log.warn('replica.return_failed', { error });
 			this.#later(RETRY_MS, () => this.#return());
@@ -196,18 +209,20 @@ class Member implements Membership {
 	async #lookNow(beat: boolean): Promise<void> {
 		const { db, clock, log } = this.#parts;
 		try {
-			const rows = await lookAt(db, beat ? this.#of.id : null);
+			const own = this.#rows.find(({ id }) => id === this.#of.id);
+			const rows = await lookAt(db, beat ? { id: this.#of.id, known: own?.beat ?? 0 } : null);
 			const now = clock.monotonic();
-			if (beat) this.#beatAt = now;
+			if (beat) {
+				this.#beatAt = now;
+				void this.#exercise();
+			}
 			// This very process was frozen, or the database away: the others could not be heard either.
 			if (now - this.#lookedAt > this.#times.beatMs + 2 * this.#times.lookMs) this.#steadySince = now;
 			this.#lookedAt = now;
 			this.#rows = rows;
 			if (this.#session && !rows.some(({ id }) => id === this.#of.id)) {
 				log.warn('replica.was_taken_for_dead', { id: this.#of.id });
-				const session = this.#session;
-				this.#session = null;
-				await session.end();
+				this.#away ??= Promise.withResolvers();
 				await this.#return();
 			}
 			this.#waitForAll();
@@ -215,6 +230,20 @@ class Member implements Membership {
 		} catch (error) {
 			this.#steadySince = clock.monotonic();
 			log.warn('replica.look_failed', { error });
+		}
+	}
+
+	/** A session whose server is gone without a word would never be heard of again. */
+	async #exercise(): Promise<void> {
+		const session = this.#session;
+		if (!session) return;
+		const limit = this.#parts.clock.after(ANSWER_LIMIT_MS, () => void session.end(), { idle: true });
+		try {
+			await session.query('select 1');
+		} catch (error) {
+			this.#parts.log.debug('replica.session_silent', { error });
+		} finally {
+			limit.cancel();
 		}
 	}
 
@@ -327,10 +356,10 @@ class Wait {
 	}
 }
 
-async function openSession(db: Database, log: Log, lost: () => void): Promise<pg.Client> {
+async function openSession(db: Database, log: Log, lost: (client: pg.Client) => void): Promise<pg.Client> {
 	const client = db.client();
 	client.on('error', (error) => log.debug('database.connection_lost', { error }));
-	client.on('end', lost);
+	client.on('end', () => lost(client));
 	await client.connect();
 	await client.query(KEEPALIVE);
 	return client;

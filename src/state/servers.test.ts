@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { systemClock, type Clock } from '#clock/clock.ts';
 import { startCluster, type TestCluster } from '../../test/fixtures/database.ts';
-import type { CheckIn, JoiningServer, NewJoinToken, State } from './state.ts';
+import type { CheckIn, JoiningServer, NewJoinToken } from './joined-servers.ts';
+import type { State } from './state.ts';
 
 const MINUTE_MS = 60_000;
 const DAY_MS = 24 * 60 * MINUTE_MS;

@@ -6,7 +6,8 @@ import { auditEntry } from './audit.ts';
 import type { Database } from './database.ts';
 import { packDigests } from './digests.ts';
 import type { EventFeed } from './events.ts';
-import { StateError, type CheckIn, type JoiningServer, type NewJoinToken, type ServerList, type ServerRow, type Servers } from './state.ts';
+import type { CheckIn, JoiningServer, NewJoinToken, ServerList, ServerRow, Servers } from './joined-servers.ts';
+import { StateError } from './state.ts';
 import type { Tables } from './tables.ts';
 
 /** Long enough to paste a line on another machine. */

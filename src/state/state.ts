@@ -9,9 +9,10 @@ import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome, Token } from '#wire/api.ts';
 import type { AppConfig } from '#wire/config.ts';
-import type { Pointer, ReleaseSpec, Role, Run, Want } from '#wire/region.ts';
+import type { Pointer, ReleaseSpec, Run, Want } from '#wire/region.ts';
 import type { tokenRole } from '#wire/api.ts';
 import type { Dump, DumpOptions } from './dump.ts';
+import type { Servers } from './joined-servers.ts';
 
 /** What the house remembers: everything below is in PostgreSQL and survives the loss of any program. */
 export interface State {
@@ -30,8 +31,8 @@ export interface State {
 	readonly secrets: Secrets;
 	/** Who this installation is. Made when the database is first opened. */
 	installation(): Promise<Installation>;
-	/** One epoch up: every pointer written from now on is newer than any that a region may hold. */
-	raiseEpoch(by: string): Promise<number>;
+	/** One epoch up, and above `above`: every pointer written from now on is newer than any that a region may hold. `lost`: releases may be lost with their numbers. */
+	raiseEpoch(by: string, of?: { above?: number; lost?: boolean }): Promise<number>;
 	/** Writes what is to hold of an app that a region knew more of than this database, newer than anything a region has seen. */
 	recover(of: Recovery): Promise<{ epoch: number; wants: Want[] }>;
 	/**
@@ -271,6 +272,8 @@ export interface Events {
 	subscribe(listener: (event: Event) => void): () => void;
 	/** Whether the database knows less than was read of it before: it was restored, or another took its place. Reading goes on from what it knows. */
 	rewound(): Promise<boolean>;
+	/** The cursor of the newest event that was read. */
+	seen(): number;
 	/** Records something that belongs to no transition (region.lost, …). */
 	add(events: readonly NewEvent[]): Promise<void>;
 }
@@ -347,6 +350,8 @@ export interface Membership {
 	others(): ReadonlySet<string>;
 	/** The same with their addresses. */
 	peers(): ReplicaRow[];
+	/** Resolves at once unless the database was away, and may be another one now: then once that is known. @throws database_unavailable */
+	settled(): Promise<void>;
 	/** Others may have what it drove at once. */
 	leave(): Promise<void>;
 }
@@ -405,93 +410,4 @@ export interface Audit {
 	write(entry: Omit<AuditEntry, 'id'>): Promise<void>;
 	/** Newest first; `before` is an id. */
 	list(of: { app?: string; limit: number; before?: number }): Promise<AuditEntry[]>;
-}
-
-export interface ServerRow {
-	name: string;
-	region: string;
-	roles: Role[];
-	labels: string[];
-	/** Where the region's other servers reach it. */
-	host: string;
-	depotPort: number | null;
-	agentPort: number | null;
-	edgePort: number | null;
-	/** `sha256/<base64>` of its public key. */
-	spki: string;
-	joinedAt: number;
-	certificateExpires: number;
-	draining: boolean;
-	/** Why it is refused until a person chooses, or null. */
-	conflict: string | null;
-	/** When, and from which address, it last checked in. */
-	seenAt: number;
-	seenFrom: string;
-}
-
-/** What control, depots, agents and edges go by: whom to trust, and where control is. */
-export interface ServerList {
-	/** Counts up with each change. */
-	version: number;
-	servers: ServerRow[];
-	/** Server → the package that it is to run. */
-	packages: Record<string, Digest>;
-	/** Every address of control that a replica said lately, the latest first. */
-	addresses: string[];
-}
-
-/** Servers of the team that joined. Each change is published as an event `server.…`. @throws StateError */
-export interface Servers {
-	/** Those that joined and were not removed, by name; with those in conflict. */
-	list(): Promise<ServerRow[]>;
-	all(): Promise<ServerList>;
-	/** A token that lets one machine join, within 15 min. */
-	createToken(of: NewJoinToken): Promise<{ token: string; expiresAt: number }>;
-	/** Uses the token up; asked again by the same key, it answers the same. */
-	join(of: JoiningServer): Promise<ServerRow>;
-	/** A server shows that it is the one machine with its identity. `certificateExpires`: of the new certificate it gets. */
-	checkIn(of: CheckIn): Promise<ServerRow>;
-	setDraining(name: string, draining: boolean, by: string): Promise<ServerRow>;
-	/** false: there is no such server. */
-	remove(name: string, by: string): Promise<boolean>;
-	/** This control is reached at these addresses. */
-	announce(addresses: readonly string[]): Promise<void>;
-}
-
-export interface NewJoinToken {
-	region: string;
-	roles: Role[];
-	labels: string[];
-	/** Of the server that it may take the place of; null: a new one. */
-	name: string | null;
-	by: string;
-}
-
-export interface JoiningServer {
-	token: string;
-	name: string;
-	/** Fewer than the token's; null: the token's. */
-	roles: Role[] | null;
-	/** The region that it believes to join; null: that of the token. */
-	region: string | null;
-	host: string;
-	depotPort: number;
-	agentPort: number;
-	edgePort: number;
-	spki: string;
-	/** The key that it has shown to have under this name before. */
-	formerSpki: string | null;
-	ticket: string;
-	from: string;
-	certificateExpires: number;
-}
-
-export interface CheckIn {
-	name: string;
-	spki: string;
-	/** What it was to show this time, and what it will show the next. */
-	ticket: string;
-	next: string;
-	from: string;
-	certificateExpires: number | null;
 }

@@ -162,11 +162,13 @@ test('a large blob goes in parts, and a part that failed is sent again', async (
 	assert.ok(large.equals(await (await openAt(place)).read(digest!)));
 });
 
-test('objects are listed from a name on, and deleted', async () => {
-	const objects = objectsOf(freshUrl());
+test('objects are listed from a name on, page by page, and deleted', async () => {
+	const objects = objectsOf(freshUrl(), { pageKeys: 3 });
 	const names = Array.from({ length: 7 }, (_, i) => `blobs/${i}`);
 	for (const name of names) await objects.put(name, HELLO);
+	s3.seen.length = 0;
 	assert.deepEqual(await listed(objects), names);
+	assert.equal(s3.seen.length, 3);
 	assert.deepEqual(await listed(objects, 'blobs/4'), names.slice(5));
 	await objects.delete(names.slice(0, 5));
 	assert.deepEqual(await listed(objects), names.slice(5));

@@ -10,11 +10,13 @@ const PARTS_AT_ONCE = 3;
 /** Up to this what was stored is read back whole, which takes no longer than asking for its size. */
 const READ_BACK_BYTES = 1024 * 1024;
 const PUTS_MAX = 3;
+/** The most that S3 lists, or deletes, at once. */
+const PAGE_KEYS = 1_000;
 const DELETED_AT_ONCE = 1_000;
 
 /** Objects in a bucket. Bytes are sent with their SHA-256, which S3 checks, and looked at once they are said to be stored. */
-export function openS3(place: S3Place, limits: { answerMs?: number; retryForMs?: number } = {}): Objects {
-	return new S3(new S3Requests(place, limits));
+export function openS3(place: S3Place, limits: { answerMs?: number; retryForMs?: number; pageKeys?: number } = {}): Objects {
+	return new S3(new S3Requests(place, limits), limits.pageKeys ?? PAGE_KEYS);
 }
 
 class S3 implements Objects {
@@ -22,8 +24,11 @@ class S3 implements Objects {
 	private readonly requests: S3Requests;
 	private readonly prefix: string;
 
-	constructor(requests: S3Requests) {
+	private readonly pageKeys: number;
+
+	constructor(requests: S3Requests, pageKeys: number) {
 		this.requests = requests;
+		this.pageKeys = pageKeys;
 		this.prefix = requests.place.prefix;
 		this.place = `s3://${requests.place.bucket}/${this.prefix}`;
 	}
@@ -53,7 +58,7 @@ class S3 implements Objects {
 	async *list(prefix: string, after: string): AsyncGenerator<StoredObject> {
 		let token: string | undefined;
 		do {
-			const query: Record<string, string> = { 'list-type': '2', prefix: this.prefix + prefix };
+			const query: Record<string, string> = { 'list-type': '2', prefix: this.prefix + prefix, 'max-keys': String(this.pageKeys) };
 			if (token !== undefined) query['continuation-token'] = token;
 			else if (after !== '') query['start-after'] = this.prefix + after;
 			const text = (await this.requests.send({ method: 'GET', key: '', query })).body.toString();

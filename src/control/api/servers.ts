@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { isoTime } from '#clock/clock.ts';
-import type { ServerRow } from '#state/state.ts';
+import type { ServerRow } from '#state/joined-servers.ts';
 import { fingerprintOf } from '#wire/certificate.ts';
 import {
 	CLOCK_OFF_MS,

@@ -15,7 +15,7 @@ import { askProbes } from './probes.ts';
 import { rearrange } from './rearrange.ts';
 import { RampTeller } from './ramp.ts';
 import { coldStarts, isLateNews, outcomes, timings } from './record.ts';
-import { fetchReleases, forgetReleases } from './releases.ts';
+import { fetchReleases, forgetReleases, namedIn } from './releases.ts';
 import type { DriverSettings, Listener } from './settings.ts';
 import { judge, nextJudgement } from './watch.ts';
 
@@ -107,6 +107,7 @@ export class Lane implements Scene {
 		const result = this.#tail.then(async () => {
 			if (this.#closed) throw new Error('the driver is closed');
 			try {
+				await this.settings.settled?.();
 				return await task();
 			} catch (error) {
 				this.#failed(error);
@@ -144,8 +145,7 @@ export class Lane implements Scene {
 		await this.#queue(async () => {
 			this.#loaded = false;
 			this.#seizeFrom(from);
-			await this.#load();
-			this.look();
+			await this.#load().then(() => this.look());
 		});
 	}
 
@@ -276,6 +276,8 @@ export class Lane implements Scene {
 		walk.version = done.version;
 		walk.deployment = done.deployment;
 		this.#remember(done.deployment);
+		// It may go back to what no list has named for a while.
+		await fetchReleases(this, done.wants.flatMap(namedIn));
 		this.send(done.wants, null);
 		if (change.to) this.#told(done.deployment, { type: 'deployment.state', data: { state: change.to, reason: change.reason ?? null } });
 		for (const event of change.events ?? []) this.#told(done.deployment, event);
@@ -284,10 +286,9 @@ export class Lane implements Scene {
 	send(wants: Want[], gift: Gift | null): void {
 		for (const want of wants) this.wants.set(want.region, want);
 		if (wants.length === 0) return;
-		const named = new Set(wants.flatMap((want) => [...want.run.map((run) => run.release), want.pointer.primary ?? 0]));
 		this.hub.send(
 			wants,
-			[...named].flatMap((release) => this.releases.get(release)?.spec ?? []),
+			[...new Set(wants.flatMap(namedIn))].flatMap((release) => this.releases.get(release)?.spec ?? []),
 			gift,
 		);
 	}
@@ -437,10 +438,7 @@ export class Lane implements Scene {
 		this.#seize = null;
 		this.#everLoaded = true;
 		this.#outdated = false;
-		await fetchReleases(
-			this,
-			wants.flatMap((want) => [...want.run.map((run) => run.release), ...(want.pointer.primary === null ? [] : [want.pointer.primary])]),
-		);
+		await fetchReleases(this, wants.flatMap(namedIn));
 		if (reading) return;
 		this.#loaded = true;
 		// Whoever wrote last may have gone before it told the regions.

@@ -1,3 +1,4 @@
+import type { Want } from '#wire/region.ts';
 import type { Lane } from './lane.ts';
 
 /** Releases remembered beyond those that are wanted somewhere. */
@@ -19,4 +20,9 @@ export function forgetReleases(lane: Lane): void {
 		if (lane.releases.size <= MAX_RELEASES) return;
 		if (!named.has(release) && !lane.walks.some((walk) => walk.rollout.release === release)) lane.releases.delete(release);
 	}
+}
+
+/** The releases that a region has to know for it. */
+export function namedIn({ run, pointer }: Want): number[] {
+	return [...run.map(({ release }) => release), ...(pointer.primary === null ? [] : [pointer.primary])];
 }

@@ -15,6 +15,8 @@ export interface DriverSettings {
 	owner: string;
 	/** Other control processes on the same database that live. Absent: there are none. */
 	others?: () => ReadonlySet<string>;
+	/** Resolves once it is known that the database is what it was, after it was away. Absent: it always is. */
+	settled?: () => Promise<void>;
 	/** A region has seen more of an app than the database. */
 	onReadOnly?: (app: string, reason: string) => void;
 	/** Of the secrets that a release pins, those that are revoked. @throws Refusal where nothing stands in for one. Absent: there are no secrets. */
