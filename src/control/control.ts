@@ -183,7 +183,8 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 async function openHub(installation: string, roster: Roster, { state, log, clock }: ControlOptions): Promise<Hub> {
 	const regions = () => roster.regions().map(({ name }) => name);
 	const servers = (names: readonly string[]) => roster.message(names);
-	const hub = new Hub({ installation, regions: regions(), wanted: () => wanted(state), servers, log, clock });
+	const forgotten = () => state.apps.forgotten();
+	const hub = new Hub({ installation, regions: regions(), wanted: () => wanted(state), forgotten, servers, log, clock });
 	const tellServers = () => hub.serversChanged(regions(), roster.trusted());
 	tellServers();
 	roster.subscribe(tellServers);

@@ -226,6 +226,8 @@ export interface Apps {
 	list(): Promise<AppRow[]>;
 	/** Forgets the app, its env and its blobs; its history stays. A later deploy begins it anew. */
 	remove(app: string, by: string): Promise<void>;
+	/** How far the versions had come of what was removed so long ago that nothing else is known of it. */
+	forgotten(): Promise<{ epoch: number; versions: ReadonlyMap<string, number> }>;
 	/** From now on every write of the app's pointers is refused with `read_only`; null lifts that. */
 	setReadOnly(app: string, reason: string | null, by: string): Promise<void>;
 }
