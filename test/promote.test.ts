@@ -46,7 +46,10 @@ test('a plan compares with what serves, whatever was uploaded last', async () =>
 	assert.equal(json?.['same'], false, stdout);
 	assert.deepEqual(json['change'], { changed: ['server.ts'], added: ['page.html'], gone: [], dependencies: false, config: [] });
 	assert.equal((await jibe.expect(0, ['plan', '--env', 'staging', '--json'], { cwd: app.dir })).json?.['same'], true);
-	assert.match((await jibe.expect(0, ['plan'], { cwd: app.dir })).stdout, /1 file changed, 1 added, 0 gone\n {4}server\.ts\n {4}page\.html \(new\)/);
+	assert.match(
+		(await jibe.expect(0, ['plan'], { cwd: app.dir })).stdout,
+		/1 file changed, 1 added, 0 gone\n {4}server\.ts\n {4}page\.html \(new\)/,
+	);
 });
 
 test('what can not be promoted is refused', async () => {
