@@ -115,6 +115,7 @@ class House {
 		for (const one of this.controls) await one.end();
 		await this.#server.attempt(['down']);
 		await this.#database?.stop();
+		rmSync(runDirectory(join(this.#server.place, 'database')), { recursive: true, force: true });
 		rmSync(this.#server.place, { recursive: true, force: true });
 	}
 

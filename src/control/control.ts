@@ -67,6 +67,8 @@ export interface ControlOptions {
 	createDriver(settings: DriverSettings): Driver;
 	/** Names this process: deployments belong to one of them at a time. */
 	owner: string;
+	/** Other controls on this database reach the same blobs. */
+	sharedStore?: boolean;
 	/** Where it lives, when there may be others on this database; absent: there are none. */
 	replica?: Pick<OthersOptions, 'home' | 'times' | 'memory'>;
 	reserve?: Reserve | null;
@@ -119,6 +121,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		installation,
 		state,
 		store,
+		sharedStore: options.sharedStore ?? false,
 		hub,
 		driver,
 		manifests,
