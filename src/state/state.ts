@@ -37,6 +37,8 @@ export interface State {
 	 * epoch is raised. Answers whether it was.
 	 */
 	checkTimeline(): Promise<boolean>;
+	/** Runs `work` while no other control on this database runs such work. @throws StateError database_unavailable */
+	alone<T>(work: () => Promise<T>): Promise<T>;
 	/** Forgets what retention no longer keeps, and says which blobs must stay in the store. */
 	collect(now: number): Promise<Collected>;
 	/** All of it as of one moment, for a backup. */
