@@ -6,6 +6,7 @@ create table jibe.app (
 	removed_at bigint,
 	last_release integer not null default 0,
 	read_only text,
+	forgotten_version integer not null default 0,
 	PRIMARY KEY (name)
 );
 
@@ -374,6 +375,16 @@ begin
 end $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.begin_want()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+	new.version := 1 + coalesce((select forgotten_version from jibe.app where name = new.app), 0);
+	return new;
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.change_env(p jsonb)
  RETURNS void
  LANGUAGE plpgsql
@@ -526,6 +537,23 @@ AS $function$
 		'createdAt', d.created_at, 'endedAt', d.ended_at, 'watchUntil', d.watch_until,
 		'regions', d.regions, 'stages', d.stages, 'timings', d.timings, 'canary', d.canary, 'modules', d.modules,
 		'coldStarts', d.cold_starts, 'url', d.url)
+$function$
+
+
+CREATE OR REPLACE FUNCTION jibe.forget_removed(p_before bigint)
+ RETURNS bigint
+ LANGUAGE sql
+AS $function$
+	with forgotten as (
+		delete from jibe.want w using jibe.app a
+		where w.app = a.name and w.removed and a.removed_at < p_before
+		returning w.app, w.version
+	), noted as (
+		update jibe.app a set forgotten_version = greatest(a.forgotten_version, f.version)
+		from (select app, max(version) as version from forgotten group by app) f where a.name = f.app
+		returning 1
+	)
+	select count(*) from forgotten, (select count(*) from noted) as done
 $function$
 
 

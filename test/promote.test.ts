@@ -46,7 +46,10 @@ test('a plan compares with what serves, whatever was uploaded last', async () =>
 	assert.equal(json?.['same'], false, stdout);
 	assert.deepEqual(json['change'], { changed: ['server.ts'], added: ['page.html'], gone: [], dependencies: false, config: [] });
 	assert.equal((await jibe.expect(0, ['plan', '--env', 'staging', '--json'], { cwd: app.dir })).json?.['same'], true);
-	assert.match((await jibe.expect(0, ['plan'], { cwd: app.dir })).stdout, /1 file changed, 1 added, 0 gone\n {4}server\.ts\n {4}page\.html \(new\)/);
+	assert.match(
+		(await jibe.expect(0, ['plan'], { cwd: app.dir })).stdout,
+		/1 file changed, 1 added, 0 gone\n {4}server\.ts\n {4}page\.html \(new\)/,
+	);
 });
 
 test('what can not be promoted is refused', async () => {
@@ -63,7 +66,7 @@ test('what can not be promoted is refused', async () => {
 	});
 	const headers = { 'content-type': 'application/json' };
 	const refused = await jibe.api('/api/v1/apps/app/promotions', { method: 'POST', body, headers });
-	assert.deepEqual([refused.status, (refused.json?.['error'] as { code: string }).code], [409, 'nothing_serves']);
+	assert.deepEqual([refused.status, (refused.json?.['error'] as { code: string } | undefined)?.code], [409, 'nothing_serves']);
 	const made = await jibe.expect(0, ['token', 'create', 'p', '--role', 'deployer', '--environments', 'production', '--json']);
 	const env = { JIBE_SERVER: jibe.url, JIBE_TOKEN: String(made.json?.['secret']) };
 	await jibe.expect(5, ['deploy', '--from', 'staging'], { cwd: app.dir, env });

@@ -43,6 +43,7 @@ const TRIED_ELSEWHERE: Record<string, string> = {
 	'src/cli/up/program.ts': 'the first file of the supervisor: test/installation.test.ts',
 	'src/cli/up/main.ts': 'the supervisor as a process: test/installation.test.ts and test/kills.test.ts',
 	'src/cli/up/local.ts': 'needs a control: test/installation.test.ts',
+	'src/wire/fixture.ts': 'the release that tests of edges, agents and depots are about',
 };
 
 const sources = readSources('src/**/*.ts');

@@ -39,7 +39,7 @@ function optionLines(names: readonly string[]): string[] {
 /** What each option means; the same word means the same for every verb. */
 export const OPTIONS: Readonly<Record<string, string>> = {
 	address: "what others reach control at, where that is not this machine's own address",
-	all: 'the blobs of every release that is kept, not only of those that run or serve somewhere',
+	all: 'backup: the blobs of every release that is kept, not only of those that run or serve; control recover: every app that needs it',
 	again: 'insist on a release that was rolled back before',
 	app: 'the app, where no jibe.json here names it',
 	apps: 'only these apps (role deployer)',
@@ -75,6 +75,7 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	stage: 'only remember it for the next deploy',
 	store: 'where control keeps blobs: s3://bucket/prefix, or a directory that several controls share',
 	strategy: "instead of jibe.json's: walk, canary, blue-green",
+	take: 'whose word holds: that of the regions, as they serve, or that of the database',
 	'take-over': 'take the place of a supervisor that runs; what it started runs on',
 	'tls-cert': 'a public certificate with its chain, instead of one of our own',
 	'tls-key': 'and its key',

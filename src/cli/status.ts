@@ -45,7 +45,7 @@ function lines(status: AppStatus): string[] {
 					`last: ${deployment.id} ${deployment.kind === 'rollback' ? 'rollback to' : 'deploy of'} v${deployment.release}, ${deployment.state}, ${ago(systemClock.now() - deployment.createdAt)}, by ${deployment.by}`,
 				]),
 		...(status.watching ? ['watching: harm still swings it back'] : []),
-		...(readOnly === null ? [] : [`! control only reads this app: ${readOnly} (jibe control recover)`]),
+		...(readOnly === null ? [] : [`! control only reads this app: ${readOnly} (jibe control recover ${app})`]),
 		...rollback(rollbackTo, serving),
 		...otherWarm(status),
 		...regions.flatMap(({ region, stranded = null }) => (stranded === null ? [] : [`! ${region}: ${stranded}`])),

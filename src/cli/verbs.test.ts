@@ -58,7 +58,7 @@ test('an unknown verb is answered with the nearest, one of a later version with 
 	assert.match(await says('deply'), /✗ unknown verb "deply"\n {2}did you mean jibe deploy\?/);
 	assert.match(await says('token', 'make'), /jibe token needs one of: create, list, revoke/);
 	for (const verb of LATER) assert.match(await says(verb), new RegExp(`jibe ${verb} is not in this version`));
-	for (const group of ['config', 'env', 'token', 'app', 'region', 'server', 'agent']) assert.ok(GROUPS.has(group), group);
+	for (const group of ['config', 'env', 'token', 'app', 'region', 'server', 'agent', 'control']) assert.ok(GROUPS.has(group), group);
 });
 
 test('status and history say what serves, in words and as JSON', async (t) => {

@@ -123,6 +123,11 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 		summary: 'a backup into an empty directory or database',
 		load: () => import('./restore.ts'),
 	},
+	'control recover': {
+		usage: 'control recover [APP] [--all] [--take regions|database]',
+		summary: 'lift read-only: the database was restored or failed over',
+		load: () => import('./control-recover.ts'),
+	},
 	doctor: { usage: 'doctor', summary: 'look for what is wrong', load: () => import('./doctor.ts') },
 	open: { usage: 'open [APP]', summary: 'the page of this installation, or of an app', load: () => import('./open.ts') },
 	login: { usage: 'login URL < token', summary: 'use a Jibe on another machine', load: () => import('./login.ts') },
@@ -132,7 +137,7 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 
 /** Verbs that the design names and this version does not have yet. */
 export const LATER: readonly string[] = [
-	'promote', 'abort', 'approve', 'domain', 'dev', 'control',
+	'promote', 'abort', 'approve', 'domain', 'dev',
 	'edge',
 ]; // prettier-ignore
 

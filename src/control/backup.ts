@@ -117,17 +117,24 @@ async function* writeBlobs(store: SweptStore, digests: Digest[], writer: BackupW
 	if (pack.length > 0) yield* writer.record(RECORD.pack, encodePack(pack).file);
 }
 
-/** Large ones are read and unpacked on other threads, a few at once; small ones are there at once. */
+/** Large ones are read and unpacked on other threads, a few at once, while small ones, which are there at once, go by. */
 async function* readInOrder(store: SweptStore, digests: Digest[]): AsyncGenerator<EncodedBlob> {
-	const reading: Promise<EncodedBlob>[] = [];
+	const reading = new Set<Promise<void>>();
+	const ready: EncodedBlob[] = [];
 	try {
 		for (const digest of store.inOrder(digests)) {
-			const read = store.readStored(digest);
-			read.catch(() => {}); // told when its turn comes
-			reading.push(read);
-			if (reading.length >= READ_AT_ONCE) yield await reading.shift()!;
+			const one = store.readStored(digest).then((blob) => {
+				ready.push(blob);
+				reading.delete(one);
+			});
+			one.catch(() => {}); // told by the next wait
+			reading.add(one);
+			await Promise.resolve();
+			if (reading.size >= READ_AT_ONCE) await Promise.race(reading);
+			while (ready.length > 0) yield ready.shift()!;
 		}
-		while (reading.length > 0) yield await reading.shift()!;
+		await Promise.all(reading);
+		yield* ready;
 	} finally {
 		await Promise.allSettled(reading);
 	}

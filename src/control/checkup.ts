@@ -97,13 +97,22 @@ async function blobStore({ store }: House): Promise<Finding> {
 	}
 }
 
-async function replicas({ state }: House, version: string): Promise<Finding[]> {
+const APART = warn(
+	'replicas',
+	'each control keeps the blobs that it was sent in its own directory: when one is gone, so is what only it has',
+	'jibe up --store s3://bucket (or file:///directory) on each, with a place that all of them reach',
+);
+
+async function replicas({ state, sharedStore }: House, version: string): Promise<Finding[]> {
 	try {
 		const all = await state.replicas.list();
 		const silent = all.filter(({ silentMs }) => silentMs > REPLICA_SILENT_MS);
 		const others = all.filter((one) => one.version !== version);
-		if (silent.length === 0 && others.length === 0) return [ok('replicas', all.length === 1 ? 'one control' : `${all.length} controls`)];
+		const apart = all.length > 1 && !sharedStore;
+		if (silent.length === 0 && others.length === 0 && !apart)
+			return [ok('replicas', all.length === 1 ? 'one control' : `${all.length} controls`)];
 		return [
+			...(apart ? [APART] : []),
 			...silent.map(({ id, home, silentMs }) =>
 				warn(
 					'replicas',

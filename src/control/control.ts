@@ -71,6 +71,8 @@ export interface ControlOptions {
 	createDriver(settings: DriverSettings): Driver;
 	/** Names this process: deployments belong to one of them at a time. */
 	owner: string;
+	/** Other controls on this database reach the same blobs. */
+	sharedStore?: boolean;
 	/** Where it lives, when there may be others on this database; absent: there are none. */
 	replica?: Pick<OthersOptions, 'home' | 'times' | 'memory'>;
 	reserve?: Reserve | null;
@@ -127,6 +129,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		installation,
 		state,
 		store,
+		sharedStore: options.sharedStore ?? false,
 		hub,
 		driver,
 		manifests,
@@ -193,7 +196,8 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 async function openHub(installation: string, roster: Roster, { state, log, clock }: ControlOptions): Promise<Hub> {
 	const regions = () => roster.regions().map(({ name }) => name);
 	const servers = (names: readonly string[]) => roster.message(names);
-	const hub = new Hub({ installation, regions: regions(), wanted: () => wanted(state), servers, log, clock });
+	const forgotten = () => state.apps.forgotten();
+	const hub = new Hub({ installation, regions: regions(), wanted: () => wanted(state), forgotten, servers, log, clock });
 	const tellServers = () => hub.serversChanged(regions(), roster.trusted());
 	tellServers();
 	roster.subscribe(tellServers);

@@ -12,7 +12,7 @@ export async function checkDomains<T>(house: House, app: string, domains: readon
 	if (domains.length === 0) return deploy();
 	const reserved = domains.find((domain) => LOOPBACK_NAMES.includes(domain) || domain === 'localhost' || domain.endsWith('.localhost'));
 	if (reserved) throw new Refusal('domain_reserved', 422, `${reserved} can't be an app's domain: it always means this machine`);
-	const turn = queue.then(async () => {
+	const claim = async () => {
 		const owners = await domainOwners(house);
 		for (const domain of domains) {
 			const owner = owners.get(domain);
@@ -25,7 +25,9 @@ export async function checkDomains<T>(house: House, app: string, domains: readon
 			);
 		}
 		return deploy();
-	});
+	};
+	// Also those of other controls wait: only then is the next one here let try.
+	const turn = queue.then(() => house.state.alone(claim));
 	queue = turn.catch(() => {});
 	return turn;
 }

@@ -16,6 +16,8 @@ export interface House {
 	installation: Installation;
 	state: State;
 	store: SweptStore;
+	/** Other controls on this database reach the same blobs. */
+	sharedStore: boolean;
 	hub: Hub;
 	driver: Driver;
 	manifests: Manifests;

@@ -60,6 +60,22 @@ test('a depot that knows more than the database says so', async () => {
 	assert.deepEqual(events.find(({ type }) => type === 'ahead'), { type: 'ahead', ...known(4) }); // prettier-ignore
 });
 
+test('a depot that missed the removal of an app, of which only its last version is remembered, hears of it; one beyond that is ahead', async () => {
+	const forgotten = { epoch: 1, versions: new Map([['notes', 7]]) };
+	const { events, connect } = house({ wants: [], releases: [] }, forgotten);
+	const { sent } = await connect([known(5)]);
+	const told = sent.flatMap((message) => (message.type === 'wants' ? message.wants : []));
+	assert.deepEqual(
+		told.map(({ version, removed, run }) => ({ version, removed, run })),
+		[{ version: 7, removed: true, run: [] }],
+	);
+	const knows = await connect([known(7)]);
+	assert.equal(knows.sent.some((message) => message.type === 'wants'), false); // prettier-ignore
+	assert.deepEqual(types(events, 'ahead'), []);
+	await connect([known(8)]);
+	assert.deepEqual(types(events, 'ahead'), ['ahead']);
+});
+
 test('with the database away a depot gets what control last wrote', async () => {
 	const { hub, connect, away } = house();
 	away();
@@ -278,7 +294,10 @@ function types(events: HubEvent[], ...wanted: HubEvent['type'][]): string[] {
 }
 
 /** A hub of two regions, of which depots of the first connect, with time in the test's hand. */
-function house(database: { wants: Want[]; releases: ReleaseSpec[] } = { wants: [], releases: [] }) {
+function house(
+	database: { wants: Want[]; releases: ReleaseSpec[] } = { wants: [], releases: [] },
+	forgotten: { epoch: number; versions: ReadonlyMap<string, number> } = { epoch: 0, versions: new Map() },
+) {
 	const clock = handClock();
 	const events: HubEvent[] = [];
 	let answers = true;
@@ -292,6 +311,7 @@ function house(database: { wants: Want[]; releases: ReleaseSpec[] } = { wants: [
 			if (!answers) throw new Error('the database is away');
 			return database;
 		},
+		forgotten: () => Promise.resolve(forgotten),
 		servers: (names) => ({ type: 'servers', version: ++lists, control: [...names], servers: [] }),
 		log,
 		clock,

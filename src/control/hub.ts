@@ -28,11 +28,15 @@ export interface HubOptions {
 	regions: readonly string[];
 	/** Everything wanted now, from the database. @throws when it is away: then what the hub holds is said. */
 	wanted(): Promise<{ wants: Want[]; releases: ReleaseSpec[] }>;
+	/** What was removed so long ago that it is not among what is wanted any more; absent: nothing. */
+	forgotten?(): Promise<{ epoch: number; versions: ReadonlyMap<string, number> }>;
 	/** Whom programs of these regions may trust; absent: nobody has joined. */
 	servers?(regions: readonly string[]): Servers;
 	log: Log;
 	clock: Clock;
 }
+
+const NOWHERE = { primary: null, candidate: null, hold: null };
 
 export class Hub implements RegionHub {
 	private readonly byName = new Map<string, RegionLinks>();
@@ -236,6 +240,7 @@ export class Hub implements RegionHub {
 		this.sendNewer(link, theirs);
 		try {
 			await this.refresh();
+			await this.recallRemoved(link);
 		} catch (error) {
 			this.of.log.warn('wanted.from_memory', { error });
 			// What another control wrote meanwhile is not in this one's memory: whether the region is ahead can't be told yet.
@@ -245,8 +250,23 @@ export class Hub implements RegionHub {
 		this.sendNewer(link, theirs);
 		for (const item of link.hello.known) {
 			const want = this.wants.get(wantKey(item));
-			if (!want || compareVersions(item, want) > 0) this.emit({ type: 'ahead', ...item });
+			if (want && compareVersions(item, want) > 0) this.emit({ type: 'ahead', ...item });
 		}
+	}
+
+	/** A depot that was away when an app was removed, and for so long since that nothing but how far it had come is remembered. */
+	private async recallRemoved(link: ServerLink): Promise<void> {
+		const unknown = link.hello.known.filter((item) => !this.wants.has(wantKey(item)));
+		if (unknown.length === 0) return;
+		const { epoch, versions } = (await this.of.forgotten?.()) ?? { epoch: 0, versions: new Map<string, number>() };
+		const gone: Want[] = [];
+		for (const { region, app, environment, ...held } of unknown) {
+			const last = { epoch, version: versions.get(app) ?? 0 };
+			const older = compareVersions(held, last);
+			if (last.version === 0 || older > 0) this.emit({ type: 'ahead', region, app, environment, ...held });
+			else if (older < 0) gone.push({ region, app, environment, ...last, deployment: null, pointer: NOWHERE, run: [], removed: true });
+		}
+		if (gone.length > 0) link.send({ type: 'wants', wants: gone, releases: [], gift: null });
 	}
 
 	/** `theirs`: what the depot holds; what is sent is added. */

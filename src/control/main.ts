@@ -74,6 +74,7 @@ export async function main(given: unknown): Promise<void> {
 		version: settings.version,
 		createDriver,
 		owner: `control-${process.pid}-${randomId()}`,
+		sharedStore: settings.store !== undefined,
 		replica: { home: homeOf(data), times: settings.replicaTimes, memory: memoryIn(data, log) },
 		reserve,
 		masterKey,

@@ -176,7 +176,9 @@ export class Others {
 		const known = new Map(wants.map((want) => [wantKey(want), want]));
 		for (const want of before) {
 			const now = known.get(wantKey(want));
-			if (!now || compareVersions(want, now) > 0) house.driver.ahead(knownOf(want));
+			// What was removed is forgotten after a while.
+			const ahead = now ? compareVersions(want, now) > 0 : !want.removed;
+			if (ahead) house.driver.ahead(knownOf(want));
 		}
 		await this.learn(house, wants);
 	}

@@ -153,7 +153,16 @@ export interface RegionHub {
 	/** The oldest version that a connected edge of the region obeys; null when there is no edge or one has said nothing. */
 	applied(of: { region: string; app: string; environment: string }): { epoch: number; version: number } | null;
 	/** @throws with code probe_failed when the region can't be asked within the time limit */
-	probe(ask: { region: string; app: string; environment: string; releases: number[]; discard: number; count: number }): Promise<Probed>;
+	probe(ask: {
+		region: string;
+		app: string;
+		environment: string;
+		releases: number[];
+		discard: number;
+		count: number;
+		/** Not before an instance of the first release is there. */
+		whenReady?: boolean;
+	}): Promise<Probed>;
 	subscribe(listener: (event: HubEvent) => void): () => void;
 }
 

@@ -12,7 +12,7 @@ export class ProbeFailed extends Error {
 	readonly code = 'probe_failed';
 }
 
-export type ProbeAsk = Place & { releases: number[]; discard: number; count: number };
+export type ProbeAsk = Place & { releases: number[]; discard: number; count: number; whenReady?: boolean };
 
 export class Probes {
 	readonly #underWay = new Map<string, { link: ServerLink; settle: (answer: Probed | Error) => void }>();
@@ -23,8 +23,9 @@ export class Probes {
 	}
 
 	/** @throws ProbeFailed */
-	ask({ region, app, environment, releases, discard, count }: ProbeAsk, link: ServerLink): Promise<Probed> {
+	ask(of: ProbeAsk, link: ServerLink): Promise<Probed> {
 		const id = randomId(12);
+		const { region } = of;
 		return new Promise((resolve, reject) => {
 			const limit = this.#clock.after(PROBE_LIMIT_MS, () => settle(new ProbeFailed(`${region} did not answer the probe in time`)));
 			const settle = (answer: Probed | Error) => {
@@ -35,7 +36,7 @@ export class Probes {
 				else resolve(answer);
 			};
 			this.#underWay.set(id, { link, settle });
-			if (!link.send({ type: 'probe', id, region, app, environment, releases, discard, count })) {
+			if (!link.send({ type: 'probe', id, ...of })) {
 				settle(new ProbeFailed(`the link to ${region} broke`));
 			}
 		});

@@ -10,7 +10,7 @@ import { Refusal } from './ports.ts';
 const BY_STATE_CODE: Record<StateError['code'], { status: number; hint: string | null }> = {
 	fenced: { status: 409, hint: 'somebody else took the deployment over; look at "jibe status"' },
 	stale: { status: 409, hint: 'it changed meanwhile; try again' },
-	read_only: { status: 503, hint: 'a region has seen newer pointers than the database holds: run "jibe control recover"' },
+	read_only: { status: 409, hint: 'what serves goes on; "jibe control recover APP" makes what the regions serve the truth again' },
 	blob_missing: { status: 409, hint: 'upload the missing blobs and try again' },
 	unknown: { status: 404, hint: null },
 	illegal_transition: { status: 409, hint: null },

@@ -50,13 +50,19 @@ export function createUpstream({ addresses, tls, credential }: UpstreamOptions):
 	const tlsAgent = new TlsAgent({ keepAlive: true, maxSockets: CONNECTIONS, maxCachedSessions: 0 });
 	let answered: string | null = null;
 
-	async function ask(method: 'GET' | 'POST', path: string, body?: string): Promise<Got> {
+	/** `lacks`: this control does not have it; where controls keep their blobs apart another one may. */
+	async function ask(method: 'GET' | 'POST', path: string, lacks: (got: Got) => boolean, body?: string): Promise<Got> {
 		const all = addresses();
 		const order = answered !== null && all.includes(answered) ? [answered, ...all.filter((one) => one !== answered)] : all;
 		let failure: unknown = new Error('no address of control is known');
+		let without: Got | null = null;
 		for (const address of order) {
 			try {
 				const got = await askOne(address, method, path, body);
+				if (lacks(got)) {
+					without = got;
+					continue;
+				}
 				if (got.status < 500 || address === order.at(-1)) {
 					answered = address;
 					return got;
@@ -66,6 +72,7 @@ export function createUpstream({ addresses, tls, credential }: UpstreamOptions):
 				failure = cause;
 			}
 		}
+		if (without) return without;
 		throw new UpstreamError(`control at ${order.join(', ')} could not be asked for ${path}`, { cause: failure });
 	}
 
@@ -89,21 +96,21 @@ export function createUpstream({ addresses, tls, credential }: UpstreamOptions):
 
 	return {
 		async blob(digest) {
-			const answer = await ask('GET', `/blobs/${digest}`);
+			const answer = await ask('GET', `/blobs/${digest}`, isMissing);
 			if (answer.status === 404) throw new BlobMissing(digest);
 			if (answer.status !== 200) refuse(`/blobs/${digest}`, answer);
 			if (sha256(answer.bytes) !== digest) throw new UpstreamError(`what control sent for ${digest} has another digest`);
 			return answer.bytes;
 		},
 		async blobs(digests) {
-			const answer = await ask('POST', '/blobs', JSON.stringify({ digests }));
+			const answer = await ask('POST', '/blobs', hasNone, JSON.stringify({ digests }));
 			if (answer.status !== 200) refuse('/blobs', answer);
 			const { blobs } = decodeUpload(answer.bytes);
 			const asked = new Set(digests);
 			return new Map([...blobs].filter(([digest]) => asked.has(digest)));
 		},
 		async tree(root) {
-			const answer = await ask('GET', `/trees/${root}`);
+			const answer = await ask('GET', `/trees/${root}`, isMissing);
 			if (answer.status === 404) throw new BlobMissing(root);
 			if (answer.status !== 200) refuse(`/trees/${root}`, answer);
 			const manifest = manifestOf(Object.entries(treeAnswer.parse(JSON.parse(answer.bytes.toString())).set));
@@ -111,10 +118,18 @@ export function createUpstream({ addresses, tls, credential }: UpstreamOptions):
 			if (tree.root !== root) throw new UpstreamError(`what control sent for the tree ${root} has the root ${tree.root}`);
 			return { manifest, tree };
 		},
-		secrets: (question) => ask('POST', SECRETS_PATH, question),
+		secrets: (question) => ask('POST', SECRETS_PATH, () => false, question),
 		close() {
 			agent.destroy();
 			tlsAgent.destroy();
 		},
 	};
+}
+
+function isMissing({ status }: Got): boolean {
+	return status === 404;
+}
+
+function hasNone({ status, bytes }: Got): boolean {
+	return status === 200 && decodeUpload(bytes).blobs.size === 0;
 }

@@ -1,12 +1,18 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { canonicalJson, compareUtf8, isDigest, randomId, randomSecret, sha256 } from './digest.ts';
+import { canonicalJson, compareUtf8, isDigest, randomId, randomSecret, sha256, sha256Aside } from './digest.ts';
 
 test('sha256 of known bytes', () => {
 	assert.equal(sha256(''), 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855');
 	assert.equal(sha256('abc'), 'sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad');
 	assert.equal(sha256(new Uint8Array([0x61, 0x62, 0x63])), sha256('abc'));
+});
+
+test('on another thread it is the same', async () => {
+	for (const data of [Buffer.alloc(0), Buffer.from('abc'), Buffer.alloc(3_000_000, 'x').subarray(7)]) {
+		assert.equal(await sha256Aside(data), sha256(data));
+	}
 });
 
 test('a digest is exactly sha256: and 64 lower-case hex digits', () => {

@@ -7,6 +7,11 @@ export function sha256(data: string | Uint8Array): Digest {
 	return `sha256:${hash('sha256', data, 'hex')}`;
 }
 
+/** The same on another thread: for what is large, while this one goes on. */
+export async function sha256Aside(data: Uint8Array): Promise<Digest> {
+	return `sha256:${Buffer.from(await crypto.subtle.digest('SHA-256', data as Uint8Array<ArrayBuffer>)).toString('hex')}`;
+}
+
 export function isDigest(value: string): value is Digest {
 	return /^sha256:[0-9a-f]{64}$/.test(value);
 }

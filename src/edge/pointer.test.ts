@@ -309,6 +309,19 @@ test('each second is counted: requests, errors, slots, latencies; nothing when n
 	assert.equal(stage.sent.length, before);
 });
 
+test('a probe that is asked for before its release is there waits for it', async (t) => {
+	const stage = await serving(t, (_req, res) => res.end('one'));
+	const next = await startInstance(t, 2, (_req, res) => res.end('two'));
+	const probe = { type: 'probe', region: 'fra', app: 'notes', environment: 'production', discard: 0, count: 2 } as const;
+	stage.tell({ ...probe, id: 'early', releases: [2], whenReady: true });
+	stage.tell({ ...probe, id: 'at once', releases: [2] });
+	assert.notEqual((await stage.saw('probed', ({ id }) => id === 'at once')).error, null);
+	stage.tell(reportOf(stage.instance.as('serving'), next.as('prepared', { healthy: false })));
+	stage.tell(reportOf(stage.instance.as('serving'), next.as('prepared')));
+	const { error, samples } = await stage.saw('probed', ({ id }) => id === 'early');
+	assert.deepEqual([error, samples.map(({ status }) => status)], [null, [200, 200]]);
+});
+
 test('probes ask both releases in turns, directly, and count nowhere', async (t) => {
 	const order: string[] = [];
 	const stage = await serving(t, (req, res) => {

@@ -12,6 +12,7 @@ export async function runProbe(probe: Probe, serving: Serving | null, clock: Clo
 	const answer = (samples: Probed['samples'], error: string | null): Probed => ({ type: 'probed', id: probe.id, samples, error });
 	if (serving === null) return answer([], `nothing is known here of ${probe.app} (${probe.environment}) in ${probe.region}`);
 	const [judged] = probe.releases;
+	if (probe.whenReady && judged !== undefined) await ready(serving, judged, clock);
 	if (judged === undefined || serving.near(judged) === null) return answer([], `no instance of v${judged} is running in ${probe.region}`);
 	// The others are there to compare with. One that is down or hangs must not keep what may be its cure from going live.
 	const asked = new Set(probe.releases.filter((release) => serving.near(release) !== null));
@@ -29,6 +30,18 @@ export async function runProbe(probe: Probe, serving: Serving | null, clock: Clo
 	return answer(samples, null);
 }
 
+/** Resolves once the release has an instance that can be asked, or after a while. */
+async function ready(serving: Serving, release: number, clock: Clock): Promise<void> {
+	const until = clock.monotonic() + READY_WITHIN_MS;
+	while (serving.near(release)?.healthy !== true) {
+		const leftMs = until - clock.monotonic();
+		const changed = new Promise<boolean>((resolve) => {
+			if (leftMs <= 0 || serving.wait(() => resolve(true), leftMs) === null) resolve(false);
+		});
+		if (!(await changed)) return;
+	}
+}
+
 interface Sample {
 	/** 0: no answer. */
 	status: number;
@@ -37,6 +50,8 @@ interface Sample {
 const LOST: Sample = { status: 0, ms: 0 };
 /** Without a spec there is no time limit of the app's own. */
 const TIMEOUT_MS = 2_000;
+/** Less than control waits for the answer. */
+const READY_WITHIN_MS = 12_000;
 
 function ask(upstream: Upstream, connections: Map<Upstream, Connection>, probe: Probe, serving: Serving, clock: Clock): Promise<Sample> {
 	const health = serving.releases.get(upstream.release)?.spec.health;

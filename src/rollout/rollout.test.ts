@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { EARLY_WAIT_MS } from './gate.ts';
 import { planDeploy, planWarmRollback, PlanError, ROLLBACK_TIMEOUT_MS, type PlanInput, type Strategy } from './plan.ts';
 import { newRollout, type Effect, type Facts, type RegionFacts, type Rollout, type RolloutEvent, type Wanted } from './rollout.ts';
 import { NOTHING, prepared } from './runs.ts';
@@ -29,6 +30,8 @@ class Scene {
 	rollout: Rollout;
 	now = 0;
 	readonly facts: Record<string, RegionFacts> = {};
+	/** What comes of probes that are asked for before a pointer has moved. */
+	early: 'refused' | 'awaited' = 'refused';
 	/** Every effect, as `fra→2`, `RollingOut`, `probe fra`. */
 	readonly done: string[] = [];
 
@@ -54,6 +57,11 @@ class Scene {
 			this.rollout = rollout;
 			for (const effect of effects) this.#apply(effect);
 			more = effects.some((effect) => effect.type !== 'probe');
+			const early = effects.find((effect) => effect.type === 'probe' && effect.early === true) as
+				| Extract<Effect, { type: 'probe' }>
+				| undefined;
+			// As an edge of the version before: it does not wait for what is not there yet.
+			if (early && this.early === 'refused') this.tell({ ...passed, type: 'probed', verdict: 'error', region: early.region, early: true });
 		}
 		return this;
 	}
@@ -73,7 +81,8 @@ class Scene {
 
 	#apply(effect: Effect): void {
 		if (effect.type === 'transition') this.done.push(effect.reason === null ? effect.to : `${effect.to} (${effect.reason})`);
-		if (effect.type === 'probe') this.done.push(`probe ${effect.region}`);
+		if (effect.type === 'probe' && !(effect.early && this.early === 'refused'))
+			this.done.push(`probe ${effect.region}${effect.early ? ' early' : ''}`);
 		if (effect.type !== 'write') return;
 		const fact = this.facts[effect.region]!;
 		if (fact.wanted!.primary !== effect.wanted.primary) this.done.push(`${effect.region}→${effect.wanted.primary ?? 'nothing'}`);
@@ -105,6 +114,46 @@ test('three regions: prepared everywhere, the first region, its gate, the rest i
 	assert.deepEqual(scene.set(['nrt'], { confirmed: true }).tell().take(), ['Deployed']);
 	assert.equal(scene.run('iad'), '1 warm, 2 serving');
 	assert.deepEqual(scene.rollout.canary, { region: 'fra', status: 200, p50Ms: 3, maxMs: 9 });
+});
+
+test('probes that pass before a pointer moved: all pointers follow one another, and Deployed waits for every one', () => {
+	const regions = ['fra', 'iad', 'nrt'];
+	const scene = new Scene(regions, { serving: 1 });
+	scene.early = 'awaited';
+	assert.deepEqual(scene.tell().take(), ['probe fra early']);
+	assert.deepEqual(
+		scene
+			.set(regions, { target: { state: 'ready' } })
+			.tell()
+			.take(),
+		[],
+		'the answer is on its way',
+	);
+	scene.tell({ ...passed, region: 'fra', early: true });
+	assert.deepEqual(scene.take(), ['CanaryCheck', 'fra→2', 'RollingOut', 'iad→2', 'nrt→2']);
+	assert.deepEqual(scene.set(['iad', 'nrt'], { confirmed: true }).tell().take(), []);
+	assert.deepEqual(scene.set(['fra'], { confirmed: true }).tell().take(), ['Deployed']);
+	assert.deepEqual(scene.rollout.canary, { region: 'fra', status: 200, p50Ms: 3, maxMs: 9 });
+});
+
+test('probes that were asked for early and fail, or say nothing in time, are no reason: the first pointer moves alone', () => {
+	const asked = () => {
+		const scene = new Scene(['fra', 'iad'], { serving: 1 });
+		scene.early = 'awaited';
+		scene.set(['fra', 'iad'], { target: { state: 'ready' } }).tell();
+		assert.deepEqual(scene.take(), ['probe fra early']);
+		return scene;
+	};
+	const failed = asked().tell({ ...passed, region: 'fra', verdict: 'fail', early: true });
+	assert.deepEqual(failed.take(), ['CanaryCheck', 'fra→2', 'probe fra']);
+	const late = asked();
+	assert.equal(nextLook(late.rollout, late.now), EARLY_WAIT_MS);
+	late.now = EARLY_WAIT_MS;
+	assert.deepEqual(late.tell().take(), ['CanaryCheck', 'fra→2']);
+	assert.deepEqual(late.set(['fra'], { confirmed: true }).tell().take(), []);
+	assert.deepEqual(late.tell({ ...passed, region: 'fra', early: true }).take(), ['RollingOut', 'iad→2'], 'it says the same, though late');
+	const lost = asked().tell({ type: 'resumed' });
+	assert.deepEqual(lost.tell().take(), ['probe fra early'], 'a new process asks again');
 });
 
 test('one region: the gate, then Deployed, without RollingOut', () => {

@@ -69,6 +69,8 @@ export interface Gate {
 	/** Not asked again before. */
 	notBefore: number;
 	passed: boolean;
+	/** Asked while the release was prepared, before any pointer moved; until that came to nothing. */
+	early?: boolean;
 }
 
 export interface RunEntry {
@@ -123,6 +125,8 @@ export type RolloutEvent =
 			p50Ms: number;
 			maxMs: number;
 			detail: string;
+			/** It was asked for before any pointer moved. */
+			early?: boolean;
 	  }
 	/** Somebody or something wants it to end; `byAnother`: another deployment writes the pointers back. */
 	| { type: 'stop'; to: 'Cancelled' | 'Superseded'; reason: string; detail: string | null; byAnother: boolean };
@@ -130,7 +134,8 @@ export type RolloutEvent =
 export type Effect =
 	| { type: 'transition'; to: RolloutState; reason: string | null; detail: string | null }
 	| { type: 'write'; region: string; wanted: Wanted }
-	| { type: 'probe'; region: string; current: number | null };
+	/** `early`: as soon as the release is there, which may take a while. */
+	| { type: 'probe'; region: string; current: number | null; early?: boolean };
 
 export interface Step {
 	rollout: Rollout;

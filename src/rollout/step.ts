@@ -1,5 +1,5 @@
 import { catchUp } from './catch-up.ts';
-import { gateAnswered } from './gate.ts';
+import { askEarly, EARLY_WAIT_MS, gateAnswered, waitsForEarly } from './gate.ts';
 import { isGated } from './plan.ts';
 import { hasMoved, isTesting, type Effect, type Facts, type Rollout, type RolloutEvent, type RolloutState, type Step } from './rollout.ts';
 import { dropped, NOTHING, prepared, sameWanted } from './runs.ts';
@@ -116,11 +116,12 @@ function prepare(rollout: Rollout, facts: Facts, now: number): Effect[] {
 		else if (late) Object.assign(region, { stage: 'skipped', reason: 'prepare_timeout' });
 		else region.stage = 'preparing';
 	}
-	if (rollout.regions.some((region) => region.stage === 'preparing')) return [];
+	const early = askEarly(rollout, facts);
+	if (rollout.regions.some((region) => region.stage === 'preparing')) return early;
 	const there = rollout.regions.filter((region) => region.stage === 'prepared').length;
 	if (there >= rollout.plan.minRegions) {
-		rollout.times.prepared = now;
-		return nextWave(rollout, facts, now);
+		rollout.times.prepared ??= now;
+		return waitsForEarly(rollout, now) ? early : [...early, ...nextWave(rollout, facts, now)];
 	}
 	const detail = `${there} of ${rollout.regions.length} regions are prepared, ${rollout.plan.minRegions} are needed`;
 	return rollout.regions.some((region) => region.reason === 'prepare_timeout')
@@ -184,6 +185,7 @@ export function nextLook(rollout: Rollout, now: number): number | null {
 	const times: number[] = [];
 	if (isTesting(rollout)) times.push(rollout.testsUntil!);
 	if (rollout.phase === 'preparing') times.push(since + plan.prepareMs);
+	if (rollout.phase === 'preparing' && rollout.times.prepared !== null) times.push(rollout.times.prepared + EARLY_WAIT_MS);
 	if (rollout.phase === 'walking') times.push(since + plan.confirmMs, since + plan.waveMs);
 	if (rollout.phase === 'walking' && rollout.rungAt !== null) times.push(rollout.rungAt + plan.holdMs);
 	if (rollout.phase === 'swinging') times.push(since + SWING_TIMEOUT_MS);

@@ -1,8 +1,8 @@
-import { askGate, newGate } from './gate.ts';
+import { askGate, newGate, passedEarly } from './gate.ts';
 import { moved, NOTHING, sameWanted, settled } from './runs.ts';
 import { isGated } from './plan.ts';
 import { startSwing } from './swing.ts';
-import type { Effect, Facts, RegionProgress, Rollout } from './rollout.ts';
+import type { Effect, Facts, Gate, RegionProgress, Rollout } from './rollout.ts';
 
 /** The pointers, wave after wave: write them, have them confirmed, pass the gate, go on. */
 export function walk(rollout: Rollout, facts: Facts, now: number): Effect[] {
@@ -15,6 +15,7 @@ export function walk(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	// The probes go out with the pointer: the region's edge gets them after it, and both have to come out well.
 	const asked = askGate(rollout, facts, now);
 	if (asked.length > 0) return asked;
+	if (goesOnAtOnce(rollout)) return nextWave(rollout, facts, now);
 	if (rollout.regions.some((region) => region.stage === 'moving')) return [];
 	if (rollout.gate && !rollout.gate.passed) return [];
 	if (!anyLive(rollout)) return [];
@@ -24,11 +25,22 @@ export function walk(rollout: Rollout, facts: Facts, now: number): Effect[] {
 /** The next wave's pointers; after the last one, the end. */
 export function nextWave(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	const members = nextMembers(rollout, facts);
-	if (!enoughCan(rollout)) return startSwing(rollout, 'regions_lost', 'too few regions are left to go on with', false, facts, now);
+	if (!enoughCan(rollout, passedEarly(rollout)))
+		return startSwing(rollout, 'regions_lost', 'too few regions are left to go on with', false, facts, now);
 	if (members.length === 0) return finish(rollout, facts, now);
 	const gated = rollout.plan.gates[rollout.wave]!;
-	Object.assign(rollout, { phase: 'walking', since: now, rung: 0, rungAt: null, gate: gated ? newGate(members[0]!.name) : null });
+	Object.assign(rollout, { phase: 'walking', since: now, rung: 0, rungAt: null, gate: gated ? gateOf(rollout, members[0]!.name) : null });
 	return [...enter(rollout), ...members.map((region) => movePointer(rollout, region, facts))];
+}
+
+/** One that was asked early stands, or is waited for, where it is of this wave. */
+function gateOf({ gate, wave }: Rollout, region: string): Gate {
+	return wave === 0 && gate?.early && gate.asked && gate.region === region ? gate : newGate(region);
+}
+
+/** The gate passed before the first pointer moved: the next wave does not wait for that pointer to be confirmed. */
+function goesOnAtOnce(rollout: Rollout): boolean {
+	return rollout.wave === 0 && passedEarly(rollout) && rollout.regions.some(({ stage }) => stage === 'prepared');
 }
 
 /** Regions of the next wave that has any. A first region that is lost is replaced by the next that can be reached. */
@@ -87,9 +99,10 @@ function giveUpWaiting(rollout: Rollout): void {
 }
 
 /** Regions that are live, or were lost with a moved pointer, or still have their turn, are enough to go on with. */
-function enoughCan(rollout: Rollout): boolean {
+function enoughCan(rollout: Rollout, moving = false): boolean {
 	const can = rollout.regions.filter(
-		({ stage, reason }) => stage === 'live' || stage === 'prepared' || (stage === 'pending' && reason === 'lost'),
+		({ stage, reason }) =>
+			(moving && stage === 'moving') || stage === 'live' || stage === 'prepared' || (stage === 'pending' && reason === 'lost'),
 	);
 	return can.length >= rollout.plan.minRegions;
 }

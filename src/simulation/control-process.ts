@@ -9,6 +9,9 @@ import { Link, type Region, type Said, type World } from './region.ts';
 /** One control process: the real driver over a slow, at times failing database and over links to the regions. It can die between any two instructions. */
 
 const LOST_AFTER_MS = 15_000;
+/** How long an edge waits for what it is to probe, and how often it looks. */
+const READY_WITHIN_MS = 12_000;
+const READY_LOOK_MS = 50;
 export const APP = 'notes';
 export const ENVIRONMENT = 'production';
 
@@ -195,7 +198,7 @@ export class ControlProcess {
 		view.link.send(() => region.told(want));
 	}
 
-	#probe({ region, releases, discard, count }: Parameters<RegionHub['probe']>[0]): Promise<Probed> {
+	#probe({ region, releases, discard, count, whenReady }: Parameters<RegionHub['probe']>[0]): Promise<Probed> {
 		const { promise, resolve, reject } = Promise.withResolvers<Probed>();
 		const { clock, random } = this.#world;
 		const { link } = this.#views.get(region)!;
@@ -204,7 +207,10 @@ export class ControlProcess {
 			if (this.#alive) answer();
 		};
 		clock.after(15_000, () => settle(() => reject(new MemoryError('unknown', `${region} did not answer the probe in time`))));
-		link.send(() => {
+		const until = clock.now() + READY_WITHIN_MS;
+		const asked = () => {
+			if (whenReady && where.seats.get(releases[0]!)?.healthy !== true && clock.now() < until)
+				return void clock.after(READY_LOOK_MS, asked);
 			const samples = releases.flatMap((release) => {
 				const there = where.seats.get(release)?.healthy === true;
 				const status = there ? (this.#world.qualityOf(release) === 'fails-probes' ? 500 : 200) : 0;
@@ -212,7 +218,8 @@ export class ControlProcess {
 			});
 			const error = random.chance(0.05) ? 'no edge could ask' : null;
 			link.send(() => settle(() => resolve({ type: 'probed', id: '', samples: error ? [] : samples, error })));
-		});
+		};
+		link.send(asked);
 		return promise;
 	}
 

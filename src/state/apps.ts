@@ -34,6 +34,14 @@ export class AppTable implements Apps {
 		this.events.hint();
 	}
 
+	async forgotten(): Promise<{ epoch: number; versions: ReadonlyMap<string, number> }> {
+		const [apps, [installation]] = await Promise.all([
+			this.db.rows(this.db.build.selectFrom('jibe.app').select(['name', 'forgotten_version']).where('forgotten_version', '>', 0)),
+			this.db.rows(this.db.build.selectFrom('jibe.installation').select('epoch')),
+		]);
+		return { epoch: installation?.epoch ?? 0, versions: new Map(apps.map((app) => [app.name, app.forgotten_version])) };
+	}
+
 	async setReadOnly(app: string, reason: string | null, by: string): Promise<void> {
 		await this.db.call('jibe_set_read_only', 'select jibe.set_read_only($1, $2, $3, $4)', [app, reason, by, this.clock.now()]);
 		this.events.hint();

@@ -8,6 +8,8 @@ const DAY_MS = 86_400_000;
 const RELEASES_KEPT_MS = 30 * DAY_MS;
 /** Per environment. */
 const LIVE_RELEASES_KEPT = 50;
+/** For regions that are away: who is back by then hears that the app was removed, who comes later hears it too. */
+const REMOVED_KEPT_MS = 30 * DAY_MS;
 const EVENTS_KEPT_MS = 90 * DAY_MS;
 const AUDIT_KEPT_MS = 400 * DAY_MS;
 /** The lock that `create_deployment` and `lease_blobs` share. */
@@ -20,6 +22,7 @@ export async function collect(db: Database, now: number): Promise<Collected> {
 	const releases = await dropReleases(db, now);
 	const wanted = await db.transaction((rows) => dropBlobs(db, rows, now));
 	const [events, auditEntries] = [await pruneEvents(db, now), await pruneAudit(db, now)];
+	await db.call('jibe_forget_removed', 'select jibe.forget_removed($1)', [now - REMOVED_KEPT_MS]);
 	await dropExpired(db, now);
 	return { wanted, releases, events, auditEntries };
 }

@@ -11,7 +11,6 @@ import {
 	truncateSync,
 	writeFileSync,
 } from 'node:fs';
-import { hostname } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { pause, systemClock, type Clock } from '#clock/clock.ts';
@@ -49,6 +48,7 @@ export interface PostgresOptions {
 	as?: { binaries: string; cluster: string };
 }
 
+const MACHINE_ID = '/etc/machine-id';
 const START_LIMIT_MS = 60_000;
 const STOP_LIMIT_MS = 10_000;
 const CONNECT_EACH_MS = 5;
@@ -134,9 +134,10 @@ class Server implements Postgres {
 		this.watching = this.clock.every(CHECK_EACH_MS, () => void this.check());
 	}
 
-	/** By inode: a directory that is moved stays what it is. */
+	/** By machine and inode: a directory that is moved stays what it is. A container's host name is another one each time. */
 	get place(): string {
-		return `${hostname()}:${statSync(this.places.cluster).ino}`;
+		const machine = existsSync(MACHINE_ID) ? readFileSync(MACHINE_ID, 'utf8').trim() : '';
+		return `${machine}:${statSync(this.places.cluster).ino}`;
 	}
 
 	pid(): number {

@@ -29,7 +29,9 @@ export async function checkTimeline(client: pg.Client, of: { clock: Clock; log: 
 	const { rows } = await client.query<{ timeline: string | null }>('select timeline from jibe.installation');
 	const [known] = rows;
 	if (!known || timeline === null || timeline === known.timeline) return false;
-	if (known.timeline === null) {
+	// Before its place was part of it.
+	const noted = of.place === undefined ? null : `${known.timeline}/${of.place}`;
+	if (known.timeline === null || timeline === noted) {
 		await client.query('update jibe.installation set timeline = $1', [timeline]);
 		return false;
 	}

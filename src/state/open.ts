@@ -4,7 +4,7 @@ import { AppTable, EnvironmentTable, RegionTable } from './apps.ts';
 import { AuditTable } from './audit.ts';
 import { BlobTable } from './blobs.ts';
 import { collect } from './collect.ts';
-import { connect, isLost, RETRY_FOR_MS, type Database } from './database.ts';
+import { connect, isLost, RETRY_FOR_MS, unavailable, type Database } from './database.ts';
 import { DeploymentTable } from './deployments.ts';
 import { dump } from './dump.ts';
 import { openEvents } from './events.ts';
@@ -17,6 +17,9 @@ import { SecretTable } from './secrets.ts';
 import { ServerTable } from './servers.ts';
 import { StateError, type Installation, type State, type StateOptions } from './state.ts';
 import { LoginTable, TokenTable } from './tokens.ts';
+
+/** Two controls must not both find that a name is free. */
+const ALONE_LOCK = 7104305;
 
 /** Connects, brings the schema up to date, and makes the installation's identity when there is none. */
 export async function openState(options: StateOptions): Promise<State> {
@@ -47,6 +50,7 @@ export async function openState(options: StateOptions): Promise<State> {
 				db.call('jibe_raise_epoch', 'select jibe.raise_epoch_above($1, $2, null, $3, $4)', [by, clock.now(), above, lost]),
 			recover: (of) => deployments.recover(of),
 			checkTimeline: () => withClient(db, options, (client) => checkTimeline(client, options)),
+			alone: (work) => alone(db, options, work),
 			collect: (now) => collect(db, now),
 			dump: (what) => dump(db, what),
 			inspect: () => inspect(db),
@@ -100,4 +104,16 @@ async function installation(db: Database): Promise<Installation> {
 	const [row] = await db.rows(db.build.selectFrom('jibe.installation').selectAll());
 	if (!row) throw new StateError('unknown', 'the database has no installation: it was emptied while control ran; start control again');
 	return installationOf(row);
+}
+
+async function alone<T>(db: Database, options: StateOptions, work: () => Promise<T>): Promise<T> {
+	try {
+		return await withClient(db, options, async (client) => {
+			// Held until the connection ends, which it does with the process, too.
+			await client.query('select pg_advisory_lock($1)', [ALONE_LOCK]);
+			return await work();
+		});
+	} catch (error) {
+		throw isLost(error) ? unavailable(error) : error;
+	}
 }

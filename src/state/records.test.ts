@@ -209,6 +209,30 @@ describe('retention', () => {
 		await assert.rejects(own.deployments.create(again), { code: 'blob_missing' });
 	});
 
+	test('what tells regions to forget a removed app goes after 30 days; the app begins anew beyond what they may know', async () => {
+		const own = await cluster.state({ clock });
+		const app = 'forgotten';
+		await own.blobs.own(app, BLOBS);
+		await own.deployments.create(newDeployment(app));
+		const { epoch } = await own.installation();
+		const writes = prepared(1, { epoch, version: 1 }).map((write) => ({ ...write, run: [] }));
+		await own.deployments.write({ app, environment: 'production', removed: true, writes });
+		await own.apps.remove(app, 'token:ann');
+		await own.collect(now + 29 * DAY_MS);
+		assert.equal((await own.deployments.wants({ app })).length, 3);
+		await own.collect(now + 31 * DAY_MS);
+		assert.deepEqual(await own.deployments.wants({ app }), []);
+		assert.deepEqual(await own.apps.forgotten(), { epoch, versions: new Map([[app, 2]]) });
+		await own.blobs.own(app, BLOBS);
+		const again = await own.deployments.create(newDeployment(app));
+		assert.deepEqual(
+			again.wants.map(({ version }) => version),
+			[3, 3, 3],
+		);
+		await own.deployments.write({ app, environment: 'production', writes: prepared(2, { epoch, version: 3 }) });
+		assert.equal((await own.deployments.wants({ app }))[0]?.version, 4);
+	});
+
 	test('a create that leans on a release which was collected meanwhile looks again, and is refused', async () => {
 		const own = await cluster.state({ clock });
 		const blobs = [ARTIFACT, sha256('only here')];

@@ -43,7 +43,7 @@ export class ReplicaTable implements Replicas {
 
 	async list(): Promise<ReplicaRow[]> {
 		const rows = await lookAt(this.#parts.db);
-		return rows.map(({ lock: _, beat: __, ...row }) => row);
+		return rows.map(({ id, addresses, home, version, startedAt, silentMs }) => ({ id, addresses, home, version, startedAt, silentMs }));
 	}
 
 	async join(of: NewReplica): Promise<Membership> {
@@ -341,7 +341,7 @@ class Wait {
 		const { db, log } = this.#parts;
 		try {
 			const client = await openSession(db, log, () => {});
-			if (this.#closed) return void (await client.end());
+			if (this.#closed) return await client.end();
 			this.#client = client;
 			await client.query('select pg_advisory_lock($1, $2)', [LOCK_CLASS, this.row.lock]);
 			await this.#granted();

@@ -40,6 +40,8 @@ export interface State {
 	 * epoch is raised. Answers whether it was.
 	 */
 	checkTimeline(): Promise<boolean>;
+	/** Runs `work` while no other control on this database runs such work. @throws StateError database_unavailable */
+	alone<T>(work: () => Promise<T>): Promise<T>;
 	/** Forgets what retention no longer keeps, and says which blobs must stay in the store. */
 	collect(now: number): Promise<Collected>;
 	/** All of it as of one moment, for a backup. */
@@ -229,6 +231,8 @@ export interface Apps {
 	list(): Promise<AppRow[]>;
 	/** Forgets the app, its env and its blobs; its history stays. A later deploy begins it anew. */
 	remove(app: string, by: string): Promise<void>;
+	/** How far the versions had come of what was removed so long ago that nothing else is known of it. */
+	forgotten(): Promise<{ epoch: number; versions: ReadonlyMap<string, number> }>;
 	/** From now on every write of the app's pointers is refused with `read_only`; null lifts that. */
 	setReadOnly(app: string, reason: string | null, by: string): Promise<void>;
 }

@@ -62,7 +62,14 @@ export interface Tables {
 	};
 	'jibe.control_address': { address: string; seen_at: number };
 	'jibe.region': { name: string; position: number; edge_port: number; retired: boolean; home: string | null };
-	'jibe.app': { name: string; created_at: number; removed_at: number | null; last_release: number; read_only: string | null };
+	'jibe.app': {
+		name: string;
+		created_at: number;
+		removed_at: number | null;
+		last_release: number;
+		read_only: string | null;
+		forgotten_version: number;
+	};
 	'jibe.release': {
 		app: string;
 		number: number;

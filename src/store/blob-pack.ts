@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { promisify } from 'node:util';
 import { zstdCompress, zstdCompressSync, zstdDecompress, zstdDecompressSync } from 'node:zlib';
-import { sha256, type Digest } from '#digest/digest.ts';
+import { sha256, sha256Aside, type Digest } from '#digest/digest.ts';
 
 /**
  * A pack: many small blobs in one file, so that a deploy costs one fsync instead of one a blob.
@@ -75,7 +75,7 @@ export async function encodeBig(digest: Digest, raw: Uint8Array): Promise<Encode
 /** The big blob, or null when the bytes are not those that the digest names. */
 export async function decodeBig(of: { digest: Digest; encoding: number }, stored: Buffer): Promise<Buffer | null> {
 	const raw = of.encoding === ZSTD ? await inflateBig(stored) : stored;
-	return raw !== null && sha256(raw) === of.digest ? raw : null;
+	return raw !== null && (await sha256Aside(raw)) === of.digest ? raw : null;
 }
 
 /** The whole file, and where each blob lies in it. */

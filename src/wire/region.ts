@@ -316,6 +316,8 @@ export const probe = z.object({
 	releases: z.array(releaseNumber).min(1).max(2),
 	discard: z.int().nonnegative().max(100),
 	count: z.int().positive().max(1000),
+	/** Asked before it is there: the edge waits for an instance of the first. One of the version before does not, and says so. */
+	whenReady: z.boolean().optional(),
 });
 export const logsWanted = z.object({
 	type: z.literal('logsWanted'),

@@ -3,7 +3,7 @@ import type { Effect } from '#rollout/rollout.ts';
 import type { Lane, Walk } from './lane.ts';
 
 /** Has a region's edge ask the new release and the current one in turns, and tells the rollout how it came out. */
-export function askProbes(lane: Lane, walk: Walk, { region, current }: Extract<Effect, { type: 'probe' }>): void {
+export function askProbes(lane: Lane, walk: Walk, { region, current, early }: Extract<Effect, { type: 'probe' }>): void {
 	const { release, plan } = walk.rollout;
 	const { app, environment } = lane;
 	lane.hub
@@ -14,6 +14,7 @@ export function askProbes(lane: Lane, walk: Walk, { region, current }: Extract<E
 			releases: current === null ? [release] : [release, current],
 			discard: PROBE_DISCARD,
 			count: PROBE_COUNT,
+			...(early ? { whenReady: true } : {}),
 		})
 		.then(
 			(probed) => {
@@ -26,7 +27,7 @@ export function askProbes(lane: Lane, walk: Walk, { region, current }: Extract<E
 			lane.exclusive(async () => {
 				// Read anew since: whoever holds it now has asked again.
 				if (!lane.walks.includes(walk)) return;
-				await lane.tell(walk, { type: 'probed', region, ...verdict });
+				await lane.tell(walk, { type: 'probed', region, ...verdict, ...(early ? { early } : {}) });
 				lane.look();
 			}),
 		)

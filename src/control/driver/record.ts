@@ -21,7 +21,9 @@ const OUTCOME = {
 
 /** Spans from one mark to the next; the gate is left out of the rollout's span. */
 export function timings(rollout: Rollout): Deployment['timings'] {
-	const { prepared, gated, ended } = rollout.times;
+	const { prepared, ended } = rollout.times;
+	// The gate may have passed while other regions still prepared: then it has cost nothing.
+	const gated = rollout.times.gated === null ? null : Math.max(rollout.times.gated, prepared ?? 0);
 	return {
 		prepareMs: prepared === null ? null : prepared - rollout.createdAt,
 		canaryMs: prepared === null || gated === null ? null : gated - prepared,
