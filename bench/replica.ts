@@ -55,10 +55,7 @@ class House {
 		const store = `file://${join(this.#server.place, 'blobs')}`;
 		for (const control of this.controls) {
 			const [http, tls] = [await freePort(), await freePort()];
-			await control.run([
-				...['up', '--regions', 'none', '--port', String(http), '--listen', `127.0.0.1:${tls}`, '--store', store],
-				'--detach',
-			]);
+			await control.run(['up', '--regions', 'none', '--port', String(http), '--listen', `127.0.0.1:${tls}`, '--store', store, '--detach']);
 			this.#urls.push(`http://127.0.0.1:${http}`);
 		}
 		delete process.env['DATABASE_URL'];

@@ -15,7 +15,11 @@ const TIMES = { beatMs: 100, leaseMs: 700, lookMs: 30 };
 
 async function join(state: State, id: string, gone: string[], more: Partial<NewReplica> = {}): Promise<Membership> {
 	return await state.replicas.join({
-		...{ id, addresses: [`https://${id}:7443`], home: id, version: '1', times: TIMES },
+		id,
+		addresses: [`https://${id}:7443`],
+		home: id,
+		version: '1',
+		times: TIMES,
 		onGone: (one) => Promise.resolve(void gone.push(one)),
 		onReturned: () => Promise.resolve(),
 		...more,
@@ -62,7 +66,11 @@ test('files that were copied or put back are another database: the epoch goes up
 	const database = await cluster.database();
 	const within = async <T>(place: string | undefined, work: (state: State) => Promise<T>): Promise<T> => {
 		const state = await openState({ database, log: testLog, clock: systemClock, ...(place === undefined ? {} : { place }) });
-		return await work(state).finally(() => state.close());
+		try {
+			return await work(state);
+		} finally {
+			await state.close();
+		}
 	};
 	const nothingWanted = newDeployment('notes', { plan: () => ({ rollout: {}, regions: [], writes: [] }) });
 	const create = async (state: State) => {
