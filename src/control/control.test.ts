@@ -169,7 +169,7 @@ test('the OpenAPI document describes the table that is served', async (t) => {
 	assert.ok(document.paths['/api/v1/apps/{app}/deployments']?.['post']);
 	assert.ok(document.paths['/blobs/{digest}']?.['get']);
 	// What comes there is a machine without a token: it proves itself by its key.
-	const proving = ['/api/v1/servers/join', '/api/v1/servers/check-in'];
+	const proving = ['/api/v1/servers/join', '/api/v1/servers/check-in', '/api/v1/servers/package'];
 	for (const [path, operations] of Object.entries(document.paths)) {
 		if (path.startsWith('/api/') && !proving.includes(path))
 			for (const operation of Object.values(operations)) assert.ok(operation.security, path);

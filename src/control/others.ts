@@ -78,7 +78,11 @@ export class Others {
 		for (const { app, readOnly } of await this.state.apps.list()) if (readOnly !== null) house.driver.setReadOnly(app, readOnly);
 		const { id, home, addresses, version, times } = this.of;
 		this.membership = await this.state.replicas.join({
-			...{ id, home, addresses: [...addresses], version, ...(times ? { times } : {}) },
+			id,
+			home,
+			addresses: [...addresses],
+			version,
+			...(times ? { times } : {}),
 			onGone: (gone) => house.driver.takeOver(gone),
 			onReturned: () => this.returned(house),
 		});

@@ -95,7 +95,8 @@ export class MemoryDatabase {
 
 	take(id: string, owner: string, from?: readonly string[]): Held {
 		const row = this.#row(id);
-		if (this.checks.fence && from !== undefined && !from.includes(row.owner)) throw new MemoryError('fenced', `${id} was taken over by ${row.owner}`);
+		if (this.checks.fence && from !== undefined && !from.includes(row.owner))
+			throw new MemoryError('fenced', `${id} was taken over by ${row.owner}`);
 		row.fence++;
 		row.owner = owner;
 		return structuredClone(row);

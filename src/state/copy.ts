@@ -89,7 +89,7 @@ class CopyOut extends Copy {
 class CopyIn extends Copy {
 	readonly done = Promise.withResolvers<void>();
 	private readonly rows: AsyncIterable<Buffer>;
-	private failed: unknown = null;
+	private failed: Error | null = null;
 
 	constructor(text: string, rows: AsyncIterable<Buffer>) {
 		super(text);
@@ -102,7 +102,7 @@ class CopyIn extends Copy {
 
 	protected settle(): void {
 		const error = this.failed ?? this.error;
-		if (error) this.done.reject(error instanceof Error ? error : new Error(String(error)));
+		if (error) this.done.reject(error);
 		else this.done.resolve();
 	}
 
@@ -116,7 +116,7 @@ class CopyIn extends Copy {
 			connection.endCopyFrom();
 		} catch (error) {
 			// PostgreSQL answers with an error then; ours says more.
-			this.failed = error;
+			this.failed = error instanceof Error ? error : new Error(`the source of the rows failed with ${JSON.stringify(error)}`);
 			connection.sendCopyFail('the source of the rows failed');
 		}
 	}

@@ -71,7 +71,7 @@ export class DeploymentTable implements Deployments {
 
 	/** See `State.recover`. */
 	async recover({ releases, environments, ...of }: Recovery): Promise<{ epoch: number; wants: Want[] }> {
-		const rows = releases.map(({ blobs: _, ...row }) => row);
+		const rows = releases.map((release) => ({ ...release, blobs: undefined }));
 		const written = environments.map(({ writes, ...where }) => ({ ...where, writes: flatWrites(writes) }));
 		const parameter = toJson({ ...of, at: this.clock.now(), releases: rows, environments: written });
 		const pins = releases.map(({ blobs }) => packDigests(blobs));
