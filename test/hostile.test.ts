@@ -141,11 +141,12 @@ test('it signals, traces and slows nobody', { skip }, async () => {
 		assert.match(String(await run(`return attempt(() => fs.writeFileSync('/proc/${pid}/oom_score_adj', '1000'))`)), REFUSED, line);
 	}
 	// To all that may be signalled, and so to nobody but its own processes: it dies, others do not notice.
+	const before = await run('return process.pid');
 	await run(`setTimeout(() => child.spawn('kill', ['-9', '-1']), 10)`);
-	await eventually(
-		async () => ((await jibe.request(0, 'hostile.localhost', '/')).status === 200 ? true : null),
-		'restart of the hostile app',
-	);
+	await eventually(async () => {
+		const { status, body } = await jibe.request(0, 'hostile.localhost', '/', { method: 'POST', body: 'return process.pid' });
+		return status === 200 && JSON.parse(body) !== before ? true : null;
+	}, 'restart of the hostile app');
 	await traffic.stop();
 	assert.deepEqual(traffic.failures, []);
 	const now = new Set(jibe.pids().map(({ pid }) => pid));
