@@ -17,7 +17,7 @@ import {
 import type { DepotClient } from './depot-client.ts';
 import { adopt, cleanUp, type InstanceProcess, type ProcessSurroundings } from './instance-process.ts';
 import { cacheDirectory, type Layout, type Place } from './layout.ts';
-import { collect, emptyDirectory, judgeDisk, MAX_DATA_MIB, type StoredBlobs } from './housekeeping.ts';
+import { collect, emptyDirectory, judgeDisk, MAX_DATA_MIB, type DiskUse, type StoredBlobs } from './housekeeping.ts';
 import { inOrder, isSettled, keeping, keyOf, leftBehind, placedOn, placeKey, releaseKey, type Group } from './group.ts';
 import { createLibrary, type Library } from './library.ts';
 import { createLogs, type Logs } from './logs.ts';
@@ -367,14 +367,15 @@ class LiveAgent implements Agent {
 		this.records.retry();
 		this.logs.tidy(new Set(processes.map(({ record }) => record.id)));
 		for (const seat of this.seats()) if (seat.instance) this.room.measureOnce(seat.spec.app, seat.instance);
-		if (!this.measuring) void this.measureData();
+		if (!this.measuring && !this.quiet.isBusy) void this.measureData();
 	}
 
 	/** An app that fills its data directory is stopped, and stays so until somebody makes room. */
 	private async measureData(): Promise<void> {
 		this.measuring = true;
 		try {
-			for (const [key, group] of this.groups) await this.measureGroup(key, group);
+			const caches = new Map<string, DiskUse>();
+			for (const [key, group] of this.groups) await this.measureGroup(key, group, caches);
 		} catch (error) {
 			this.options.log.warn('measure.failed', { error });
 		} finally {
@@ -382,10 +383,10 @@ class LiveAgent implements Agent {
 		}
 	}
 
-	private async measureGroup(key: string, group: Group): Promise<void> {
+	private async measureGroup(key: string, group: Group, caches: Map<string, DiskUse>): Promise<void> {
 		const { want, seats } = group;
 		const { layout, dataMiB = MAX_DATA_MIB } = this.options;
-		const { data, cache, keeps } = await judgeDisk(layout, want, dataMiB);
+		const { data, cache, keeps } = await judgeDisk(layout, want, dataMiB, caches);
 		group.keeps = keeps;
 		if (data === null) this.full.delete(key);
 		else this.full.set(key, data);

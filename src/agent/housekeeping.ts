@@ -51,12 +51,14 @@ export async function judgeDisk(
 	layout: Layout,
 	want: { app: string; environment: string; region: string },
 	limitMiB: number,
+	/** Sizes of compile caches found in this round: one is shared by all regions, and walking it costs as much as all else. */
+	caches: Map<string, DiskUse> = new Map(),
 ): Promise<{ data: string | null; cache: string | null; keeps: boolean }> {
-	const [data, cache] = [
-		await diskUse(join(filesDirectory(layout, want), want.region)),
-		// V8 keeps little there: what is large was put there by the app itself, which may write to it.
-		await diskUse(cacheDirectory(layout, want)),
-	];
+	const data = await diskUse(join(filesDirectory(layout, want), want.region));
+	// V8 keeps little there: what is large was put there by the app itself, which may write to it.
+	const directory = cacheDirectory(layout, want);
+	const cache = caches.get(directory) ?? (await diskUse(directory));
+	caches.set(directory, cache);
 	const excess = ({ mib, files }: DiskUse): string | null => {
 		if (mib > limitMiB) return `${mib} MiB in WHERE; the limit is ${limitMiB} MiB`;
 		return files > MAX_DATA_FILES ? `more than ${MAX_DATA_FILES} files in WHERE, which is the limit` : null;
@@ -75,7 +77,7 @@ export async function emptyDirectory(directory: string): Promise<void> {
 	for (const entry of await list(directory)) await rm(join(directory, entry.name), { recursive: true, force: true });
 }
 
-interface DiskUse {
+export interface DiskUse {
 	/** As blocks on disk count. */
 	mib: number;
 	/** Directories too; looked at no further than to one above the limit. */

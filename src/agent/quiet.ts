@@ -10,6 +10,8 @@ const LULL_MS = 300;
 export interface Quiet {
 	busy(): void;
 	over(): void;
+	/** Something is being deployed. */
+	readonly isBusy: boolean;
 	/** Runs `task` in a lull, after those that came before it: one at a time. It deals with its own errors. */
 	later(task: () => Promise<void>): void;
 	close(): void;
@@ -46,6 +48,9 @@ export function createQuiet(clock: Clock, pool: Pool): Quiet {
 			limit = clock.after(BUSY_LIMIT_MS, over, { idle: true });
 		},
 		over,
+		get isBusy() {
+			return letGo !== null;
+		},
 		later(task) {
 			tasks.push(task);
 			if (letGo === null && !working && tasks.length === 1) lullBegins();
