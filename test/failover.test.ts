@@ -16,7 +16,7 @@ let failover: Failover;
 before(async () => {
 	if (noStandby === false) failover = await Failover.start();
 });
-after(() => (noStandby === false ? failover.stop() : undefined));
+after(() => (noStandby === false ? failover?.stop() : undefined));
 
 async function deploy(replica: Replica, n: number): Promise<Deployment> {
 	const answer = await replica.deploy('notes', { files: edited(n), config: QUICK });
