@@ -75,7 +75,8 @@ test('an agent says what its server has after each connection', async () => {
 	assert.deepEqual([said.server, said.regions, said.budgetMiB], ['local', ['fra'], 1000]);
 	assert.match(said.version, /^\d+\.\d+\.\d+/);
 	assert.match(said.platform, /^[a-z]+-(x64|arm64)/);
-	assert.ok(said.reservedMiB >= 4 * 64, `${said.reservedMiB} MiB are reserved`);
+	// 64 MiB each, or what was measured since.
+	assert.ok(said.reservedMiB > 0, `${said.reservedMiB} MiB are reserved`);
 	assert.ok(said.diskFreeMiB > 0 && said.diskFreeMiB <= said.diskMiB);
 });
 
