@@ -1,0 +1,162 @@
+import { z } from 'zod';
+import { deploymentId, appName, digest, environmentName } from './names.ts';
+import { deploymentState } from './api.ts';
+
+/**
+ * Builds: what becomes a release on a builder instead of on a laptop. A build carries the id that its deployment will have
+ * (`dpl_…`): until its artifact is taken it is a row of its own in one of the states Queued to Uploading, then the
+ * deployment goes on under the same id.
+ *
+ * Builders ask control, with their credential as bearer: `POST /api/v1/builds/claim` waits for a job; then, with the
+ * attempt they were given, `…/{id}/beat`, `…/{id}/stages`, `…/{id}/log`, `GET …/{id}/source`, `POST …/{id}/artifact`,
+ * and `…/{id}/end`. Whoever was fenced is answered 409 `fenced` by every one of them.
+ */
+export const LEASE_MS = 30_000;
+export const BEAT_MS = 10_000;
+export const MAX_ATTEMPTS = 3;
+export const BUILD_LIMIT_MS = 30 * 60_000;
+/** How long a claim waits for a job before it is answered 204. */
+export const CLAIM_WAIT_MS = 25_000;
+
+/** Who may read what this build writes into caches: production's builds never read what previews or forks wrote. */
+export const trustDomain = z.enum(['production', 'preview', 'fork']);
+export type TrustDomain = z.infer<typeof trustDomain>;
+
+/** Higher goes first; equal ones are fair between apps. */
+export const PRIORITIES = { hotfix: 30, rollback: 25, production: 20, remote: 20, preview: 10, verify: 0 } as const;
+export const priorityName = z.enum(['hotfix', 'rollback', 'production', 'remote', 'preview', 'verify']);
+
+/** `linux-x64-glibc`: what artifacts with native code differ by. */
+export const platform = z.string().regex(/^(linux|darwin)-(x64|arm64)(-(glibc|musl))?$/);
+
+export const buildSource = z.discriminatedUnion('kind', [
+	/** A commit of a bare repository that control keeps: `<data>/git/<repository>.git`. */
+	z.object({ kind: z.literal('git'), repository: z.string(), commit: z.string().regex(/^[0-9a-f]{40,64}$/) }),
+	/** A `.tar.zst` that the laptop sent, as a blob of the app. */
+	z.object({ kind: z.literal('tar'), digest }),
+]);
+export type BuildSource = z.infer<typeof buildSource>;
+
+/** What is asked of the queue. */
+export const newBuild = z.object({
+	app: appName,
+	environment: environmentName,
+	/** deploy: its artifact goes live; verify: it is compared with `artifact` and thrown away. */
+	kind: z.enum(['deploy', 'verify']),
+	source: buildSource,
+	/** One build at a time runs of those with the same lane: the repository, or the app where there is none. */
+	lane: z.string().max(300),
+	/** Of the app inside the source, '' for its root. */
+	directory: z.string(),
+	commit: z.string().nullable(),
+	branch: z.string().nullable(),
+	author: z.string().nullable(),
+	/** First line of the commit's message. */
+	subject: z.string().nullable(),
+	/** Commits known to be ancestors of the commit or equal to it, newest first. */
+	ancestors: z.array(z.string()).max(50),
+	trust: trustDomain,
+	priority: priorityName,
+	platform: platform.nullable(),
+	by: z.string(),
+	why: z.string().nullable(),
+	force: z.boolean(),
+	now: z.boolean(),
+	/** verify: the root that another machine made of the same source. */
+	artifact: digest.nullable(),
+	/** verify: the deployment whose release is checked. */
+	verifies: deploymentId.nullable(),
+});
+export type NewBuild = z.infer<typeof newBuild>;
+
+export const claimRequest = z.object({
+	/** Unique for the life of the builder's process: `<server>/<pid>-<random>`. */
+	worker: z.string().max(120),
+	platform,
+});
+
+export const stepReport = z.object({
+	name: z.string(),
+	/** build, test, gate (test that holds back only promotion), or what Jibe itself does: source, dependencies, compile, package, upload. */
+	kind: z.enum(['source', 'dependencies', 'build', 'compile', 'test', 'gate', 'smoke', 'package', 'upload']),
+	state: z.enum(['running', 'passed', 'failed', 'skipped']),
+	/** Replayed from the cache. */
+	cached: z.boolean(),
+	startedAt: z.number(),
+	endedAt: z.number().nullable(),
+	exitCode: z.int().nullable(),
+	/** Digest of all that the step depends on; null for Jibe's own. */
+	key: digest.nullable(),
+	/** For a person: a parsed summary of a test run, what was assumed, bytes and time saved. */
+	summary: z.string().max(8_000).nullable(),
+});
+export type StepReport = z.infer<typeof stepReport>;
+
+/** The job as a builder gets it. */
+export const buildJob = newBuild.extend({
+	id: deploymentId,
+	/** 1 to MAX_ATTEMPTS: the fence. Every request about the job names it. */
+	attempt: z.int(),
+	/** Wall ms until when it must have ended. */
+	deadline: z.number(),
+	/** Build secrets by name, never in production's absence of trust: empty for forks. */
+	secrets: z.record(z.string(), z.string()),
+	/** Public environment that jibe.json does not say (`env set`). */
+	env: z.record(z.string(), z.string()),
+});
+export type BuildJob = z.infer<typeof buildJob>;
+
+export const attemptOf = z.object({ worker: z.string(), attempt: z.int() });
+export const beatAnswer = z.object({
+	/** Why the builder must kill the sandbox and end: a person cancelled it, it was superseded, its time is over. */
+	stop: z.enum(['cancelled', 'superseded', 'timed-out']).nullable(),
+});
+export const stagesRequest = attemptOf.extend({ state: deploymentState.nullable(), at: z.number(), steps: z.array(stepReport).max(200) });
+export const buildLogLine = z.object({
+	at: z.number(),
+	step: z.string(),
+	stream: z.enum(['out', 'err', 'jibe']),
+	text: z.string().max(65_536),
+});
+export type BuildLogLine = z.infer<typeof buildLogLine>;
+export const logRequest = attemptOf.extend({
+	/** Number of the first line: lines sent twice are stored once. */
+	from: z.int(),
+	lines: z.array(buildLogLine).max(1_000),
+});
+/** How it ended without an artifact, or (verify) with a comparison. */
+export const endRequest = attemptOf.extend({
+	state: z.enum(['BuildFailed', 'TestFailed', 'Cancelled', 'Superseded', 'TimedOut', 'verified', 'unreproducible']),
+	reason: z.string().nullable(),
+	detail: z.string().max(20_000).nullable(),
+	at: z.number(),
+});
+/** Told beside an artifact, in the header of its upload (`build`): kept with the release. */
+export const artifactMetadata = z.object({
+	builder: z.string(),
+	toolchain: z.string(),
+	platform,
+	/** Wall ms. */
+	startedAt: z.number(),
+	endedAt: z.number(),
+	sourceBytes: z.int(),
+	savedBytes: z.int(),
+	savedMs: z.int(),
+});
+
+/** What `status`, `history` and the page show of a build that is no deployment (yet). */
+export const buildView = newBuild.omit({ source: true, ancestors: true }).extend({
+	id: deploymentId,
+	state: deploymentState,
+	reason: z.string().nullable(),
+	detail: z.string().nullable(),
+	attempt: z.int(),
+	worker: z.string().nullable(),
+	/** All attempts are used up: it waits for a person (`jibe build retry`). */
+	dead: z.boolean(),
+	createdAt: z.number(),
+	endedAt: z.number().nullable(),
+	stages: z.array(z.object({ state: deploymentState, at: z.number() })),
+	steps: z.array(stepReport),
+});
+export type BuildView = z.infer<typeof buildView>;
