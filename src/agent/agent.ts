@@ -81,8 +81,6 @@ export async function createAgent(options: AgentOptions): Promise<Agent> {
 
 /** The first requests to what the pointers name now go before what becomes of the rest. */
 const AFTER_SETTLED_MS = 100;
-/** Within this a whole wave has come; whoever is killed before hears of it again from the depot. */
-const REMEMBER_AFTER_MS = 100;
 const TIDY_PERIOD_MS = 5_000;
 const COLLECT_PERIOD_MS = 60 * 60_000;
 
@@ -112,7 +110,7 @@ class LiveAgent implements Agent {
 	private readonly rested = new Map<string, number>();
 	private readonly teller: Teller;
 	private readonly server: StateTeller;
-	private remembering: Timer | null = null;
+	private readonly memory: Teller;
 
 	constructor(options: AgentOptions) {
 		const { clock, log, layout, data, uid, cgroups, depot, secrets } = options;
@@ -124,6 +122,7 @@ class LiveAgent implements Agent {
 		this.pool = createPool({ around: this.around, clock, log });
 		this.quiet = createQuiet(clock, this.pool);
 		this.teller = createTeller(clock, (keys) => this.say(keys));
+		this.memory = createTeller(clock, () => this.remember());
 		this.logs = createLogs({ ...options, directory: join(layout.home, 'logs'), scrub: (place) => secrets.scrub(place) });
 		this.room = createRoom({
 			server: options.server,
@@ -201,10 +200,7 @@ class LiveAgent implements Agent {
 
 	close(): void {
 		for (const timer of this.timers) timer.cancel();
-		if (this.remembering) {
-			this.remembering.cancel();
-			this.rememberNow();
-		}
+		this.memory.now();
 		this.teller.now();
 		this.records.retry();
 		this.pool.close();
@@ -234,7 +230,8 @@ class LiveAgent implements Agent {
 		}
 		this.plan(fresh);
 		this.forgetReleases();
-		this.remember();
+		// Before edges can have obeyed it: an agent that is killed and knows an older one would drain what they route to.
+		this.memory.tell('', true);
 	}
 
 	/** What ran of these releases had secrets that may be revoked by now: none of it is used again. */
@@ -259,7 +256,7 @@ class LiveAgent implements Agent {
 		}
 		this.options.clock.after(AFTER_SETTLED_MS, () => settled.forEach(({ seats }) => seats.forEach((seat) => seat.wake())), { idle: true });
 		if ([...this.groups.values()].every(isSettled)) this.quiet.over();
-		this.remember();
+		this.memory.tell('', false);
 	}
 
 	private reconcile(group: Group): void {
@@ -299,7 +296,7 @@ class LiveAgent implements Agent {
 		this.teller.tell(keyOf(seat), false);
 		this.reconcile(group);
 		this.forgetReleases();
-		this.remember();
+		this.memory.tell('', false);
 	}
 
 	// What a start needs
@@ -430,11 +427,6 @@ class LiveAgent implements Agent {
 
 	/** Once for all that happens in a turn: a wave says the same of many regions. */
 	private remember(): void {
-		this.remembering ??= this.options.clock.after(REMEMBER_AFTER_MS, () => this.rememberNow());
-	}
-
-	private rememberNow(): void {
-		this.remembering = null;
 		const groups = [...this.groups.values()];
 		this.records.remember({
 			wants: groups.map(({ want }) => want),
