@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -254,6 +255,18 @@ test('nobody comes back: a running previous release as the last resort, else 503
 	assert.equal(none.status, 503);
 	assert.match(none.body, /unavailable/);
 	assert.equal(none.headers['retry-after'], '2');
+});
+
+test('a warm release that keeps running has a connection before the pointer names it; a frozen one has none', async (t) => {
+	const stage = await serving(t, (_req, res) => res.end('one'), { warm: 'running' });
+	const connections = [0, 0];
+	const [running, frozen] = await Promise.all([2, 3].map((n) => startInstance(t, n, (_req, res) => res.end(), `w${n}`)));
+	for (const [n, { server }] of [running!, frozen!].entries()) server.on('connection', () => connections[n]!++);
+	const run = [1, 2, 3].map((release) => ({ release, instances: 1, as: release === 1 ? ('serving' as const) : ('warm' as const) }));
+	stage.tell(wantsOf(wantOf(2, 1, { run }), specOf(2, { warm: 'running' }), specOf(3, { warm: 'frozen' })));
+	stage.tell(reportOf(stage.instance.as('serving'), frozen!.as('warm'), running!.as('warm')));
+	await once(running!.server, 'connection');
+	assert.deepEqual(connections, [1, 0]);
 });
 
 test('a frozen instance is sent nothing', async (t) => {

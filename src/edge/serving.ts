@@ -86,6 +86,7 @@ export class Serving {
 		this.#upstreams = next;
 		this.#byRelease = Map.groupBy(next.values(), (upstream) => upstream.release);
 		this.#markInUse();
+		for (const upstream of next.values()) if (this.#runsOn(upstream)) upstream.ready();
 		for (const upstream of frozen) upstream.standsStill();
 		return true;
 	}
@@ -233,6 +234,11 @@ export class Serving {
 
 	#isFrozen({ state, release }: Instance): boolean {
 		return state === 'warm' && this.releases.get(release)?.spec.warm === 'frozen';
+	}
+
+	/** Warm, and not at rest: the way back is the pointer alone. */
+	#runsOn({ state, healthy, release }: Upstream): boolean {
+		return state === 'warm' && healthy && this.releases.get(release)?.spec.warm === 'running';
 	}
 
 	/** `since`: what was said before that version does not count. */

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
-import { createServer } from 'node:net';
+import { once } from 'node:events';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { systemClock } from '#clock/clock.ts';
 import { hastyClock, instanceAt, temporary } from './fixture.ts';
 import { EJECT_AFTER_FAILURES, Upstream } from './upstream.ts';
 import { directWay } from './way.ts';
@@ -24,4 +26,36 @@ test('five connections that fail in a row eject; one that succeeds brings it bac
 	assert.equal(upstream.routable(false), true);
 	upstream.leave();
 	assert.equal(upstream.routable(false), false);
+});
+
+test('a connection is there before the first request, and is used; one that was closed is not', async (t) => {
+	const path = join(temporary(t), 'i.sock');
+	const accepted: Socket[] = [];
+	const server = createServer((socket) => accepted.push(socket)).listen(path);
+	const address = `unix:${path}`;
+	const upstream = new Upstream('local', { ...instanceAt(address, 1, 'i1', 'warm'), address }, directWay(address), systemClock, () => {});
+	t.after(() => {
+		upstream.leave();
+		accepted.forEach((socket) => socket.destroy());
+		server.close();
+	});
+	const ready = async (): Promise<void> => {
+		upstream.ready();
+		upstream.ready();
+		upstream.closeStale();
+		await once(server, 'connection');
+	};
+	await ready();
+	const taken = upstream.take();
+	assert.equal(accepted.length, 1);
+	await ready();
+	assert.equal(accepted.length, 2, 'the first is in use');
+	assert.notEqual(upstream.take(), taken);
+	assert.equal(accepted.length, 2, 'the second was there');
+	await ready();
+	const gone = upstream.take();
+	upstream.onIdle(gone);
+	accepted[2]?.destroy();
+	await once(gone.socket, 'close');
+	assert.notEqual(upstream.take(), gone);
 });

@@ -83,6 +83,14 @@ export class Upstream implements ConnectionOwner {
 		if (was && !inUse) this.#clock.after(CLOSE_UNUSED_AFTER_MS, () => this.inUse || this.closeIdle(), { idle: true });
 	}
 
+	/** The pointer may name it at any moment: its first request is to find a connection that is there. Others' agents keep some. */
+	ready(): void {
+		if (this.#idle.length > 0 || this.#gone || this.way.far) return;
+		const connection = new Connection(this.way, this);
+		connection.idleSince = NEVER_ASKED;
+		this.#idle.push(connection);
+	}
+
 	closeIdle(): void {
 		for (const connection of this.#idle.splice(0)) connection.close();
 	}
@@ -182,5 +190,7 @@ const MAX_IDLE_CONNECTIONS = 256;
 /** Below the 5 s after which node's servers close a connection at rest, so that we are the ones who close it. */
 const IDLE_CONNECTION_MS = 4_000;
 const IDLE_MARGIN_MS = 1_000;
+/** Servers count from the answer before: on this one nothing was asked. */
+const NEVER_ASKED = Number.POSITIVE_INFINITY;
 /** Our own shortage, or a full accept queue: says nothing about whether the instance lives. */
 const OWN_LIMITS = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EAGAIN', 'EADDRNOTAVAIL']);
