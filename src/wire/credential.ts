@@ -12,7 +12,8 @@ export const claims = z.object({
 	installation: z.string(),
 	role,
 	server: serverName,
-	regions: z.array(regionName).min(1),
+	/** None for a builder: what it makes is for all of them. */
+	regions: z.array(regionName),
 	/** Wall seconds. */
 	expires: z.int(),
 });
