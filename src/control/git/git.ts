@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { buffer } from 'node:stream/consumers';
 import type { Readable, Writable } from 'node:stream';
+import { systemClock } from '#clock/clock.ts';
 import { Refusal } from '../ports.ts';
 
 /** The system's git as control runs it: no configuration but what stands here, no hooks, no questions, nothing of control's environment. */
@@ -31,6 +32,10 @@ export interface GitOptions {
 	directory: string;
 	/** Over the environment that every git here gets. */
 	env?: Record<string, string>;
+	/** Over the configuration that every git here gets; not to be seen in process listings either. */
+	config?: Record<string, string>;
+	/** No file that it writes gets larger, whatever is sent to it. */
+	maxFileBytes?: number;
 	/** What it reads; absent: nothing. */
 	input?: string | Uint8Array | Readable;
 	/** It is killed after so long (default 2 min). */
@@ -82,18 +87,41 @@ export interface RunningGit {
 }
 
 /** Begins it; `ended` never rejects but where there is no git. */
-export function startGit(args: readonly string[], { directory, env, input, limitMs = GIT_LIMIT_MS, signal }: GitOptions): RunningGit {
-	const child = spawn('git', [`--git-dir=${directory}`, '--no-replace-objects', ...args], {
+export function startGit(args: readonly string[], options: GitOptions): RunningGit {
+	const { directory, env, config, input, limitMs = GIT_LIMIT_MS, maxFileBytes, signal } = options;
+	const words = ['git', `--git-dir=${directory}`, '--no-replace-objects', ...args];
+	const limited = maxFileBytes === undefined ? words : ['/bin/sh', '-c', limitFiles(maxFileBytes), ...words];
+	const child = spawn(limited[0]!, limited.slice(1), {
 		cwd: directory,
-		env: { ...BASE_ENV, ...env },
+		env: { ...BASE_ENV, ...configEnvironment({ ...CONFIG, ...config }), ...env },
 		stdio: ['pipe', 'pipe', 'pipe'],
-		timeout: limitMs,
-		killSignal: 'SIGKILL',
-		...(signal ? { signal } : {}),
+		// It starts programs of its own, which go with it.
+		detached: true,
 	});
-	const output = child.stdout!;
+	const kill = () => endGroup(child);
+	const timer = systemClock.after(limitMs, kill);
+	if (signal?.aborted) kill();
+	signal?.addEventListener('abort', kill);
+	child.once('close', () => {
+		timer.cancel();
+		signal?.removeEventListener('abort', kill);
+	});
 	feed(child.stdin!, input);
-	return { output, ended: endOf(child, directory), kill: () => child.kill('SIGKILL') };
+	return { output: child.stdout!, ended: endOf(child, directory), kill };
+}
+
+/** In the blocks of POSIX's shell. */
+function limitFiles(bytes: number): string {
+	return `ulimit -f ${Math.ceil(bytes / 512)} && exec "$0" "$@"`;
+}
+
+function endGroup({ pid, exitCode, signalCode }: ChildProcess): void {
+	if (pid === undefined || exitCode !== null || signalCode !== null) return;
+	try {
+		process.kill(-pid, 'SIGKILL');
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+	}
 }
 
 function feed(stdin: Writable, input: GitOptions['input']): void {
@@ -110,7 +138,6 @@ async function endOf(child: ChildProcess, directory: string): Promise<GitEnd> {
 	});
 	return new Promise((resolve, reject) => {
 		child.once('error', (error: NodeJS.ErrnoException) => {
-			if (error.name === 'AbortError') return;
 			reject(error.code === 'ENOENT' && existsSync(directory) ? noGit() : error);
 		});
 		child.once('close', (code) => resolve({ code, stderr }));
@@ -131,11 +158,12 @@ const BASE_ENV: Record<string, string> = {
 	GIT_TERMINAL_PROMPT: '0',
 	GIT_ASKPASS: '/bin/false',
 	GIT_OPTIONAL_LOCKS: '0',
-	GIT_CONFIG_COUNT: String(Object.keys(CONFIG).length),
-	...Object.fromEntries(
-		Object.entries(CONFIG).flatMap(([key, value], at) => [
-			[`GIT_CONFIG_KEY_${at}`, key],
-			[`GIT_CONFIG_VALUE_${at}`, value],
-		]),
-	),
 };
+
+function configEnvironment(config: Readonly<Record<string, string>>): Record<string, string> {
+	const entries = Object.entries(config).flatMap(([key, value], at) => [
+		[`GIT_CONFIG_KEY_${at}`, key],
+		[`GIT_CONFIG_VALUE_${at}`, value],
+	]);
+	return { GIT_CONFIG_COUNT: String(Object.keys(config).length), ...Object.fromEntries(entries) };
+}
