@@ -20,6 +20,7 @@ import { secretRoutes } from './api/secrets.ts';
 import { serverRoutes } from './api/servers.ts';
 import type { DriverSettings } from './driver/settings.ts';
 import { FEED_PATH, Feed } from './feed.ts';
+import { Repositories } from './git/repositories.ts';
 import { appUrl, type House } from './house.ts';
 import { Hub, namedBy } from './hub.ts';
 import { Manifests } from './manifests.ts';
@@ -58,6 +59,8 @@ const ANNOUNCE_EACH_MS = 3_600_000;
 export interface ControlOptions {
 	state: State;
 	store: SweptStore;
+	/** Its data directory; absent: it keeps no repositories. */
+	data?: string;
 	regions: readonly { name: string; edgePort: number }[];
 	address?: string;
 	/** 0: any free one. */
@@ -135,6 +138,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		manifests,
 		metrics: new Metrics(),
 		secrets,
+		git: new Repositories(options.data),
 		roster,
 		clocks: new Map(),
 		url,

@@ -3,6 +3,7 @@ import type { Log } from '#log/log.ts';
 import type { Installation, State } from '#state/state.ts';
 import type { SweptStore } from '#store/blob-store.ts';
 import { PRODUCTION } from '#wire/names.ts';
+import type { Repositories } from './git/repositories.ts';
 import type { Hub } from './hub.ts';
 import type { Manifests } from './manifests.ts';
 import type { Metrics } from './metrics.ts';
@@ -23,6 +24,8 @@ export interface House {
 	manifests: Manifests;
 	metrics: Metrics;
 	secrets: SecretKeeper;
+	/** What was pushed here, and mirrors of what was pushed elsewhere. */
+	git: Repositories;
 	/** The servers that joined. */
 	roster: Roster;
 	/** How far off the wall clocks of servers are, as they last said. */

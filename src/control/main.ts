@@ -66,6 +66,7 @@ export async function main(given: unknown): Promise<void> {
 	const control = await openControl({
 		state,
 		store,
+		data,
 		regions: settings.regions,
 		port: settings.port,
 		tls: settings.listen,

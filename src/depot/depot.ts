@@ -126,7 +126,7 @@ async function openDoors(
 	const claimsOf = (request: IncomingMessage): Claims | null => {
 		const [scheme, text] = (request.headers.authorization ?? '').split(' ');
 		const claims = scheme === 'Bearer' && text ? readCredential(text, options.credential().publicKey, clock.now()) : null;
-		return claims && claims.role !== 'depot' ? claims : null;
+		return claims && (claims.role === 'agent' || claims.role === 'edge') ? claims : null;
 	};
 	const door = (authenticate: typeof claimsOf) => ({
 		handler: createHandler({

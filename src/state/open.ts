@@ -6,12 +6,14 @@ import { BlobTable } from './blobs.ts';
 import { collect } from './collect.ts';
 import { connect, isLost, RETRY_FOR_MS, unavailable, type Database } from './database.ts';
 import { DeploymentTable } from './deployments.ts';
+import { CommitStatusTable, DeliveryTable } from './deliveries.ts';
 import { dump } from './dump.ts';
 import { openEvents } from './events.ts';
 import { checkTimeline, establish, installationOf } from './installation.ts';
 import { inspect } from './inspect.ts';
 import { migrate } from './migrate.ts';
 import { PackageTable } from './packages.ts';
+import { RepositoryTable } from './repositories.ts';
 import { ReplicaTable } from './replicas.ts';
 import { SecretTable } from './secrets.ts';
 import { ServerTable } from './servers.ts';
@@ -45,6 +47,9 @@ export async function openState(options: StateOptions): Promise<State> {
 			replicas,
 			packages: new PackageTable(db, clock, events),
 			secrets: new SecretTable(db, clock, events),
+			repositories: new RepositoryTable(db, clock, events),
+			deliveries: new DeliveryTable(db, clock),
+			commitStatuses: new CommitStatusTable(db, clock),
 			installation: () => installation(db),
 			raiseEpoch: (by, { above = 0, lost = false } = {}) =>
 				db.call('jibe_raise_epoch', 'select jibe.raise_epoch_above($1, $2, null, $3, $4)', [by, clock.now(), above, lost]),

@@ -3,6 +3,8 @@ import type { Clock } from '#clock/clock.ts';
 import type { Digest } from '#digest/digest.ts';
 import type { DatabaseFacts } from './inspect.ts';
 import type { Packages } from './packages.ts';
+import type { CommitStatuses, Deliveries } from './deliveries.ts';
+import type { Repositories } from './repositories.ts';
 import type { Secrets } from './secrets.ts';
 import type { Logins } from './tokens.ts';
 import type { Log } from '#log/log.ts';
@@ -29,6 +31,9 @@ export interface State {
 	readonly replicas: Replicas;
 	readonly packages: Packages;
 	readonly secrets: Secrets;
+	readonly repositories: Repositories;
+	readonly deliveries: Deliveries;
+	readonly commitStatuses: CommitStatuses;
 	/** Who this installation is. Made when the database is first opened. */
 	installation(): Promise<Installation>;
 	/** One epoch up, and above `above`: every pointer written from now on is newer than any that a region may hold. `lost`: releases may be lost with their numbers. */

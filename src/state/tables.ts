@@ -3,6 +3,7 @@ import type { ColumnType, GeneratedAlways } from 'kysely';
 import type { RegionOutcome } from '#wire/api.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { ReleaseSpec, Role } from '#wire/region.ts';
+import type { PullRequest, Repository } from '#wire/repositories.ts';
 
 /** The tables of `sql/`, as the query builder sees them. Deployments, wants and events are written by functions of `sql/` alone. */
 export interface Tables {
@@ -122,6 +123,62 @@ export interface Tables {
 		removed_at: number | null;
 	};
 	'jibe.master_key': { id: string; created_at: number; retired_at: number | null };
+	'jibe.repository': {
+		name: string;
+		forge: Repository['forge'];
+		url: string | null;
+		api: string | null;
+		apps: Repository['apps'];
+		rules: Repository['rules'];
+		version: ColumnType<number, never, number>;
+		created_at: number;
+		changed_at: number;
+		by: string;
+	};
+	'jibe.delivery': {
+		repository: string;
+		id: string;
+		at: number;
+		event: string;
+		ref: string | null;
+		detail: Record<string, unknown>;
+		state: string;
+		claimed_by: string | null;
+		claimed_until: number | null;
+		attempts: ColumnType<number, never, number>;
+		next_at: number;
+		outcome: string | null;
+		ended_at: number | null;
+	};
+	'jibe.pull_request': {
+		repository: string;
+		number: number;
+		title: string;
+		author: string;
+		source: string;
+		branch: string;
+		commit: string;
+		state: PullRequest['state'];
+		approved_commit: string | null;
+		approved_by: string | null;
+		approved_at: number | null;
+		seen_at: number;
+	};
+	'jibe.commit_status': {
+		repository: string;
+		commit: string;
+		context: string;
+		state: 'pending' | 'success' | 'failure' | 'error';
+		description: string;
+		url: string;
+		at: number;
+		told_at: number | null;
+		claimed_until: number | null;
+		attempts: number;
+		next_at: number;
+		problem: string | null;
+	};
+	'jibe.outbound_allowed': { address: string; by: string; at: number };
 	'jibe.blob': { app: string; digest: Buffer; leased_until: number };
 	'jibe.manifest': { app: string; root: Buffer; seen_at: number };
 	'jibe.token': {

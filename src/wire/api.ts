@@ -292,7 +292,7 @@ export const rotationAnswer = z.object({
 });
 
 /** Asked by a program that `jibe up` starts: a credential of its own. Admin only. */
-export const credentialRequest = z.object({ role: z.enum(['depot', 'agent', 'edge']), server: z.string(), regions: z.array(regionName) });
+export const credentialRequest = z.object({ role: z.enum(['depot', 'agent', 'edge', 'builder']), server: z.string(), regions: z.array(regionName) });
 export const credentialAnswer = z.object({ credential: z.string(), publicKey: z.string(), installation: z.string() });
 
 export const releaseAnswer = z.object({

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { deploymentId, appName, digest, environmentName } from './names.ts';
-import { deploymentState } from './api.ts';
+import { deployRequest, deploymentState, missingRequest } from './api.ts';
 
 /**
  * Builds: what becomes a release on a builder instead of on a laptop. A build carries the id that its deployment will have
@@ -8,8 +8,8 @@ import { deploymentState } from './api.ts';
  * deployment goes on under the same id.
  *
  * Builders ask control, with their credential as bearer: `POST /api/v1/builds/claim` waits for a job; then, with the
- * attempt they were given, `…/{id}/beat`, `…/{id}/stages`, `…/{id}/log`, `GET …/{id}/source`, `POST …/{id}/artifact`,
- * and `…/{id}/end`. Whoever was fenced is answered 409 `fenced` by every one of them.
+ * attempt they were given, `…/{id}/beat`, `…/{id}/stages`, `…/{id}/log`, `GET …/{id}/source`, `…/{id}/missing`,
+ * `PUT …/{id}/blobs`, `POST …/{id}/artifact`, and `…/{id}/end`. Whoever was fenced is answered 409 `fenced` by every one of them.
  */
 export const LEASE_MS = 30_000;
 export const BEAT_MS = 10_000;
@@ -49,6 +49,8 @@ export const newBuild = z.object({
 	/** Of the app inside the source, '' for its root. */
 	directory: z.string(),
 	commit: z.string().nullable(),
+	/** The source is not exactly that commit. */
+	dirty: z.boolean().optional(),
 	branch: z.string().nullable(),
 	author: z.string().nullable(),
 	/** First line of the commit's message. */
@@ -126,11 +128,26 @@ export const logRequest = attemptOf.extend({
 });
 /** How it ended without an artifact, or (verify) with a comparison. */
 export const endRequest = attemptOf.extend({
-	state: z.enum(['BuildFailed', 'TestFailed', 'Cancelled', 'Superseded', 'TimedOut', 'verified', 'unreproducible']),
+	state: z.enum([
+		'BuildFailed',
+		'TestFailed',
+		'Cancelled',
+		'Superseded',
+		'TimedOut',
+		'verified',
+		'unreproducible',
+		'gates-passed',
+		'gates-failed',
+	]),
 	reason: z.string().nullable(),
 	detail: z.string().max(20_000).nullable(),
 	at: z.number(),
 });
+/** `…/{id}/missing`: which blobs control has to be sent; they go as `PUT …/{id}/blobs?worker=&attempt=`, an upload. */
+export const buildMissingRequest = attemptOf.extend(missingRequest.shape);
+/** `GET …/{id}/source?worker=&attempt=` answers the `.tar.zst`. */
+export const attemptQuery = z.object({ worker: z.string(), attempt: z.coerce.number().int() });
+
 /** Told beside an artifact, in the header of its upload (`build`): kept with the release. */
 export const artifactMetadata = z.object({
 	builder: z.string(),
@@ -143,6 +160,13 @@ export const artifactMetadata = z.object({
 	savedBytes: z.int(),
 	savedMs: z.int(),
 });
+export type ArtifactMetadata = z.infer<typeof artifactMetadata>;
+
+/**
+ * Header of `POST …/{id}/artifact`, an upload as of a laptop's deploy. The answer is `{ deployment }`, or the refusals of such a
+ * deploy: `base_unknown`, `root_mismatch` and `blobs_missing` are answered by sending more.
+ */
+export const artifactHeader = attemptOf.extend({ deploy: deployRequest, build: artifactMetadata });
 
 /** What `status`, `history` and the page show of a build that is no deployment (yet). */
 export const buildView = newBuild.omit({ source: true, ancestors: true }).extend({

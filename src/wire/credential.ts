@@ -8,14 +8,17 @@ import { role } from './region.ts';
  * A program's credential: who it is, signed by the installation's Ed25519 key, so that a depot can check its
  * agents and edges while control is away. `<base64url JSON>.<base64url signature>`.
  */
-export const claims = z.object({
-	installation: z.string(),
-	role,
-	server: serverName,
-	regions: z.array(regionName).min(1),
-	/** Wall seconds. */
-	expires: z.int(),
-});
+export const claims = z
+	.object({
+		installation: z.string(),
+		role,
+		server: serverName,
+		/** None for a builder: what it makes is for all of them. */
+		regions: z.array(regionName),
+		/** Wall seconds. */
+		expires: z.int(),
+	})
+	.refine(({ role: of, regions }) => of === 'builder' || regions.length > 0);
 export type Claims = z.infer<typeof claims>;
 
 export function newSigningKey(): { privatePem: string; publicPem: string } {

@@ -140,7 +140,7 @@ export const instance = z.object({
 });
 export type Instance = z.infer<typeof instance>;
 
-export const role = z.enum(['depot', 'agent', 'edge']);
+export const role = z.enum(['depot', 'agent', 'edge', 'builder']);
 export type Role = z.infer<typeof role>;
 
 const key = { region: regionName, app: appName, environment: environmentName };
@@ -282,6 +282,18 @@ export const logLines = z.object({
 	end: z.boolean(),
 });
 export type LogLines = z.infer<typeof logLines>;
+/** How far a task is, said each time that it is asked for and when it ends. */
+export const taskSaid = z.object({
+	type: z.literal('taskSaid'),
+	id: z.string(),
+	...key,
+	server: serverName,
+	state: z.enum(['running', 'passed', 'failed']),
+	/** For a person: how it ended, with its last lines. */
+	detail: z.string().max(8_000),
+	ms: z.number().nonnegative(),
+});
+export type TaskSaid = z.infer<typeof taskSaid>;
 
 /** depot → control: everything that it holds of an app, as it was asked. */
 export const held = z.object({ type: z.literal('held'), id: z.string(), wants: z.array(want), releases: z.array(releaseSpec) });
@@ -328,6 +340,31 @@ export const logsWanted = z.object({
 	follow: z.boolean(),
 	maxLines: z.int().positive(),
 });
+export const taskKind = z.enum(['migrate-before', 'smoke-prepared', 'smoke-live', 'migrate-after']);
+/**
+ * Something that is run once beside a release, on the one server that is named. Control says it again and again while it
+ * waits: the agent that has not heard it for `leaseMs` ends it, for somebody else may run it by then.
+ */
+export const task = z.object({
+	type: z.literal('task'),
+	/** `dpl_7m4k92/migrate-before/1`: the same one is run once, unless its agent is started anew. */
+	id: z.string().max(120),
+	...key,
+	server: serverName,
+	kind: taskKind,
+	release: releaseSpec,
+	/** For a shell. */
+	command: z.string(),
+	/** It gets the release's secrets. */
+	secrets: z.boolean(),
+	timeoutMs: z.int().positive(),
+	leaseMs: z.int().positive(),
+	/** An edge of the region, and the app's name there; absent: it asks an instance directly. */
+	edge: z.object({ host: z.string(), port: z.int(), name: z.string() }).optional(),
+});
+export type TaskOrder = z.infer<typeof task>;
+export const taskStop = z.object({ type: z.literal('taskStop'), id: z.string(), region: regionName, server: serverName });
+export type TaskStop = z.infer<typeof taskStop>;
 /**
  * The servers of the regions that a program serves, whole: whom it may speak to, where, and by which key. What is not
  * in it is not to be trusted any more, whatever its certificate says. Kept on disk, so that a region works without control.
@@ -360,7 +397,18 @@ export type Servers = z.infer<typeof servers>;
 export const heldWanted = z.object({ type: z.literal('heldWanted'), id: z.string(), app: appName });
 export const logsDone = z.object({ type: z.literal('logsDone'), id: z.string() });
 
-export const upMessage = z.discriminatedUnion('type', [hello, instances, applied, presence, stats, probed, logLines, serverState, held]);
+export const upMessage = z.discriminatedUnion('type', [
+	hello,
+	instances,
+	applied,
+	presence,
+	stats,
+	probed,
+	logLines,
+	serverState,
+	held,
+	taskSaid,
+]);
 export type UpMessage = z.infer<typeof upMessage>;
 /** A depot passes `instances` on to its edges as the agents said them. */
 export const downMessage = z.discriminatedUnion('type', [
@@ -373,6 +421,8 @@ export const downMessage = z.discriminatedUnion('type', [
 	instances,
 	servers,
 	heldWanted,
+	task,
+	taskStop,
 ]);
 export type DownMessage = z.infer<typeof downMessage>;
 export type Hello = z.infer<typeof hello>;

@@ -87,7 +87,7 @@ export function scriptOf(role: Program['role'] | 'up'): string[] {
 }
 
 /** Without an answer for longer than this a program is frozen. A region's traffic hangs on its edges alone. */
-const FROZEN_AFTER_MS = { edge: 1_000, control: 10_000, depot: 20_000, agent: 20_000 } as const;
+const FROZEN_AFTER_MS = { edge: 1_000, control: 10_000, depot: 20_000, agent: 20_000, builder: 20_000 } as const;
 
 /** How a program is asked whether it is alive. */
 export function healthOf(program: Program, layout: Layout): { target: Target | null; limitMs: number } {
@@ -100,6 +100,7 @@ export function healthOf(program: Program, layout: Layout): { target: Target | n
 		case 'depot':
 			return { limitMs, target: { httpSocket: String(program.settings['depotSocket']) } };
 		case 'agent':
+		case 'builder':
 			return { limitMs, target: null };
 	}
 }

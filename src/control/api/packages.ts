@@ -89,6 +89,8 @@ async function statuses({ state, roster, hub }: House): Promise<ServerPackageSta
 			depot: view?.connected === true,
 			agent: view?.agents.includes(name) === true,
 			edge: edges >= EDGES_PER_SERVER,
+			// Started when there is something to build.
+			builder: true,
 		};
 		const of = said.get(name);
 		return {
