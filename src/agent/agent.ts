@@ -383,7 +383,9 @@ class LiveAgent implements Agent {
 	private async measureGroup(key: string, group: Group, caches: Map<string, DiskUse>): Promise<void> {
 		const { want, seats } = group;
 		const { layout, dataMiB = MAX_DATA_MIB } = this.options;
-		const { data, cache, keeps } = await judgeDisk(layout, want, dataMiB, caches);
+		const judged = await judgeDisk(layout, want, dataMiB, caches, () => this.quiet.isBusy);
+		if (judged === null) return;
+		const { data, cache, keeps } = judged;
 		group.keeps = keeps;
 		if (data === null) this.full.delete(key);
 		else this.full.set(key, data);

@@ -46,18 +46,23 @@ export async function collect(of: {
 		if (!kept.has(name) && !name.endsWith('.draft')) rmSync(join(directory, name), { recursive: true });
 }
 
-/** What is wrong with an app's use of the disk in one region, in words for its team: of its data, and of its compile cache. And whether it keeps any. */
+/**
+ * What is wrong with an app's use of the disk in one region, in words for its team: of its data, and of its compile
+ * cache. And whether it keeps any. null: there was something better to do.
+ */
 export async function judgeDisk(
 	layout: Layout,
 	want: { app: string; environment: string; region: string },
 	limitMiB: number,
 	/** Sizes of compile caches found in this round: one is shared by all regions, and walking it costs as much as all else. */
 	caches: Map<string, DiskUse> = new Map(),
-): Promise<{ data: string | null; cache: string | null; keeps: boolean }> {
-	const data = await diskUse(join(filesDirectory(layout, want), want.region));
+	stop: () => boolean = () => false,
+): Promise<{ data: string | null; cache: string | null; keeps: boolean } | null> {
+	const data = await diskUse(join(filesDirectory(layout, want), want.region), stop);
 	// V8 keeps little there: what is large was put there by the app itself, which may write to it.
 	const directory = cacheDirectory(layout, want);
-	const cache = caches.get(directory) ?? (await diskUse(directory));
+	const cache = caches.get(directory) ?? (await diskUse(directory, stop));
+	if (data === null || cache === null) return null;
 	caches.set(directory, cache);
 	const excess = ({ mib, files }: DiskUse): string | null => {
 		if (mib > limitMiB) return `${mib} MiB in WHERE; the limit is ${limitMiB} MiB`;
@@ -84,12 +89,13 @@ export interface DiskUse {
 	files: number;
 }
 
-async function diskUse(directory: string): Promise<DiskUse> {
+async function diskUse(directory: string, stop: () => boolean): Promise<DiskUse | null> {
 	let bytes = 0;
 	let files = 0;
 	const waiting = [directory];
 	for (let next = waiting.pop(); next !== undefined && files <= MAX_DATA_FILES; next = waiting.pop()) {
 		for (const entry of await list(next)) {
+			if (stop()) return null;
 			const path = join(next, entry.name);
 			if (++files > MAX_DATA_FILES) break;
 			if (entry.isDirectory()) waiting.push(path);

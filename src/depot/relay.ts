@@ -154,7 +154,9 @@ export class Relay {
 		if (taken.length === 0) return;
 		const whole = taken.length === message.wants.length;
 		const frames = new Map<string, string | null>();
-		for (const link of this.links.values()) {
+		// Traffic waits for edges, and where all share a processor the first to be told is the first to run.
+		const links = [...this.links.values()].sort((a, b) => Number(b.hello.role === 'edge') - Number(a.hello.role === 'edge'));
+		for (const link of links) {
 			const { regions } = link.hello;
 			const reader = this.readerOf(link, taken);
 			const set = `${reader ?? ''} ${regions.join(' ')}`;
