@@ -1,4 +1,5 @@
 import type { Digest } from '#digest/digest.ts';
+import type { ArtifactMetadata } from '#wire/builds.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome } from '#wire/api.ts';
 import type { Gift, Instance, Known, Pointer, Probed, ReleaseSpec, Run, ServerState, Stats, Version, Want } from '#wire/region.ts';
@@ -46,6 +47,20 @@ export interface NewDeployment {
 	owner: string;
 	/** Deployments that this one ends in the same transaction (waiting ones it supersedes). */
 	supersedes: string[];
+	/** It comes of a build, whose id it takes. */
+	build?: BuiltBy;
+}
+
+/** Which attempt of a build made it: refused with `fenced` when another has it by now. */
+export interface BuiltBy {
+	id: string;
+	attempt: number;
+	worker: string;
+	/** So many of `stages` have had their event. */
+	published: number;
+	/** Steps of it go on, and hold back the walk beyond the first region. */
+	gating: boolean;
+	metadata: ArtifactMetadata | null;
 }
 
 /** One step of a deployment: everything in it happens in one transaction, or nothing does. */
@@ -215,6 +230,8 @@ export interface DeployInput {
 	modules: { compiled: number; cached: number } | null;
 	/** Prepared everywhere, but no pointer moves before its tests passed. */
 	testing?: boolean;
+	/** It comes of a build, whose id it takes. */
+	build?: BuiltBy;
 }
 
 export interface RollbackInput {

@@ -108,6 +108,7 @@ async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk>
 		},
 		owner,
 		supersedes: superseded.map((walk) => walk.deployment.id),
+		...(input.build ? { build: input.build } : {}),
 	});
 	const gift = input.gift && { artifact: input.release.artifact, ...input.gift };
 	const walk = await lane.adopt(held, { spec: held.spec, commit: input.git?.commit ?? null, config: input.release.config }, gift);
