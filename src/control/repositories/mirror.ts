@@ -88,6 +88,9 @@ export class Mirrors {
 			if (after !== null) await this.fetchFiles(directory, way, after);
 			await this.checkSize(row.name, directory);
 			return { before, after };
+		} catch (error) {
+			await removeDrafts(directory);
+			throw error;
 		} finally {
 			await way.close();
 		}
@@ -112,9 +115,21 @@ export class Mirrors {
 			await this.run(args, directory, way);
 			return true;
 		} catch (error) {
-			if (error instanceof GitError && /couldn't find remote ref|no such remote ref/i.test(error.said)) return false;
+			if (error instanceof GitError && /couldn't find remote ref|no such remote ref/i.test(error.said)) return this.nothingThere(way);
 			throw cloneError(error, way.target, this.limits);
 		}
+	}
+
+	/** A page of HTML is to git a repository without branches: that one is gone is believed of git alone. */
+	private async nothingThere({ target: { protocol, host, path }, url, authorization }: Way): Promise<false> {
+		if (protocol === 'ssh') return false;
+		const headers = { 'git-protocol': 'version=2', ...(authorization === null ? {} : { authorization }) };
+		const answer = await this.house.outbound
+			.ask({ method: 'GET', url: `${url}/info/refs?service=git-upload-pack`, headers })
+			.catch(() => null);
+		const type = answer?.headers['content-type'] ?? '';
+		if (answer?.status === 200 && type.startsWith('application/x-git-upload-pack-advertisement')) return false;
+		throw new CloneError('repository_not_found', `what answers at ${host} (${path}) is not git`, true);
 	}
 
 	/** The contents of files, in one go. A server that doesn't leave them out has sent them already. */
@@ -157,14 +172,17 @@ export class Mirrors {
 			);
 		const config = { ...CONFIG, 'remote.origin.url': row.url!, [`protocol.${protocol}.allow`]: 'always' };
 		if (protocol === 'ssh') return sshWay(target, address, secrets, dirname(directory), config);
-		const authorization = secrets.clone ?? secrets.token;
+		const secret = secrets.clone ?? secrets.token;
+		const authorization = secret === undefined ? null : `Basic ${basic(row.forge, secret)}`;
 		const pinned = `${host.includes(':') ? `[${host}]` : host}:${port}:${address.includes(':') ? `[${address}]` : address}`;
 		return {
 			target,
+			url: row.url!,
+			authorization,
 			config: {
 				...config,
 				'http.curloptResolve': pinned,
-				...(authorization === undefined ? {} : { 'http.extraHeader': `Authorization: Basic ${basic(row.forge, authorization)}` }),
+				...(authorization === null ? {} : { 'http.extraHeader': `Authorization: ${authorization}` }),
 			},
 			env: {},
 			close: async () => {},
@@ -183,6 +201,9 @@ export class Mirrors {
 
 interface Way {
 	target: CloneTarget;
+	url: string;
+	/** As a header; null over ssh, or without a secret. */
+	authorization: string | null;
 	config: Record<string, string>;
 	env: Record<string, string>;
 	close(): Promise<void>;
@@ -241,6 +262,8 @@ async function sshWay(target: CloneTarget, address: string, secrets: Opened, roo
 	const words = Object.entries(options).map(([name, value]) => `-o ${quoted(`${name}=${value}`)}`);
 	return {
 		target,
+		url: config['remote.origin.url']!,
+		authorization: null,
 		config: { ...config, 'ssh.variant': 'ssh' },
 		env: { GIT_SSH_COMMAND: `ssh -F none ${words.join(' ')}` },
 		close: () => rm(directory, { recursive: true, force: true }),
@@ -263,6 +286,13 @@ async function missingObjects(directory: string, commit: string): Promise<string
 	return text.split('\n').flatMap((line) => (line.startsWith('?') ? [line.slice(1)] : []));
 }
 
+/** What git had begun to write when it was ended. */
+async function removeDrafts(directory: string): Promise<void> {
+	const packs = join(directory, 'objects', 'pack');
+	const files = await readdir(packs).catch(() => []);
+	await Promise.all(files.filter((file) => file.startsWith('tmp_')).map((file) => rm(join(packs, file), { force: true })));
+}
+
 async function bytesOf(directory: string): Promise<number> {
 	const files = await readdir(join(directory, 'objects'), { recursive: true, withFileTypes: true });
 	const sizes = files.filter((file) => file.isFile()).map(async (file) => (await stat(join(file.parentPath, file.name))).size);
@@ -282,9 +312,9 @@ const SAID: readonly [pattern: RegExp, code: CloneErrorCode, again: boolean, wha
 	],
 	[/REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed/, 'host_key_changed', false, 'shows another host key than before; if that is right, take its line out of git/known_hosts in the data directory'],
 	[/returned error: 404|not found|does not exist|does not appear to be a git repository/i, 'repository_not_found', false, 'knows no such repository, or does not show it to Jibe'],
-	[/File size limit exceeded|pack exceeds maximum|unexpected file size|signal 25|write error|index-pack died of signal 25/i, 'repository_too_large', false, 'sends more than a repository may have'],
+	[/File too large|File size limit exceeded|pack exceeds maximum/i, 'repository_too_large', false, 'sends more than a repository may have'],
 	[/fsck error|error in object|did not receive expected object|bad object|invalid .*pack|pack has bad|remote did not send all/i, 'repository_damaged', false, 'sends what git finds to be damaged or dangerous'],
-	[/redirect/i, 'repository_not_found', false, 'has it somewhere else now: change its URL with "jibe repo add"'],
+	[/returned error: 30\d|redirect/i, 'repository_not_found', false, 'has it somewhere else now: change its URL with "jibe repo add"'],
 	[/Could not resolve|Failed to connect|Connection (refused|timed out|reset|closed)|Could not connect|timed out|early EOF|RPC failed|hung up|returned error: 5/i, 'clone_unreachable', true, 'can\'t be reached, or broke off'],
 ]; // prettier-ignore
 
