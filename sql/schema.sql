@@ -28,10 +28,119 @@ create table jibe.blob (
 	PRIMARY KEY (app, digest)
 );
 
+create table jibe.build (
+	id text not null,
+	seq bigint not null generated always as identity,
+	app text not null,
+	environment text not null,
+	kind text not null,
+	lane text not null,
+	platform text,
+	commit text,
+	branch text,
+	verifies text,
+	priority integer not null,
+	turn integer not null,
+	phase text not null,
+	state text not null,
+	reason text,
+	detail text,
+	attempt integer not null default 0,
+	worker text,
+	leased_until timestamp with time zone,
+	deadline bigint,
+	stop text,
+	dead boolean not null default false,
+	retried text,
+	deployed boolean not null default false,
+	became text,
+	stages jsonb not null,
+	metadata jsonb,
+	created_at bigint not null,
+	claimed_at bigint,
+	ended_at bigint,
+	CHECK ((kind = ANY (ARRAY['deploy'::text, 'verify'::text]))),
+	CHECK ((phase = ANY (ARRAY['waiting'::text, 'running'::text, 'gating'::text, 'stopping'::text, 'ended'::text]))),
+	CHECK ((stop = ANY (ARRAY['cancelled'::text, 'superseded'::text, 'timed-out'::text]))),
+	PRIMARY KEY (id)
+);
+
+create table jibe.build_job (
+	id text not null,
+	job jsonb not null,
+	FOREIGN KEY (id) REFERENCES build(id) ON DELETE CASCADE,
+	PRIMARY KEY (id)
+);
+
+create table jibe.build_lane (
+	name text not null,
+	running text,
+	head text,
+	head_priority integer,
+	head_platform text,
+	served_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+	PRIMARY KEY (name)
+);
+
+create table jibe.build_log (
+	build text not null,
+	attempt integer not null,
+	first integer not null,
+	next integer not null,
+	bytes bigint not null,
+	at bigint not null,
+	lines bytea not null storage external,
+	FOREIGN KEY (build) REFERENCES build(id) ON DELETE CASCADE,
+	PRIMARY KEY (build, attempt, first)
+);
+
+create table jibe.build_step (
+	build text not null,
+	name text not null,
+	"position" integer not null,
+	attempt integer not null,
+	report jsonb not null,
+	FOREIGN KEY (build) REFERENCES build(id) ON DELETE CASCADE,
+	PRIMARY KEY (build, name)
+);
+
+create table jibe.commit_status (
+	repository text not null,
+	commit text not null,
+	context text not null,
+	state text not null,
+	description text not null,
+	url text not null,
+	at bigint not null,
+	told_at bigint,
+	claimed_until bigint,
+	attempts integer not null default 0,
+	next_at bigint not null,
+	problem text,
+	PRIMARY KEY (repository, commit, context)
+);
+
 create table jibe.control_address (
 	address text not null,
 	seen_at bigint not null,
 	PRIMARY KEY (address)
+);
+
+create table jibe.delivery (
+	repository text not null,
+	id text not null,
+	at bigint not null,
+	event text not null,
+	ref text,
+	detail jsonb not null,
+	state text not null,
+	claimed_by text,
+	claimed_until bigint,
+	attempts integer not null default 0,
+	next_at bigint not null,
+	outcome text,
+	ended_at bigint,
+	PRIMARY KEY (repository, id)
 );
 
 create table jibe.deployment (
@@ -152,12 +261,35 @@ create table jibe.migration (
 	PRIMARY KEY (number)
 );
 
+create table jibe.outbound_allowed (
+	address text not null,
+	by text not null,
+	at bigint not null,
+	PRIMARY KEY (address)
+);
+
 create table jibe.package (
 	digest text not null,
 	version text not null,
 	bytes bytea not null,
 	added_at bigint not null,
 	PRIMARY KEY (digest)
+);
+
+create table jibe.pull_request (
+	repository text not null,
+	number integer not null,
+	title text not null,
+	author text not null,
+	source text not null,
+	branch text not null,
+	commit text not null,
+	state text not null,
+	approved_commit text,
+	approved_by text,
+	approved_at bigint,
+	seen_at bigint not null,
+	PRIMARY KEY (repository, number)
 );
 
 create table jibe.region (
@@ -196,6 +328,20 @@ create table jibe.replica (
 	beat integer not null default 0,
 	PRIMARY KEY (id),
 	UNIQUE (lock)
+);
+
+create table jibe.repository (
+	name text not null,
+	forge text not null,
+	url text,
+	api text,
+	apps jsonb not null,
+	rules jsonb not null,
+	version integer not null default 1,
+	created_at bigint not null,
+	changed_at bigint not null,
+	by text not null,
+	PRIMARY KEY (name)
 );
 
 create table jibe.secret (
@@ -291,6 +437,18 @@ create table jibe.want (
 );
 
 CREATE INDEX audit_by_app ON jibe.audit USING btree (app, id DESC);
+CREATE INDEX build_by_app ON jibe.build USING btree (app, environment, created_at DESC);
+CREATE INDEX build_by_time ON jibe.build USING btree (created_at DESC);
+CREATE INDEX build_dead ON jibe.build USING btree (created_at DESC) WHERE dead;
+CREATE INDEX build_held ON jibe.build USING btree (worker) WHERE (phase = ANY (ARRAY['running'::text, 'gating'::text, 'stopping'::text]));
+CREATE INDEX build_lane_ready ON jibe.build_lane USING btree (head_priority DESC, served_at) WHERE ((running IS NULL) AND (head IS NOT NULL));
+CREATE INDEX build_log_by_time ON jibe.build_log USING brin (at);
+CREATE INDEX build_open ON jibe.build USING btree (app, environment) WHERE (phase = ANY (ARRAY['waiting'::text, 'running'::text, 'gating'::text]));
+CREATE INDEX build_verifies ON jibe.build USING btree (verifies) WHERE (verifies IS NOT NULL);
+CREATE INDEX build_waiting ON jibe.build USING btree (lane, priority DESC, turn, seq) WHERE (phase = 'waiting'::text);
+CREATE INDEX commit_status_untold ON jibe.commit_status USING btree (next_at) WHERE (told_at IS NULL);
+CREATE INDEX delivery_at ON jibe.delivery USING btree (repository, at);
+CREATE INDEX delivery_waiting ON jibe.delivery USING btree (next_at) WHERE (state = 'waiting'::text);
 CREATE INDEX deployment_by_app ON jibe.deployment USING btree (app, environment, created_at DESC);
 CREATE INDEX deployment_by_time ON jibe.deployment USING btree (created_at DESC);
 CREATE INDEX deployment_live ON jibe.deployment USING btree (app, environment, ended_at DESC) WHERE (state = 'Deployed'::text);
@@ -375,6 +533,25 @@ begin
 end $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.beat_build(p_id text, p_attempt integer, p_worker text, p_lease interval)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_stop text;
+	b jibe.build;
+begin
+	perform set_config('synchronous_commit', 'off', true);
+	update jibe.build set leased_until = clock_timestamp() + p_lease
+	where id = p_id and attempt = p_attempt and worker = p_worker and phase in ('running', 'gating', 'stopping') returning stop into v_stop;
+	if not found then
+		b := jibe.fenced_build(p_id, p_attempt, p_worker);
+		perform jibe.refuse('fenced', format('%s has ended: %s', p_id, b.state));
+	end if;
+	return jsonb_build_object('stop', v_stop);
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.begin_want()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -383,6 +560,77 @@ begin
 	new.version := 1 + coalesce((select forgotten_version from jibe.app where name = new.app), 0);
 	return new;
 end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.build_event(b build, p_type text, p_at bigint, p_data jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+	select jsonb_build_object(
+		'at', p_at, 'type', p_type, 'app', b.app, 'environment', b.environment, 'deployment', b.id,
+		'data', jsonb_build_object('attempt', b.attempt, 'kind', b.kind) || p_data)
+$function$
+
+
+CREATE OR REPLACE FUNCTION jibe.build_job_json(b build)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+	select j.job || jsonb_build_object('id', b.id, 'attempt', b.attempt, 'deadline', b.deadline) from jibe.build_job j where j.id = b.id
+$function$
+
+
+CREATE OR REPLACE FUNCTION jibe.build_queue()
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+	select jsonb_build_object(
+		'waiting', (select count(*) from jibe.build where phase = 'waiting'),
+		'claimable', (select count(*) from jibe.build_lane where running is null and head is not null),
+		'running', (select count(*) from jibe.build where phase in ('running', 'gating', 'stopping')),
+		'dead', (select count(*) from jibe.build where dead),
+		'oldestMs', (select (extract(epoch from clock_timestamp()) * 1000 - min(created_at))::bigint from jibe.build where phase = 'waiting'))
+$function$
+
+
+CREATE OR REPLACE FUNCTION jibe.build_state_event(b build, p_from text, p_at bigint)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+	select jibe.build_event(b, 'build.state', p_at, jsonb_build_object(
+		'state', b.state, 'from', p_from, 'reason', b.reason, 'branch', b.branch, 'commit', b.commit))
+$function$
+
+
+CREATE OR REPLACE FUNCTION jibe.build_view(b build)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+	select (j.job - 'source' - 'ancestors') || jsonb_build_object(
+		'id', b.id, 'state', b.state, 'reason', b.reason, 'detail', b.detail, 'attempt', b.attempt, 'worker', b.worker, 'dead', b.dead,
+		'createdAt', b.created_at, 'claimedAt', b.claimed_at, 'endedAt', b.ended_at, 'stages', b.stages, 'phase', b.phase, 'retried', b.retried,
+		'deployed', b.deployed, 'became', b.became, 'metadata', b.metadata,
+		'steps', (select coalesce(jsonb_agg(s.report order by s.position, s.name), '[]') from jibe.build_step s where s.build = b.id))
+	from jibe.build_job j where j.id = b.id
+$function$
+
+
+CREATE OR REPLACE FUNCTION jibe.build_way(p_from text, p_to text)
+ RETURNS text[]
+ LANGUAGE sql
+ STABLE
+AS $function$
+	select coalesce(
+		(select array[p_to] from jibe.transition where from_state = p_from and to_state = p_to),
+		(select array[a.to_state, p_to] from jibe.transition a join jibe.transition b on b.from_state = a.to_state
+		where a.from_state = p_from and b.to_state = p_to
+		order by array_position(array['Building', 'Testing', 'Packaging', 'Uploading'], a.to_state) nulls last limit 1))
+$function$
 
 
 CREATE OR REPLACE FUNCTION jibe.change_env(p jsonb)
@@ -421,6 +669,42 @@ begin
 end $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.claim_build(p_worker text, p_platform text, p_lease interval, p_limit_ms bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	l jibe.build_lane;
+	b jibe.build;
+	v_now timestamptz := clock_timestamp();
+	v_now_ms bigint := extract(epoch from v_now) * 1000;
+begin
+	for b in select * from jibe.build where worker = p_worker and phase in ('running', 'gating', 'stopping') for update loop
+		if b.phase <> 'stopping' then
+			update jibe.build set leased_until = v_now + p_lease where id = b.id;
+			return jibe.build_job_json(b);
+		end if;
+		-- Who asks for another has let go of this one.
+		update jibe.build set phase = 'ended' where id = b.id;
+		perform jibe.free_lane(b.lane, b.id);
+	end loop;
+	select * into l from jibe.build_lane
+	where running is null and head is not null and (head_platform is null or head_platform = p_platform)
+	order by head_priority desc, served_at limit 1 for update skip locked;
+	if not found then
+		return null;
+	end if;
+	update jibe.build set
+		phase = 'running', worker = p_worker, attempt = attempt + 1, leased_until = v_now + p_lease, deadline = v_now_ms + p_limit_ms, claimed_at = v_now_ms
+	where id = l.head returning * into b;
+	update jibe.build_lane set running = b.id, served_at = v_now, (head, head_priority, head_platform) = (
+		select n.id, n.priority, n.platform from jibe.build n
+		where n.lane = l.name and n.phase = 'waiting' order by n.priority desc, n.turn, n.seq limit 1)
+	where name = l.name;
+	return jibe.build_job_json(b);
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.create_deployment(p jsonb, p_pins bytea, p_unseen bytea)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -434,6 +718,7 @@ declare
 	v_from text;
 	v_written jsonb;
 	v_events jsonb := '[]';
+	v_build jibe.build;
 begin
 	d := jsonb_populate_record(null::jibe.deployment, p -> 'deployment');
 	select * into v_other from jibe.deployment where id = d.id;
@@ -483,6 +768,20 @@ begin
 	if jibe.is_final(d.state) then
 		d.ended_at := d.created_at;
 	end if;
+	if p ? 'build' then
+		perform from jibe.build_lane where name = (select lane from jibe.build where id = d.id) for update;
+		v_build := jibe.fenced_build(d.id, (p -> 'build' ->> 'attempt')::integer, p -> 'build' ->> 'worker');
+		if v_build.phase <> 'running' then
+			perform jibe.refuse('fenced', format('%s has ended: %s', v_build.id, v_build.state));
+		end if;
+		update jibe.build set
+			phase = case when (p -> 'build' ->> 'gating')::boolean then 'gating' else 'ended' end, deployed = true, metadata = p -> 'build' -> 'metadata',
+			ended_at = d.created_at
+		where id = v_build.id;
+		if not (p -> 'build' ->> 'gating')::boolean then
+			perform jibe.free_lane(v_build.lane, v_build.id);
+		end if;
+	end if;
 	insert into jibe.deployment values (d.*);
 	for v_other in
 		select * from jibe.deployment where id in (select jsonb_array_elements_text(p -> 'supersedes')) and ended_at is null order by id for update
@@ -498,11 +797,12 @@ begin
 	v_written := jibe.write_wants(d.app, d.environment, d.id, false, d.created_at, null, p -> 'writes');
 	-- The stages that the CLI went through are recorded as it reports them.
 	v_events := v_events || (
-		select jsonb_agg(jsonb_build_object(
+		select coalesce(jsonb_agg(jsonb_build_object(
 			'at', stage -> 'at', 'type', 'deployment.state', 'app', d.app, 'environment', d.environment, 'deployment', d.id,
 			'data', jsonb_build_object('state', stage -> 'state', 'from', case when i > 1 then d.stages -> (i::integer - 2) -> 'state' end, 'reason', null,
-				'release', d.release, 'kind', d.kind)) order by i)
-		from jsonb_array_elements(d.stages) with ordinality as one (stage, i)) || (v_written -> 'events');
+				'release', d.release, 'kind', d.kind)) order by i), '[]')
+		from jsonb_array_elements(d.stages) with ordinality as one (stage, i)
+		where i > coalesce((p -> 'build' ->> 'published')::integer, 0)) || (v_written -> 'events');
 	insert into jibe.audit (at, by, action, app, environment, detail)
 	values (d.created_at, d."by", 'deployment.created', d.app, d.environment,
 		jsonb_build_object('deployment', d.id, 'kind', d.kind, 'release', d.release, 'previous', d.previous, 'why', d.why));
@@ -540,6 +840,151 @@ AS $function$
 $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.doubt_build(p_id text, p_attempt integer, p_worker text, p_lease interval)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+	update jibe.build set leased_until = least(leased_until, clock_timestamp() + p_lease)
+	where id = p_id and attempt = p_attempt and worker = p_worker and phase in ('running', 'gating', 'stopping')
+$function$
+
+
+CREATE OR REPLACE FUNCTION jibe.end_build(b build, p_to text, p_reason text, p_detail text, p_phase text, p_at bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_to text;
+	v_events jsonb;
+begin
+	b.reason := p_reason;
+	foreach v_to in array array[p_to, 'BuildFailed', 'DeployFailed', 'TimedOut'] loop
+		v_events := jibe.move_build(b, v_to, p_at);
+		exit when v_events is not null;
+	end loop;
+	update jibe.build set phase = p_phase, reason = p_reason, detail = p_detail, ended_at = p_at where id = b.id;
+	if p_phase = 'ended' then
+		perform jibe.free_lane(b.lane, b.id);
+	end if;
+	if b.phase = 'waiting' then
+		perform jibe.settle_lane(b.lane);
+	end if;
+	return coalesce(v_events, '[]');
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.enqueue_build(p jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_job jsonb := p -> 'job';
+	v_at bigint := (p ->> 'at')::bigint;
+	v_force boolean := (v_job ->> 'force')::boolean;
+	b jibe.build;
+	o jibe.build;
+	v_other text;
+	v_events jsonb := '[]';
+begin
+	if exists (select from jibe.build where id = p ->> 'id') then
+		return jsonb_build_object('id', p ->> 'id', 'already', false);
+	end if;
+	b.lane := (v_job ->> 'lane') || coalesce('@' || (v_job ->> 'platform'), '');
+	insert into jibe.build_lane (name) values (b.lane) on conflict do nothing;
+	perform from jibe.build_lane where name = b.lane for update;
+	b.app := v_job ->> 'app';
+	b.environment := v_job ->> 'environment';
+	b.kind := v_job ->> 'kind';
+	b.commit := v_job ->> 'commit';
+	b.branch := v_job ->> 'branch';
+	v_other := jibe.same_build(b, v_job, v_force);
+	if v_other is not null then
+		return jsonb_build_object('id', v_other, 'already', true);
+	end if;
+	if (select count(*) from jibe.build where phase = 'waiting') >= (p ->> 'limit')::integer then
+		perform jibe.refuse('queue_full', format('%s builds wait already', p ->> 'limit'));
+	end if;
+	if b.kind = 'deploy' then
+		for o in
+			select x.* from jibe.build x
+			where x.app = b.app and x.environment = b.environment and x.kind = 'deploy' and x.phase in ('waiting', 'running')
+				and (x.branch is not distinct from b.branch or (x.phase = 'waiting' and x.commit in (select jsonb_array_elements_text(v_job -> 'ancestors'))))
+			order by x.lane, x.id
+		loop
+			perform from jibe.build_lane where name = o.lane for update;
+			select * into o from jibe.build where id = o.id for update;
+			if o.phase in ('waiting', 'running') then
+				v_events := v_events || jibe.stop_build(o, 'superseded', 'superseded', v_at);
+			end if;
+		end loop;
+	end if;
+	insert into jibe.build (id, app, environment, kind, lane, platform, commit, branch, verifies, priority, turn, phase, state, stages, created_at)
+	values (
+		p ->> 'id', b.app, b.environment, b.kind, b.lane, v_job ->> 'platform', b.commit, b.branch, v_job ->> 'verifies',
+		(p ->> 'priority')::integer,
+		1 + coalesce((select max(turn) from jibe.build where lane = b.lane and app = b.app and phase = 'waiting'), (
+			select min(turn) - 1 from jibe.build where lane = b.lane and phase = 'waiting'), 0),
+		'waiting', 'Queued', jsonb_build_array(jsonb_build_object('state', 'Queued', 'at', v_at)), v_at)
+	returning * into b;
+	insert into jibe.build_job (id, job) values (b.id, v_job);
+	perform jibe.settle_lane(b.lane);
+	insert into jibe.audit (at, by, action, app, environment, detail)
+	values (v_at, v_job ->> 'by', 'build.queued', b.app, b.environment,
+		jsonb_build_object('build', b.id, 'kind', b.kind, 'commit', b.commit, 'branch', b.branch, 'why', v_job -> 'why'));
+	perform jibe.publish(v_events || jibe.build_state_event(b, null, v_at));
+	return jsonb_build_object('id', b.id, 'already', false);
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.fenced_build(p_id text, p_attempt integer, p_worker text)
+ RETURNS build
+ LANGUAGE plpgsql
+AS $function$
+declare
+	b jibe.build;
+begin
+	select * into b from jibe.build where id = p_id for update;
+	if not found then
+		perform jibe.refuse('unknown', format('there is no build %s', p_id));
+	end if;
+	if b.attempt <> p_attempt or b.worker is distinct from p_worker then
+		perform jibe.refuse('fenced', format('%s is not attempt %s of %s any more', p_id, p_attempt, p_worker));
+	end if;
+	return b;
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.finish_build(p jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	b jibe.build;
+	v_at bigint := (p ->> 'at')::bigint;
+	v_state text := p ->> 'state';
+	v_phase text;
+	v_events jsonb := '[]';
+begin
+	perform from jibe.build_lane where name = (select lane from jibe.build where id = p ->> 'id') for update;
+	b := jibe.fenced_build(p ->> 'id', (p ->> 'attempt')::integer, p ->> 'worker');
+	v_phase := b.phase;
+	if b.phase in ('stopping', 'gating') then
+		update jibe.build set phase = 'ended', reason = coalesce(reason, p ->> 'reason'), detail = coalesce(detail, p ->> 'detail') where id = b.id;
+		perform jibe.free_lane(b.lane, b.id);
+		v_events := jsonb_build_array(jibe.build_event(b, 'build.released', v_at, jsonb_build_object('state', v_state, 'reason', p ->> 'reason')));
+	elsif b.phase = 'running' and v_state in ('verified', 'unreproducible') then
+		update jibe.build set phase = 'ended', reason = v_state, detail = p ->> 'detail', ended_at = v_at where id = b.id;
+		perform jibe.free_lane(b.lane, b.id);
+		v_events := jsonb_build_array(jibe.build_event(b, 'build.' || v_state, v_at, jsonb_build_object('verifies', b.verifies)));
+	elsif b.phase = 'running' then
+		v_events := jibe.end_build(b, v_state, p ->> 'reason', p ->> 'detail', 'ended', v_at);
+		update jibe.build set became = p ->> 'became' where id = b.id and p ? 'became';
+	end if;
+	perform jibe.publish(v_events);
+	return (select jsonb_build_object('was', v_phase, 'build', jibe.build_view(x)) from jibe.build x where x.id = b.id);
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.forget_removed(p_before bigint)
  RETURNS bigint
  LANGUAGE sql
@@ -555,6 +1000,37 @@ AS $function$
 	)
 	select count(*) from forgotten, (select count(*) from noted) as done
 $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.free_lane(p_lane text, p_build text)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+	update jibe.build_lane set running = null where name = p_lane and running = p_build
+$function$
+
+
+CREATE OR REPLACE FUNCTION jibe.halt_build(p_id text, p_why text, p_by text, p_at bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	b jibe.build;
+begin
+	perform from jibe.build_lane where name = (select lane from jibe.build where id = p_id) for update;
+	select * into b from jibe.build where id = p_id for update;
+	if not found then
+		perform jibe.refuse('unknown', format('there is no build %s', p_id));
+	end if;
+	if b.phase in ('waiting', 'running', 'gating') then
+		if p_by is not null then
+			insert into jibe.audit (at, by, action, app, environment, detail)
+			values (p_at, p_by, 'build.' || p_why, b.app, b.environment, jsonb_build_object('build', b.id, 'state', b.state));
+		end if;
+		perform jibe.publish(jibe.stop_build(b, p_why, p_why, p_at));
+	end if;
+	return (select jibe.build_view(x) from jibe.build x where x.id = p_id);
+end $function$
 
 
 CREATE OR REPLACE FUNCTION jibe.held_json(d deployment, wants jsonb)
@@ -668,6 +1144,33 @@ begin
 end $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.log_build(p_id text, p_attempt integer, p_worker text, p_first integer, p_count integer, p_bytes integer, p_at bigint, p_lines bytea)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	b jibe.build;
+	v_last jibe.build_log;
+begin
+	perform set_config('synchronous_commit', 'off', true);
+	select * into b from jibe.build where id = p_id;
+	if not found then
+		perform jibe.refuse('unknown', format('there is no build %s', p_id));
+	end if;
+	if b.attempt <> p_attempt or b.worker is distinct from p_worker then
+		perform jibe.refuse('fenced', format('%s is not attempt %s of %s any more', p_id, p_attempt, p_worker));
+	end if;
+	select * into v_last from jibe.build_log where build = p_id and attempt = p_attempt order by first desc limit 1;
+	if p_first >= coalesce(v_last.next, 0) and p_count > 0 then
+		insert into jibe.build_log (build, attempt, first, next, bytes, at, lines)
+		values (p_id, p_attempt, p_first, p_first + p_count, coalesce(v_last.bytes, 0) + p_bytes, p_at, p_lines)
+		on conflict do nothing;
+		return jsonb_build_object('next', p_first + p_count, 'bytes', coalesce(v_last.bytes, 0) + p_bytes, 'stop', b.stop);
+	end if;
+	return jsonb_build_object('next', coalesce(v_last.next, 0), 'bytes', coalesce(v_last.bytes, 0), 'stop', b.stop);
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.look_at_replicas(p_beat text, p_known integer)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -681,6 +1184,30 @@ begin
 			'id', id, 'lock', lock, 'beat', beat, 'addresses', addresses, 'home', home, 'version', version, 'startedAt', started_at,
 			'silentMs', greatest(0, floor(extract(epoch from clock_timestamp() - seen_at) * 1000))) order by started_at, id), '[]')
 		from jibe.replica);
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.move_build(b build, p_to text, p_at bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_way text[] := jibe.build_way(b.state, p_to);
+	v_from text;
+	v_to text;
+	v_events jsonb := '[]';
+begin
+	if v_way is null then
+		return null;
+	end if;
+	foreach v_to in array v_way loop
+		v_from := b.state;
+		b.state := v_to;
+		b.stages := b.stages || jsonb_build_object('state', v_to, 'at', p_at);
+		v_events := v_events || jibe.build_state_event(b, v_from, p_at);
+	end loop;
+	update jibe.build set state = b.state, stages = b.stages where id = b.id;
+	return v_events;
 end $function$
 
 
@@ -813,6 +1340,40 @@ begin
 end $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.report_build(p jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	b jibe.build;
+	v_at bigint := (p ->> 'at')::bigint;
+	v_events jsonb := '[]';
+	v_steps jsonb;
+begin
+	b := jibe.fenced_build(p ->> 'id', (p ->> 'attempt')::integer, p ->> 'worker');
+	if b.phase not in ('running', 'gating', 'ended') then
+		return jsonb_build_object('stop', coalesce(b.stop, 'cancelled'));
+	end if;
+	if b.phase = 'running' and p ->> 'state' in ('Building', 'Testing', 'Packaging', 'Uploading') then
+		-- A second attempt goes through what the first one has been through.
+		v_events := coalesce(jibe.move_build(b, p ->> 'state', v_at), '[]');
+	end if;
+	with told as (
+		insert into jibe.build_step as s (build, name, position, attempt, report)
+		select b.id, r ->> 'name', (select count(*) from jibe.build_step x where x.build = b.id) + i, b.attempt, r
+		from jsonb_array_elements(p -> 'steps') with ordinality as one (r, i)
+		on conflict (build, name) do update set attempt = excluded.attempt, report = excluded.report
+		where s.report is distinct from excluded.report or s.attempt <> excluded.attempt
+		returning s.position, s.report
+	)
+	select coalesce(jsonb_agg(jibe.build_event(b, 'build.step', v_at, jsonb_build_object('step', told.report)) order by position), '[]')
+	into v_steps from told;
+	update jibe.build set leased_until = clock_timestamp() + make_interval(secs => (p ->> 'leaseMs')::integer / 1000.0) where id = b.id;
+	perform jibe.publish(v_events || v_steps);
+	return jsonb_build_object('stop', b.stop);
+end $function$
+
+
 CREATE OR REPLACE FUNCTION jibe.revoke_secret(p jsonb)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -849,6 +1410,37 @@ begin
 			'app', v_app, 'environment', v_environment, 'deployment', null, 'data', v_detail)));
 	end if;
 	return v_versions;
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.same_build(b build, p_job jsonb, p_force boolean)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare
+	v_found text;
+	d jibe.deployment;
+begin
+	select x.id into v_found from jibe.build x join jibe.build_job j on j.id = x.id
+	where x.app = b.app and x.environment = b.environment and x.kind = b.kind and x.phase in ('waiting', 'running', 'gating')
+		and x.verifies is not distinct from p_job ->> 'verifies' and x.platform is not distinct from p_job ->> 'platform'
+		and j.job ->> 'directory' = p_job ->> 'directory'
+		and (j.job -> 'source' = p_job -> 'source'
+			or (b.kind = 'deploy' and not p_force and x.branch is not distinct from b.branch and x.commit <> b.commit and j.job -> 'ancestors' ? b.commit))
+	order by x.seq desc limit 1;
+	if found or b.kind = 'verify' or p_force or b.commit is null or (p_job ->> 'dirty')::boolean then
+		return v_found;
+	end if;
+	select * into d from jibe.deployment
+	where app = b.app and environment = b.environment and (ended_at is null or state = 'Deployed') order by ended_at desc nulls first, created_at desc limit 1;
+	if not found or d.kind <> 'deploy' or d.dirty then
+		return null;
+	end if;
+	if d.commit = b.commit then
+		return d.id;
+	end if;
+	return (select d.id from jibe.build_job j where j.id = d.id and d.branch is not distinct from b.branch and j.job -> 'ancestors' ? b.commit);
 end $function$
 
 
@@ -940,6 +1532,17 @@ begin
 end $function$
 
 
+CREATE OR REPLACE FUNCTION jibe.settle_lane(p_lane text)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+	update jibe.build_lane l set (head, head_priority, head_platform) = (
+		select b.id, b.priority, b.platform from jibe.build b
+		where b.lane = l.name and b.phase = 'waiting' order by b.priority desc, b.turn, b.seq limit 1)
+	where l.name = p_lane
+$function$
+
+
 CREATE OR REPLACE FUNCTION jibe.state_event(d deployment, p_from text, p_at bigint)
  RETURNS jsonb
  LANGUAGE sql
@@ -949,6 +1552,85 @@ AS $function$
 		'at', p_at, 'type', 'deployment.state', 'app', d.app, 'environment', d.environment, 'deployment', d.id,
 		'data', jsonb_build_object('state', d.state, 'from', p_from, 'reason', d.reason, 'release', d.release, 'kind', d.kind))
 $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.stop_build(b build, p_why text, p_reason text, p_at bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_to text := case p_why when 'cancelled' then 'Cancelled' when 'superseded' then 'Superseded' else 'TimedOut' end;
+begin
+	if b.phase = 'waiting' then
+		return jibe.end_build(b, v_to, p_reason, null, 'ended', p_at);
+	end if;
+	update jibe.build set stop = p_why where id = b.id;
+	if b.phase = 'gating' then
+		update jibe.build set phase = 'stopping' where id = b.id;
+		return jsonb_build_array(jibe.build_event(b, 'build.stopped', p_at, jsonb_build_object('why', p_why)));
+	end if;
+	return jibe.end_build(b, v_to, p_reason, null, 'stopping', p_at);
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.sweep_builds(p_attempts integer, p_at bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	b jibe.build;
+	v_id text;
+	v_now timestamptz := clock_timestamp();
+	v_outcome text;
+	v_events jsonb := '[]';
+	v_done jsonb := '[]';
+begin
+	for v_id in
+		select x.id from jibe.build x left join jibe.deployment d on x.phase = 'gating' and d.id = x.id
+		where x.phase in ('running', 'gating', 'stopping')
+			and (x.leased_until < v_now or (x.phase = 'running' and x.deadline < extract(epoch from v_now) * 1000) or d.ended_at is not null)
+		order by x.lane, x.id
+	loop
+		perform from jibe.build_lane l where l.name = (select lane from jibe.build where id = v_id) for update;
+		select * into b from jibe.build where id = v_id for update;
+		v_outcome := null;
+		if b.phase = 'stopping' and b.leased_until < v_now then
+			v_outcome := 'released';
+			update jibe.build set phase = 'ended' where id = b.id;
+			perform jibe.free_lane(b.lane, b.id);
+		elsif b.phase in ('running', 'gating') and b.leased_until < v_now and b.attempt < p_attempts then
+			v_outcome := 'lost';
+			-- Before what waits already: it has been waiting for longer.
+			update jibe.build set phase = 'waiting', worker = null, turn = 0 where id = b.id;
+			perform jibe.free_lane(b.lane, b.id);
+			perform jibe.settle_lane(b.lane);
+			v_events := v_events || jibe.build_event(b, 'build.lost', p_at, jsonb_build_object('worker', b.worker));
+		elsif b.phase in ('running', 'gating') and b.leased_until < v_now then
+			v_outcome := 'dead';
+			v_events := v_events || jibe.build_event(b, 'build.lost', p_at, jsonb_build_object('worker', b.worker));
+			update jibe.build set dead = true where id = b.id;
+			if b.phase = 'running' then
+				v_events := v_events || jibe.end_build(b, 'TimedOut', 'builders_lost',
+					format('%s builders in turn were lost while they ran it; the last was %s', b.attempt, b.worker), 'ended', p_at);
+			else
+				update jibe.build set phase = 'ended', reason = 'builders_lost' where id = b.id;
+				perform jibe.free_lane(b.lane, b.id);
+			end if;
+		elsif b.phase = 'running' and b.deadline < extract(epoch from v_now) * 1000 then
+			v_outcome := 'timed-out';
+			v_events := v_events || jibe.stop_build(b, 'timed-out', 'build_limit', p_at);
+		elsif b.phase = 'gating' then
+			v_events := v_events || jibe.stop_build(b, 'cancelled', null, p_at);
+			v_outcome := 'stopped';
+		end if;
+		if v_outcome is not null then
+			v_done := v_done || jsonb_build_object(
+				'id', b.id, 'attempt', b.attempt, 'worker', b.worker, 'outcome', v_outcome, 'deployed', b.deployed);
+		end if;
+	end loop;
+	perform jibe.publish(v_events);
+	return v_done;
+end $function$
 
 
 CREATE OR REPLACE FUNCTION jibe.take_deployment(p_id text, p_owner text, p_from text)

@@ -46,6 +46,8 @@ export interface Agent {
 	close(): void;
 	/** How many idle processes are ready. */
 	idle(): number;
+	/** Where releases lie. */
+	readonly shelf: Shelf;
 }
 
 export interface AgentOptions {
@@ -89,7 +91,7 @@ class LiveAgent implements Agent {
 	private readonly around: ProcessSurroundings;
 	private readonly records: Records;
 	private readonly library: Library;
-	private readonly shelf: Shelf;
+	readonly shelf: Shelf;
 	private readonly pool: Pool;
 	private readonly room: Room;
 	private readonly quiet: Quiet;
@@ -173,6 +175,8 @@ class LiveAgent implements Agent {
 			case 'servers':
 			case 'heldWanted':
 			case 'probe':
+			case 'task':
+			case 'taskStop':
 				return;
 		}
 	}

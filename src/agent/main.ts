@@ -13,13 +13,15 @@ import { dialDepots, type DepotLinks } from '#wire/depots.ts';
 import { openJoined } from '#wire/joined.ts';
 import { regionName, serverName } from '#wire/names.ts';
 import { certificateFinding, reachFindings } from '#wire/reach.ts';
+import type { DownMessage } from '#wire/region.ts';
 import { createAgent } from './agent.ts';
 import { createDepotClient } from './depot-client.ts';
 import { instanceProgram, keepProgram, type InstanceProgram } from './instance-program.ts';
-import type { Layout } from './layout.ts';
+import type { Layout, Place } from './layout.ts';
 import { openOrder } from './order.ts';
 import { openSecretStore } from './secrets.ts';
 import { SettledByAll } from './settled.ts';
+import { createTasks, type Tasks } from './tasks.ts';
 import { openTunnels } from './tunnel.ts';
 import { uidOf } from './uids.ts';
 
@@ -66,29 +68,33 @@ export async function main(settings: unknown): Promise<void> {
 	const store = await openDiskStore(join(layout.home, 'blobs'), { durable: false });
 	// What is said while it takes up what runs has nobody to hear it yet; `connected` says all of it again.
 	let links: DepotLinks | null = null;
+	let tasks: Tasks | null = null;
+	const own = { data, server, layout, cgroups: `jibe-${basename(runDirectory(data))}`, secrets, clock: systemClock, log };
+	const uid = isolation().uid ? (place: Place) => uidOf(data, place) : () => null;
 	const agent = await createAgent({
-		data,
+		...own,
 		name,
-		server,
 		regions,
-		layout,
-		cgroups: `jibe-${basename(runDirectory(data))}`,
 		store,
 		depot,
-		secrets,
-		uid: isolation().uid ? (place) => uidOf(data, place) : () => null,
+		uid,
 		...(budgetMiB === undefined ? {} : { budgetMiB }),
 		checkup: async () => {
 			const around = joined ? [certificateFinding(identity ?? ''), ...(await reachFindings(server, joined.peers.newest))] : [];
 			return [...machineFindings(data), ...around];
 		},
-		clock: systemClock,
-		log,
 		send(message) {
 			tunnels?.note(message);
+			tasks?.note(message);
 			return links?.send(ordered(message)) ?? false;
 		},
 	});
+	tasks = createTasks({ ...own, shelf: agent.shelf, uid, send: (message) => links?.send(message) ?? false });
+	const receive = (message: DownMessage): void => {
+		if (message.type === 'task') tasks.ordered(message);
+		else if (message.type === 'taskStop') tasks.stop(message.id);
+		else agent.receive(message);
+	};
 	// The other servers' edges may come before any depot does.
 	agent.connected();
 	const settled = new SettledByAll((items) => agent.receive({ type: 'settled', items }));
@@ -98,7 +104,7 @@ export async function main(settings: unknown): Promise<void> {
 		regions,
 		credential,
 		hello: () => agent.hello(),
-		onMessage: (message, from) => (message.type === 'settled' ? settled.said(from, message) : agent.receive(message)),
+		onMessage: (message, from) => (message.type === 'settled' ? settled.said(from, message) : receive(message)),
 		onUp(from) {
 			settled.up(from);
 			agent.connected();
@@ -109,16 +115,19 @@ export async function main(settings: unknown): Promise<void> {
 	});
 	const stop = (): void => {
 		agent.close();
+		const ended = tasks.close();
 		links?.close();
 		depot.close();
 		removePidFile(data, name);
-		store.close().then(
-			() => process.exit(0),
-			(error: unknown) => {
-				log.error('close.failed', { error });
-				process.exit(1);
-			},
-		);
+		ended
+			.then(() => store.close())
+			.then(
+				() => process.exit(0),
+				(error: unknown) => {
+					log.error('close.failed', { error });
+					process.exit(1);
+				},
+			);
 	};
 	process.once('SIGTERM', stop).once('SIGINT', stop);
 	writePidFile(data, name);

@@ -35,6 +35,8 @@ const FETCHES_AT_A_TIME = 16;
 export interface Shelf {
 	/** @throws FetchError */
 	place(spec: ReleaseSpec): Promise<ReleaseFiles>;
+	/** All of it as real files in a directory of its own, for a command that is run beside it. @throws FetchError */
+	lay(spec: ReleaseSpec, directory: string): Promise<void>;
 	/** For instances that were adopted: the slot is in use again. */
 	adopt(place: Place, slot: number): () => void;
 	/** What a release that is on disk imports of its packages; empty when it is not. */
@@ -160,6 +162,17 @@ export function createShelf(of: { layout: Layout; library: Library; depot: Depot
 				placing.delete(key);
 				throw error;
 			}
+		},
+		async lay(spec, directory) {
+			const [manifest] = await Promise.all([library.manifest(spec.artifact), spec.vendor && vendor(spec.vendor)]);
+			const entries = new Map<string, Entry>();
+			for (const [path, entry] of manifest) {
+				const [, kind, file] = /^(files|modules)\/(.+)$/s.exec(path) ?? [];
+				if (file !== undefined && (kind === 'files' || !entries.has(file))) entries.set(file, entry);
+			}
+			await writeTree(directory, [...entries], library);
+			const vendorView = viewOf(layout, spec, spec.vendor).vendor;
+			if (vendorView) await symlink(join(vendorView, 'node_modules'), join(directory, 'node_modules'));
 		},
 		adopt(place, number) {
 			const slot = appOf(place).slots.get(number);

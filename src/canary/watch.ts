@@ -50,6 +50,19 @@ export function harmOf(evidence: Evidence, now: number): Harm | null {
 	return crashLoop(evidence.instances) ?? unhealthy(evidence.instances, now) ?? tooManyErrors(evidence);
 }
 
+/** A release with so many errors in a hundred requests would be no better than one that harms. */
+const TOLERATED_RATE = 0.05;
+/** Chance of calling one harmless that is worse than that. */
+const FALSE_PASSES = 0.05;
+
+/** Enough was seen of it to say that its error rate is not twice the current one's, nor above what is tolerated anywhere. */
+export function shownHarmless({ next, current }: Evidence): boolean {
+	const currentRate = current.requests === 0 ? 0 : current.errors / current.requests;
+	const worst = Math.min(0.99, Math.max(ERROR_FACTOR * currentRate, TOLERATED_RATE));
+	// The chance of no more errors than these, were it that bad.
+	return 1 - binomialTail(next.requests, worst, next.errors + 1) <= FALSE_PASSES;
+}
+
 function crashLoop(instances: readonly WatchedInstance[]): Harm | null {
 	const looping = instances.filter((instance) => instance.restarts >= CRASH_LOOP_RESTARTS);
 	if (looping.length === 0) return null;

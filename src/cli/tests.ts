@@ -4,6 +4,7 @@ import { delimiter, dirname, join } from 'node:path';
 import type { BuildResult } from '#build/result.ts';
 import { pause, systemClock } from '#clock/clock.ts';
 import { sha256 } from '#digest/digest.ts';
+import type { AppConfig } from '#wire/config.ts';
 import { unsentFields } from './conclude.ts';
 import { EXIT, Failure } from './failure.ts';
 import { done, seconds } from './output.ts';
@@ -36,11 +37,18 @@ export class Tests {
 	/** null: all passed before. */
 	static start(invocation: Invocation, project: Project, built: BuildResult): Tests | null {
 		const { cache, config } = project;
-		const commands = [...(config.types ? [TYPES_COMMAND] : []), ...(config.test === undefined ? [] : [config.test])];
+		const commands = [...(config.types ? [{ command: TYPES_COMMAND, env: {} }] : []), ...commandsOf(config.test)];
 		const pending = commands
-			.map((command) => ({
+			.map(({ command, env }) => ({
 				command,
-				mark: join(cache, 'passed', sha256(`${built.artifact}\0${built.vendor?.root ?? ''}\0${command}`).slice(7, 39)),
+				env,
+				mark: join(
+					cache,
+					'passed',
+					sha256(
+						`${built.artifact}\0${built.vendor?.root ?? ''}\0${command}${Object.keys(env).length === 0 ? '' : JSON.stringify(env)}`,
+					).slice(7, 39),
+				),
 			}))
 			.filter(({ mark }) => !existsSync(mark));
 		return pending.length === 0 ? null : new Tests({ invocation, project, built }, pending);
@@ -96,10 +104,10 @@ export class Tests {
 
 	async #runAll(pending: readonly Pending[]): Promise<Verdict> {
 		const { out } = this.#of.invocation;
-		for (const { command, mark } of pending) {
+		for (const { command, env, mark } of pending) {
 			out.now(`Testing: ${command}…`);
 			const startedAt = systemClock.monotonic();
-			const { code, output } = await this.#run(command);
+			const { code, output } = await this.#run(command, env);
 			if (code !== 0) {
 				const tail = output.trimEnd().split('\n').slice(-SHOWN_LINES).join('\n');
 				return { passed: false, summary: `${command} ended with ${code}\n${tail}`.slice(0, MAX_SUMMARY_CHARS) };
@@ -117,7 +125,7 @@ export class Tests {
 		};
 	}
 
-	#run(command: string): Promise<{ code: number | string; output: string }> {
+	#run(command: string, own: Record<string, string>): Promise<{ code: number | string; output: string }> {
 		const { directory } = this.#of.project;
 		const path = [join(directory, 'node_modules', '.bin'), dirname(process.execPath), process.env['PATH'] ?? ''].join(delimiter);
 		return new Promise((resolve, reject) => {
@@ -125,7 +133,7 @@ export class Tests {
 			// A group of its own: Ctrl-C is for this command to hear, and what ends the tests ends all that they started.
 			const child = spawn('sh', ['-c', command], {
 				cwd: directory,
-				env: { ...process.env, PATH: path },
+				env: { ...process.env, ...own, PATH: path },
 				stdio: ['ignore', 'pipe', 'pipe'],
 				detached: true,
 			});
@@ -144,8 +152,15 @@ export class Tests {
 	}
 }
 
+/** Named steps run one after the other here, in the order of the file: the laptop is theirs who sit before it. */
+function commandsOf(test: AppConfig['test']): { command: string; env: Record<string, string> }[] {
+	if (typeof test !== 'object') return test === undefined ? [] : [{ command: test, env: {} }];
+	return Object.values(test).map(({ run, env }) => ({ command: run, env }));
+}
+
 interface Pending {
 	command: string;
+	env: Record<string, string>;
 	/** A file that is there once it passed. */
 	mark: string;
 }

@@ -25,6 +25,8 @@ import { appUrl, type House } from './house.ts';
 import { Hub, namedBy } from './hub.ts';
 import { Manifests } from './manifests.ts';
 import { Metrics } from './metrics.ts';
+import { Outbound } from './outbound/outbound.ts';
+import { RepositorySecrets } from './repositories/secrets.ts';
 import { openApi } from './openapi.ts';
 import { Others, type OthersOptions } from './others.ts';
 import type { MasterKeySource } from './master-key.ts';
@@ -139,6 +141,8 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		metrics: new Metrics(),
 		secrets,
 		git: new Repositories(options.data),
+		outbound: openOutbound(state, [...(tls?.addresses ?? []), ...names], clock),
+		repositorySecrets: new RepositorySecrets({ state, secrets }),
 		roster,
 		clocks: new Map(),
 		url,
@@ -211,6 +215,13 @@ async function openHub(installation: string, roster: Roster, { state, log, clock
 
 function openOthers({ state, owner, replica, version }: ControlOptions, addresses: string[], rewound: () => void): Others | null {
 	return replica ? new Others(state, { id: owner, addresses, version, ...replica }, rewound) : null;
+}
+
+/** Jibe's own addresses are what nobody outside it may make it speak to. */
+function openOutbound(state: State, own: readonly string[], clock: Clock): Outbound {
+	const hosts = own.map((one) => (URL.canParse(one) ? new URL(one).hostname : one));
+	const allowed = async () => (await state.repositories.allowed()).map(({ address }) => address);
+	return new Outbound({ allowed, own: () => hosts, clock });
 }
 
 function listen(server: Server, address: string, port: number): Promise<string> {

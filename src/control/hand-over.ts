@@ -1,4 +1,5 @@
 import { createPrivateKey } from 'node:crypto';
+import type { Rollout } from '#rollout/rollout.ts';
 import { publicKeyOf, spkiOf } from '#wire/certificate.ts';
 import { readCredential } from '#wire/credential.ts';
 import { isProven } from '#wire/join.ts';
@@ -18,11 +19,26 @@ export async function handOver(house: House, asked: SecretsRequest): Promise<Sec
 		(want) =>
 			!want.removed && regions.includes(want.region) && want.run.some((run) => run.release === release && instancesOn(server, run) > 0),
 	);
-	if (!placed) throw new Refusal('not_placed', 403, `v${release} of ${app} is not placed on ${server}: it gets no secrets of it`);
+	if (!placed && !(await runsTask(house, asked, regions)))
+		throw new Refusal('not_placed', 403, `v${release} of ${app} is not placed on ${server}: it gets no secrets of it`);
 	const [spec] = await state.deployments.releases(app, [release]);
 	const secrets = await house.secrets.opened({ app, environment }, spec?.secrets ?? {});
 	log.info('secrets.handed_over', { server, app, environment, release, secrets: secrets.map(({ name, version }) => `${name} ${version}`) });
 	return sealSecrets(text, asked.key, secrets, createPrivateKey(installation.privatePem));
+}
+
+/** It was given something to run beside the release, before that is placed anywhere. */
+async function runsTask(
+	{ state }: House,
+	{ server, app, environment, release }: SecretsRequest,
+	regions: readonly string[],
+): Promise<boolean> {
+	const open = await state.deployments.open();
+	return open.some(({ deployment, rollout }) => {
+		const at = (rollout as Rollout | null)?.task?.at;
+		const same = deployment.app === app && deployment.environment === environment && deployment.release === release;
+		return same && at?.server === server && regions.includes(at.region);
+	});
 }
 
 /** The regions of the server that asks, once it has shown that it is that server. @throws Refusal */

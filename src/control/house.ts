@@ -7,7 +7,9 @@ import type { Repositories } from './git/repositories.ts';
 import type { Hub } from './hub.ts';
 import type { Manifests } from './manifests.ts';
 import type { Metrics } from './metrics.ts';
+import type { Outbound } from './outbound/outbound.ts';
 import type { Driver } from './ports.ts';
+import type { RepositorySecrets } from './repositories/secrets.ts';
 import type { Reserve } from './reserve.ts';
 import type { Roster } from './roster.ts';
 import type { SecretKeeper } from './secrets.ts';
@@ -26,6 +28,9 @@ export interface House {
 	secrets: SecretKeeper;
 	/** What was pushed here, and mirrors of what was pushed elsewhere. */
 	git: Repositories;
+	/** To addresses that users name. */
+	outbound: Outbound;
+	repositorySecrets: RepositorySecrets;
 	/** The servers that joined. */
 	roster: Roster;
 	/** How far off the wall clocks of servers are, as they last said. */

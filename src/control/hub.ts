@@ -2,7 +2,21 @@ import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { LinkHandlers, ServerLink } from '#wire/accept.ts';
 import { WIRE_VERSION, compareVersions, wantKey } from '#wire/region.ts';
-import type { Gift, Instance, Known, Probed, ReleaseSpec, ServerState, Servers, Stats, UpMessage, Version, Want } from '#wire/region.ts';
+import type {
+	Gift,
+	Instance,
+	Known,
+	Probed,
+	ReleaseSpec,
+	ServerState,
+	Servers,
+	Stats,
+	TaskOrder,
+	TaskStop,
+	UpMessage,
+	Version,
+	Want,
+} from '#wire/region.ts';
 import { Follows, type LogsQuery } from './follows.ts';
 import { HeldAsks } from './held.ts';
 import { KnownServers } from './known-servers.ts';
@@ -161,6 +175,11 @@ export class Hub implements RegionHub {
 		return link ? this.probes.ask(ask, link) : Promise.reject(new ProbeFailed(`region ${ask.region} is not connected`));
 	}
 
+	/** Fire and forget: it is said again while somebody waits for it. */
+	task(order: TaskOrder | TaskStop): void {
+		for (const link of this.byName.get(order.region)?.links() ?? []) link.send(order);
+	}
+
 	/** Log lines of these regions as they come. `onEnd` once no more will. Returns the way to stop. */
 	logs(query: LogsQuery): () => void {
 		return this.follows.start(query, (region) => this.byName.get(region)?.listening() ?? null);
@@ -299,6 +318,9 @@ export class Hub implements RegionHub {
 				return this.serverSaid(link, message);
 			case 'held':
 				return this.heldAsks.answered(message, link);
+			case 'taskSaid':
+				if (link.hello.regions.includes(message.region)) this.emit({ type: 'task', said: message });
+				return;
 			case 'hello':
 				return;
 		}

@@ -1,7 +1,23 @@
 import type { Digest } from '#digest/digest.ts';
+import type { ArtifactMetadata } from '#wire/builds.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome } from '#wire/api.ts';
-import type { Gift, Instance, Known, Pointer, Probed, ReleaseSpec, Run, ServerState, Stats, Version, Want } from '#wire/region.ts';
+import type {
+	Gift,
+	Instance,
+	Known,
+	Pointer,
+	Probed,
+	ReleaseSpec,
+	Run,
+	ServerState,
+	Stats,
+	TaskOrder,
+	TaskSaid,
+	TaskStop,
+	Version,
+	Want,
+} from '#wire/region.ts';
 
 /** What the rollout driver asks of the rest of the house. PostgreSQL and the hub implement these; so does the simulation. */
 
@@ -46,6 +62,20 @@ export interface NewDeployment {
 	owner: string;
 	/** Deployments that this one ends in the same transaction (waiting ones it supersedes). */
 	supersedes: string[];
+	/** It comes of a build, whose id it takes. */
+	build?: BuiltBy;
+}
+
+/** Which attempt of a build made it: refused with `fenced` when another has it by now. */
+export interface BuiltBy {
+	id: string;
+	attempt: number;
+	worker: string;
+	/** So many of `stages` have had their event. */
+	published: number;
+	/** Steps of it go on, and hold back the walk beyond the first region. */
+	gating: boolean;
+	metadata: ArtifactMetadata | null;
 }
 
 /** One step of a deployment: everything in it happens in one transaction, or nothing does. */
@@ -66,6 +96,8 @@ export interface Advance {
 	canary?: Deployment['canary'];
 	coldStarts?: number;
 	watchUntil?: number | null;
+	/** From this release on: what is before it does not know the database any more. */
+	floor?: number;
 	writes?: PointerWrite[];
 	events?: { type: string; data: Record<string, unknown> }[];
 }
@@ -132,6 +164,7 @@ export type HubEvent =
 	/** A server of the region came, went, or said what it has. */
 	| { type: 'servers'; region: string }
 	| { type: 'stats'; stats: Stats }
+	| { type: 'task'; said: TaskSaid }
 	| { type: 'ahead'; region: string; app: string; environment: string; epoch: number; version: number };
 
 /** The regions as control sees them over the depots' links. All queries answer from memory. */
@@ -163,6 +196,8 @@ export interface RegionHub {
 		/** Not before an instance of the first release is there. */
 		whenReady?: boolean;
 	}): Promise<Probed>;
+	/** Gives a task to an agent, or says again that it is wanted, or that it is not. Fire and forget; what the agent says is an event. */
+	task(order: TaskOrder | TaskStop): void;
 	subscribe(listener: (event: HubEvent) => void): () => void;
 }
 
@@ -173,6 +208,10 @@ export interface Driver {
 	cancel(deployment: string, by: string): Promise<Deployment>;
 	/** The tests that a deployment waits for have ended: it goes on, or ends TestFailed. */
 	tested(deployment: string, verdict: { passed: boolean; summary: string }): Promise<Deployment>;
+	/** The checks that hold a deployment in its first region have ended: it goes on, or back. */
+	checked(deployment: string, verdict: { passed: boolean; summary: string }): Promise<Deployment>;
+	/** A person lets a deployment that waits for one go on. @throws Refusal not_waiting */
+	promote(deployment: string, by: string): Promise<Deployment>;
 	removeApp(app: string, by: string): Promise<void>;
 	/** What stands by of these releases is let go of: they hold what nobody is to have any more. */
 	discard(of: { app: string; environment: string; releases: readonly number[] }): Promise<void>;
@@ -215,6 +254,10 @@ export interface DeployInput {
 	modules: { compiled: number; cached: number } | null;
 	/** Prepared everywhere, but no pointer moves before its tests passed. */
 	testing?: boolean;
+	/** No pointer goes past the first region before the checks beside it passed. */
+	checking?: boolean;
+	/** It comes of a build, whose id it takes. */
+	build?: BuiltBy;
 }
 
 export interface RollbackInput {
@@ -225,6 +268,8 @@ export interface RollbackInput {
 	again: boolean;
 	by: string;
 	why: string | null;
+	/** Also to a release that does not know the database any more. */
+	pastMigration?: boolean;
 	/** Harm seen by the watch: goes without a person. */
 	automatic?: { reason: string; detail: string };
 }

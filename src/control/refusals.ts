@@ -10,6 +10,7 @@ import { Refusal } from './ports.ts';
 const BY_STATE_CODE: Record<StateError['code'], { status: number; hint: string | null }> = {
 	fenced: { status: 409, hint: 'somebody else took the deployment over; look at "jibe status"' },
 	stale: { status: 409, hint: 'it changed meanwhile; try again' },
+	queue_full: { status: 503, hint: 'add builders (`jibe up --builders`), or cancel what is not wanted any more' },
 	read_only: { status: 409, hint: 'what serves goes on; "jibe control recover APP" makes what the regions serve the truth again' },
 	blob_missing: { status: 409, hint: 'upload the missing blobs and try again' },
 	unknown: { status: 404, hint: null },

@@ -132,7 +132,7 @@ async function openDoors(
 		handler: createHandler({
 			cache,
 			authenticate,
-			placed: (theirs, server) => board.placed(theirs, server),
+			placed: (theirs, server) => [...board.placed(theirs, server), ...relay.tasks.releasesOf(server)],
 			secrets: (question) => upstream.secrets(question),
 			log,
 		}),

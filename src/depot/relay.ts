@@ -8,6 +8,7 @@ import { Asks } from './asks.ts';
 import type { Board, Group } from './board.ts';
 import type { Control } from './control-links.ts';
 import { Settling } from './settle.ts';
+import { Tasks } from './tasks.ts';
 
 /**
  * Passes what control wants on to the agents and edges of the regions named, and what they report to control and to
@@ -46,11 +47,13 @@ export class Relay {
 	private readonly states = new Map<string, ServerState>();
 	private readonly asks: Asks;
 	private readonly settling: Settling;
+	readonly tasks: Tasks;
 	private readonly of: RelayOptions;
 
 	constructor(options: RelayOptions) {
 		this.of = options;
 		this.asks = new Asks(options.clock);
+		this.tasks = new Tasks(options.clock);
 		this.settling = new Settling({
 			clock: options.clock,
 			onSettled: (items) => this.sendSettled(items),
@@ -101,6 +104,12 @@ export class Relay {
 				return this.servers(message);
 			case 'heldWanted':
 				return this.held(message.id, message.app, control);
+			case 'task':
+				return this.tasks.ordered(message, this.linksOf('agent', message.region));
+			case 'taskStop':
+				return void this.linksOf('agent', message.region)
+					.find(({ hello }) => hello.server === message.server)
+					?.send(message);
 			case 'settled':
 			case 'instances':
 				// A depot's own words to its agents and edges; control says neither.
@@ -213,6 +222,7 @@ export class Relay {
 		if (message.type === 'probed' && role === 'edge') return this.asks.probed(message);
 		if (message.type === 'stats' && role === 'edge') return void this.of.up({ ...message, server: link.hello.server });
 		if (message.type === 'serverState' && role === 'agent') return this.serverState(link, message);
+		if (message.type === 'taskSaid' && role === 'agent') return void this.of.up({ ...message, server: link.hello.server });
 		this.of.log.warn('link.unexpected', { id: idOf(link), type: message.type });
 	}
 

@@ -60,6 +60,8 @@ export class Edge {
 			case 'welcome':
 			case 'servers':
 			case 'heldWanted':
+			case 'task':
+			case 'taskStop':
 			case 'settled':
 			case 'logsWanted':
 			case 'logsDone':

@@ -23,6 +23,8 @@ export interface DetachedProcess {
 	/** Files that output is appended to; the same path may be given for both. Default: none. */
 	stdout?: string;
 	stderr?: string;
+	/** What it prints comes by pipes of `child`: then it does not outlive this process for long. */
+	piped?: boolean;
 	/** What it reads, up to its end, from descriptor 3. Not standard input: a shell that finds a socket there reads its user's startup files. */
 	input?: string;
 	uid?: number;
@@ -46,8 +48,9 @@ const INPUT = 3;
 /** @throws when the command can't be started at all; one that ends soon after says so through `child`. */
 export async function spawnDetached(of: DetachedProcess): Promise<{ identity: Identity; child: ChildProcess }> {
 	const chain = commandChain(of);
-	const out = of.stdout === undefined ? 'ignore' : openSync(of.stdout, 'a', FILE_MODE);
-	const err = of.stderr === undefined ? 'ignore' : of.stderr === of.stdout ? out : openSync(of.stderr, 'a', FILE_MODE);
+	const none = of.piped ? 'pipe' : 'ignore';
+	const out = of.stdout === undefined ? none : openSync(of.stdout, 'a', FILE_MODE);
+	const err = of.stderr === undefined ? none : of.stderr === of.stdout ? out : openSync(of.stderr, 'a', FILE_MODE);
 	try {
 		const child = spawn(chain.command, chain.args, {
 			argv0: chain.argv0,

@@ -1,5 +1,6 @@
 import { askGate, newGate } from './gate.ts';
 import { moved, NOTHING, prepared, settled } from './runs.ts';
+import { awaitTask } from './tasks.ts';
 import type { Effect, Facts, RegionFacts, RegionProgress, Rollout } from './rollout.ts';
 
 /** After Deployed: regions that were away come back. One that never got its pointer prepares and passes a gate of its own first. */
@@ -14,7 +15,8 @@ export function catchUp(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	const writes = rollout.regions
 		.filter((region) => region.stage === 'skipped' && reachable(facts.regions[region.name]))
 		.flatMap((region) => bringBack(rollout, region, facts));
-	return [...writes, ...askGate(rollout, facts, now)];
+	const after = facts.settled ? (awaitTask(rollout, 'migrate-after', facts, now) ?? []) : [];
+	return [...writes, ...askGate(rollout, facts, now), ...after];
 }
 
 /** Prepare, gate, pointer. One region at a time is asked. */

@@ -1,3 +1,5 @@
+import type { TaskKind } from './rollout.ts';
+
 /** A strategy and the regions it is for, worked out into waves, gates and time limits: what a rollout then follows. */
 
 export const PREPARE_TIMEOUT_MS = 120_000;
@@ -47,6 +49,10 @@ export interface Plan {
 	keepWarm: boolean;
 	/** Which statuses pass the probe gate: 2xx and 3xx, or anything below 500. */
 	strict: boolean;
+	/** What is run on a server of the first region beside it. Absent: nothing. */
+	tasks?: readonly TaskKind[];
+	/** canary: what the end of the window brings where nothing was decided in it; absent: it goes on. */
+	onWindowEnd?: 'hold' | 'rollback';
 }
 
 export class PlanError extends Error {
@@ -63,6 +69,7 @@ export interface PlanInput {
 	instances: number;
 	keepWarm: boolean;
 	strict: boolean;
+	tasks?: readonly TaskKind[];
 }
 
 /** The way of a new release, or of an old one that has to be prepared again. @throws PlanError */
@@ -78,6 +85,8 @@ export function planDeploy(input: PlanInput): Plan {
 		gates: waves.map((_, index) => index === 0 || index < waves.length - 1),
 		ramp,
 		holdMs: input.strategy.type === 'canary' ? Math.ceil(input.strategy.windowMs / Math.max(1, (ramp.length - 1) * waves.length)) : 0,
+		...(input.tasks?.length ? { tasks: [...input.tasks] } : {}),
+		...(input.strategy.type === 'canary' && input.strategy.onWindowEnd !== 'promote' ? { onWindowEnd: input.strategy.onWindowEnd } : {}),
 	};
 }
 
@@ -150,9 +159,6 @@ function customWaves(waves: readonly ('rest' | readonly string[])[], regions: st
 
 function rampOf(strategy: Strategy): number[] {
 	if (strategy.type !== 'canary') return [WHOLE_BP];
-	if (strategy.onWindowEnd !== 'promote') {
-		throw new PlanError('strategy_unsupported', `"onWindowEnd": "${strategy.onWindowEnd}" is not there yet; use "promote"`);
-	}
 	const below = strategy.ramp.map((percent) => Math.round(percent * 100)).filter((weight) => weight < WHOLE_BP);
 	const rising = below.every((weight, index) => index === 0 || weight > below[index - 1]!);
 	if (!rising) throw new PlanError('bad_waves', 'the ramp must rise from step to step');

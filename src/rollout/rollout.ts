@@ -28,6 +28,40 @@ export interface Rollout {
 	detail: string | null;
 	times: { prepared: number | null; gated: number | null; ended: number | null };
 	canary: { region: string; status: number; p50Ms: number; maxMs: number } | null;
+	/** What is run on a server now, or is to be. Absent: nothing. */
+	task?: Task | null;
+	/** Tasks that have passed. */
+	done?: readonly TaskKind[];
+	/** Checks that run beside it, and must have passed before it goes past the first region. Absent: there are none. */
+	checks?: Checks | null;
+	/** A person let it go on past the end of its window, or what it showed there did. */
+	promoted?: boolean;
+	/** It stands still until a person says how it goes on. */
+	held?: boolean;
+}
+
+/** In the order in which they come. */
+export type TaskKind = 'migrate-before' | 'smoke-prepared' | 'smoke-live' | 'migrate-after';
+
+export interface Task {
+	kind: TaskKind;
+	/** Counts how often it was given to a server. */
+	attempt: number;
+	/** Where it runs; null: nobody has it. */
+	at: { region: string; server: string } | null;
+	/** When somebody was given it last, or when it became due. */
+	since: number;
+	/** Not given to anybody before. */
+	notBefore: number;
+	/** After the end of all else: it failed, and waits for a person. */
+	failed?: boolean;
+}
+
+export interface Checks {
+	state: 'running' | 'passed' | 'failed';
+	/** Who runs them may be gone: nobody waits for longer. */
+	until: number;
+	summary: string | null;
 }
 
 /** `waiting`: prepares, but another one walks, or its tests do not say yet that it may. `live`: Deployed; regions that were away still catch up. */
@@ -95,6 +129,8 @@ export interface RegionFacts {
 	confirmed: boolean;
 	/** How the rollout's release is doing there. */
 	target: Readiness;
+	/** Server that could run a task of this release; looked for where there is one to run. */
+	worker?: string | null;
 }
 
 export type Readiness = { state: 'starting' | 'ready' } | { state: 'failed'; reason: string; detail: string | null };
@@ -104,6 +140,10 @@ export interface Facts {
 	regions: Readonly<Record<string, RegionFacts>>;
 	/** Releases of other open deployments: what runs of them is left alone. */
 	keep: readonly number[];
+	/** Nothing watches it any more, and nothing of before stands by. */
+	settled?: boolean;
+	/** Its traffic so far shows that it does no harm; asked for where a window ends with that question. */
+	proven?: boolean;
 }
 
 export type RolloutEvent =
@@ -113,6 +153,12 @@ export type RolloutEvent =
 	| { type: 'turn' }
 	/** Its tests have ended. */
 	| { type: 'tested'; passed: boolean; summary: string }
+	/** The checks beside it have ended. */
+	| { type: 'checked'; passed: boolean; summary: string }
+	/** A person lets it go on. */
+	| { type: 'promoted'; by: string }
+	/** A task has ended, or who ran it is gone (`lost`). */
+	| { type: 'task'; kind: TaskKind; attempt: number; outcome: 'passed' | 'failed' | 'lost'; detail: string; ms: number }
 	/** A rollback goes first: wait again, if nothing moved. */
 	| { type: 'yield' }
 	/** A new process took over: whatever was under way outside has to be asked again. */
@@ -134,6 +180,10 @@ export type RolloutEvent =
 export type Effect =
 	| { type: 'transition'; to: RolloutState; reason: string | null; detail: string | null }
 	| { type: 'write'; region: string; wanted: Wanted }
+	/** Something of it that only its record tells; the server that a task is given to reads it there. */
+	| { type: 'event'; event: { type: string; data: Record<string, unknown> } }
+	/** The database is no longer as earlier releases know it. */
+	| { type: 'floor'; release: number }
 	/** `early`: as soon as the release is there, which may take a while. */
 	| { type: 'probe'; region: string; current: number | null; early?: boolean };
 
@@ -150,6 +200,8 @@ export interface RolloutInput {
 	waiting: boolean;
 	/** Its tests run meanwhile. */
 	testing?: boolean;
+	/** Checks run meanwhile that hold it in the first region. */
+	checking?: boolean;
 	now: number;
 }
 
@@ -176,6 +228,7 @@ export function newRollout(input: RolloutInput): Rollout {
 		detail: null,
 		times: { prepared: null, gated: null, ended: null },
 		canary: null,
+		...(input.checking ? { checks: { state: 'running', until: input.now + TESTS_TIMEOUT_MS, summary: null } } : {}),
 	};
 }
 

@@ -1,9 +1,21 @@
 import { catchUp } from './catch-up.ts';
+import { checked, checksFailure } from './checks.ts';
 import { askEarly, EARLY_WAIT_MS, gateAnswered, waitsForEarly } from './gate.ts';
 import { isGated } from './plan.ts';
-import { hasMoved, isTesting, type Effect, type Facts, type Rollout, type RolloutEvent, type RolloutState, type Step } from './rollout.ts';
+import {
+	hasMoved,
+	isTesting,
+	type Effect,
+	type Facts,
+	type Rollout,
+	type RolloutEvent,
+	type RolloutState,
+	type Step,
+	type TaskKind,
+} from './rollout.ts';
 import { dropped, NOTHING, prepared, sameWanted } from './runs.ts';
 import { startSwing, swing, SWING_TIMEOUT_MS } from './swing.ts';
+import { awaitTask, isUnplaced, TASK_PLACE_MS, taskEnded, taskFailure } from './tasks.ts';
 import { nextWave, walk } from './walk.ts';
 
 /**
@@ -25,6 +37,7 @@ function copied(rollout: Rollout): Rollout {
 		gate: rollout.gate && { ...rollout.gate },
 		times: { ...rollout.times },
 		regions: rollout.regions.map((region) => ({ ...region })),
+		...(rollout.task ? { task: { ...rollout.task } } : {}),
 	};
 }
 
@@ -37,8 +50,14 @@ function told(rollout: Rollout, event: RolloutEvent, facts: Facts, now: number):
 			return takeTurn(rollout, now);
 		case 'tested':
 			return tested(rollout, event, facts, now);
+		case 'checked':
+			return checked(rollout, event);
+		case 'promoted':
+			return promoted(rollout, event.by, now);
+		case 'task':
+			return taskOver(rollout, event, facts, now);
 		case 'yield':
-			if (rollout.phase === 'preparing') rollout.phase = 'waiting';
+			if (rollout.phase === 'preparing') Object.assign(rollout, { phase: 'waiting', task: null });
 			return null;
 		case 'resumed':
 			if (rollout.gate) rollout.gate.asked = false;
@@ -50,7 +69,41 @@ function told(rollout: Rollout, event: RolloutEvent, facts: Facts, now: number):
 	}
 }
 
+/** A person's word: past the end of a window, or once more what had failed after the end of all else. */
+function promoted(rollout: Rollout, by: string, now: number): Effect[] | null {
+	if (rollout.held) Object.assign(rollout, { held: false, promoted: true });
+	else if (rollout.task?.failed) rollout.task = { ...rollout.task, failed: false, attempt: 0, at: null, since: now, notBefore: now };
+	else return null;
+	return [{ type: 'event', event: { type: 'deployment.promoted', data: { by } } }];
+}
+
+function taskOver(rollout: Rollout, event: Extract<RolloutEvent, { type: 'task' }>, facts: Facts, now: number): Effect[] | null {
+	const over = taskEnded(rollout, event, now);
+	if (!over) return [];
+	return over.failed ? [...over.effects, ...taskFailed(rollout, over.failed, facts, now)] : over.effects;
+}
+
+function taskFailed(rollout: Rollout, { kind, detail }: { kind: TaskKind; detail: string }, facts: Facts, now: number): Effect[] {
+	const { reason, says } = taskFailure(kind);
+	const words = `${says}: ${detail}`;
+	switch (rollout.phase) {
+		case 'preparing':
+			return end(rollout, 'DeployFailed', reason, words, facts, now);
+		case 'walking':
+			return startSwing(rollout, reason, words, false, facts, now);
+		case 'live':
+			rollout.task = { kind, attempt: 0, at: null, since: now, notBefore: now, failed: true };
+			return [];
+		case 'waiting':
+		case 'swinging':
+		case 'ended':
+			// A rollback went first, or it ended otherwise: it is run anew when its turn comes again.
+			return [];
+	}
+}
+
 function look(rollout: Rollout, facts: Facts, now: number): Effect[] {
+	if (isUnplaced(rollout, now)) return taskFailed(rollout, { kind: rollout.task!.kind, detail: NOBODY }, facts, now);
 	switch (rollout.phase) {
 		case 'waiting':
 			return waitForTests(rollout, facts, now);
@@ -66,6 +119,8 @@ function look(rollout: Rollout, facts: Facts, now: number): Effect[] {
 			return lateReturns(rollout, facts, now);
 	}
 }
+
+const NOBODY = `no server could run it for ${TASK_PLACE_MS / 1000} s`;
 
 /** Regions that could not be told when everything swung back, and were told now. */
 function lateReturns(rollout: Rollout, facts: Facts, now: number): Effect[] {
@@ -102,6 +157,11 @@ function takeTurn(rollout: Rollout, now: number): Effect[] | null {
 /** Every region that can be reached starts and checks the release; no traffic moves. */
 function prepare(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	if (!isGated(rollout.plan)) return goAtOnce(rollout, facts, now);
+	const harmed = checksFailure(rollout, now);
+	if (harmed) return end(rollout, 'DeployFailed', harmed.reason, harmed.detail, facts, now);
+	// Its code may need the new schema already when it starts.
+	const migrating = awaitTask(rollout, 'migrate-before', facts, now);
+	if (migrating) return migrating;
 	const untold = startEverywhere(rollout, facts);
 	if (untold.length > 0) return untold;
 	const late = now >= rollout.since + rollout.plan.prepareMs;
@@ -121,6 +181,8 @@ function prepare(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	const there = rollout.regions.filter((region) => region.stage === 'prepared').length;
 	if (there >= rollout.plan.minRegions) {
 		rollout.times.prepared ??= now;
+		const smoking = awaitTask(rollout, 'smoke-prepared', facts, now);
+		if (smoking) return [...early, ...smoking];
 		return waitsForEarly(rollout, now) ? early : [...early, ...nextWave(rollout, facts, now)];
 	}
 	const detail = `${there} of ${rollout.regions.length} regions are prepared, ${rollout.plan.minRegions} are needed`;
@@ -163,7 +225,7 @@ function stop(rollout: Rollout, event: Extract<RolloutEvent, { type: 'stop' }>, 
 /** It ends before anything moved: what was prepared goes. */
 function end(rollout: Rollout, to: RolloutState, reason: string, detail: string | null, facts: Facts, now: number): Effect[] {
 	if (hasMoved(rollout)) throw new Error(`a rollout whose pointers moved can't end as ${to}`);
-	Object.assign(rollout, { phase: 'ended', since: now, gate: null, reason, detail });
+	Object.assign(rollout, { phase: 'ended', since: now, gate: null, task: null, reason, detail });
 	rollout.times.ended = now;
 	const effects: Effect[] = [{ type: 'transition', to, reason, detail }];
 	for (const { name } of rollout.regions) {
@@ -190,6 +252,8 @@ export function nextLook(rollout: Rollout, now: number): number | null {
 	if (rollout.phase === 'walking' && rollout.rungAt !== null) times.push(rollout.rungAt + plan.holdMs);
 	if (rollout.phase === 'swinging') times.push(since + SWING_TIMEOUT_MS);
 	if (rollout.gate && !rollout.gate.asked) times.push(rollout.gate.notBefore);
+	if (rollout.task && !rollout.task.at) times.push(rollout.task.notBefore, rollout.task.since + TASK_PLACE_MS);
+	if (rollout.checks?.state === 'running') times.push(rollout.checks.until);
 	const ahead = times.filter((time) => time > now);
 	return ahead.length === 0 ? null : Math.min(...ahead);
 }

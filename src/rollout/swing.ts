@@ -17,7 +17,7 @@ export function startSwing(
 	const first = rollout.regions.filter((region) => region.moved).every((region) => region.before === null);
 	rollout.reason = first ? 'no_previous' : reason;
 	rollout.detail = first ? [reason, detail].filter((part) => part !== null).join(': ') : detail;
-	Object.assign(rollout, { phase: 'swinging', since: now, gate: null, rungAt: null });
+	Object.assign(rollout, { phase: 'swinging', since: now, gate: null, rungAt: null, task: null });
 	for (const region of rollout.regions) if (region.moved) region.stage = 'swinging';
 	const transition: Effect = { type: 'transition', to: 'RollingBack', reason: rollout.reason, detail: rollout.detail };
 	return byAnother ? [transition] : [transition, ...writesBack(rollout, facts)];

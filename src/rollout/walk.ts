@@ -1,7 +1,9 @@
+import { checksFailure, waitsForChecks } from './checks.ts';
 import { askGate, newGate, passedEarly } from './gate.ts';
 import { moved, NOTHING, sameWanted, settled } from './runs.ts';
 import { isGated } from './plan.ts';
 import { startSwing } from './swing.ts';
+import { awaitTask } from './tasks.ts';
 import type { Effect, Facts, Gate, RegionProgress, Rollout } from './rollout.ts';
 
 /** The pointers, wave after wave: write them, have them confirmed, pass the gate, go on. */
@@ -9,6 +11,8 @@ export function walk(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	const late = now >= rollout.since + rollout.plan.confirmMs;
 	confirmRegions(rollout, facts, now);
 	if (late) giveUpWaiting(rollout);
+	const harmed = checksFailure(rollout, now);
+	if (harmed) return startSwing(rollout, harmed.reason, harmed.detail, false, facts, now);
 	if (tooLate(rollout, now) && stuck(rollout)) return timedOut(rollout, facts, now);
 	const elsewhere = moveGate(rollout, facts);
 	if (elsewhere.length > 0) return elsewhere;
@@ -24,10 +28,11 @@ export function walk(rollout: Rollout, facts: Facts, now: number): Effect[] {
 
 /** The next wave's pointers; after the last one, the end. */
 export function nextWave(rollout: Rollout, facts: Facts, now: number): Effect[] {
+	if (waitsForChecks(rollout)) return [];
 	const members = nextMembers(rollout, facts);
 	if (!enoughCan(rollout, passedEarly(rollout)))
 		return startSwing(rollout, 'regions_lost', 'too few regions are left to go on with', false, facts, now);
-	if (members.length === 0) return finish(rollout, facts, now);
+	if (members.length === 0) return awaitTask(rollout, 'smoke-live', facts, now) ?? finish(rollout, facts, now);
 	const gated = rollout.plan.gates[rollout.wave]!;
 	Object.assign(rollout, { phase: 'walking', since: now, rung: 0, rungAt: null, gate: gated ? gateOf(rollout, members[0]!.name) : null });
 	return [...enter(rollout), ...members.map((region) => movePointer(rollout, region, facts))];
@@ -146,8 +151,32 @@ function nextRung(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	if (members.length === 0) return nextWave(rollout, facts, now);
 	rollout.rungAt ??= now;
 	if (now < rollout.rungAt + rollout.plan.holdMs) return [];
+	const held = windowEnd(rollout, facts, now);
+	if (held) return held;
 	Object.assign(rollout, { rung: rollout.rung + 1, rungAt: null, since: now });
 	return members.map((region) => movePointer(rollout, region, facts));
+}
+
+/** Before the first region gets all of the traffic: what is asked of it there, once. null: it goes on. */
+function windowEnd(rollout: Rollout, facts: Facts, now: number): Effect[] | null {
+	const { plan, rung, promoted, held } = rollout;
+	if (plan.onWindowEnd === undefined || promoted || rung + 1 < plan.ramp.length - 1) return null;
+	if (plan.onWindowEnd === 'rollback') {
+		if (!facts.proven)
+			return startSwing(
+				rollout,
+				'window_ended',
+				'its window ended without enough requests to show that it does no harm',
+				false,
+				facts,
+				now,
+			);
+		rollout.promoted = true;
+		return null;
+	}
+	if (held) return [];
+	rollout.held = true;
+	return [{ type: 'event', event: { type: 'deployment.held', data: { weightBp: plan.ramp[rung]! } } }];
 }
 
 /** The last thing promised is done. What served before stands by, and what nobody needs goes, in the same transaction. */

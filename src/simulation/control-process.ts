@@ -184,6 +184,8 @@ export class ControlProcess {
 				return versions.length === 0 || oldest === 0 ? null : { epoch: this.#database.epoch, version: oldest };
 			},
 			probe: (ask) => this.#probe(ask),
+			// No app of the simulation has any.
+			task: () => undefined,
 			subscribe: (listener) => {
 				this.#listeners.add(listener);
 				return () => void this.#listeners.delete(listener);

@@ -209,6 +209,9 @@ class FleetHub implements RegionHub {
 		return promise;
 	}
 
+	/** No app of the fleet has any. */
+	task(): void {}
+
 	subscribe(listener: (event: HubEvent) => void) {
 		this.#listeners.add(listener);
 		return () => void this.#listeners.delete(listener);

@@ -207,7 +207,7 @@ export class DeliveryTable implements Deliveries {
 	}
 
 	private compiled<T>(raw: ReturnType<typeof sql>): Compilable<T> {
-		return { compile: () => raw.compile(this.db.build) } as Compilable<T>;
+		return { compile: () => raw.compile(this.db.build) };
 	}
 }
 
@@ -247,7 +247,7 @@ export class CommitStatusTable implements CommitStatuses {
 			) due
 			where s.repository = due.repository and s.commit = due.commit and s.context = due.context
 			returning s.repository, s.commit, s.context, s.state, s.description, s.url, s.at, s.attempts`;
-		return this.db.rows({ compile: () => raw.compile(this.db.build) } as Compilable<CommitStatus & { attempts: number }>);
+		return this.db.rows<CommitStatus & { attempts: number }>({ compile: () => raw.compile(this.db.build) });
 	}
 
 	async told(status: CommitStatus): Promise<void> {

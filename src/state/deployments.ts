@@ -43,7 +43,7 @@ export class DeploymentTable implements Deployments {
 	}
 
 	async create(input: NewDeployment): Promise<Held & { spec: ReleaseSpec; wants: Want[] }> {
-		const id = `dpl_${randomId(ID_CHARACTERS)}`;
+		const id = input.build?.id ?? `dpl_${randomId(ID_CHARACTERS)}`;
 		for (let tries = 0; tries < MAX_CREATE_TRIES; tries++) {
 			const answer = await this.tryCreate(id, input);
 			if ('retry' in answer) this.nextNumbers.set(input.app, answer.retry);
@@ -168,6 +168,7 @@ export class DeploymentTable implements Deployments {
 			},
 			supersedes: input.supersedes,
 			writes: flatWrites(writes),
+			...(input.build ? { build: input.build } : {}),
 		};
 		let [pins, unseen]: Buffer[] = [NOTHING, NOTHING];
 		if (isNew) {

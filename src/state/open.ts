@@ -3,6 +3,7 @@ import { pause } from '#clock/clock.ts';
 import { AppTable, EnvironmentTable, RegionTable } from './apps.ts';
 import { AuditTable } from './audit.ts';
 import { BlobTable } from './blobs.ts';
+import { BuildTable } from './builds.ts';
 import { collect } from './collect.ts';
 import { connect, isLost, RETRY_FOR_MS, unavailable, type Database } from './database.ts';
 import { DeploymentTable } from './deployments.ts';
@@ -37,6 +38,7 @@ export async function openState(options: StateOptions): Promise<State> {
 			deployments,
 			tokens,
 			events,
+			builds: new BuildTable(db, clock, events),
 			apps: new AppTable(db, clock, events, (app) => deployments.forget(app)),
 			env: new EnvironmentTable(db, clock, events),
 			blobs: new BlobTable(db, clock),

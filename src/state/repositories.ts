@@ -168,7 +168,7 @@ export class RepositoryTable implements Repositories {
 		await rows(auditEntry(this.db, { at, by, action, app: null, environment: null, detail }));
 		const event: NewEvent = { at, type: action, app: null, environment: null, deployment: null, data: detail };
 		const publish = sql`select jibe.publish(${toJson([event])}::jsonb)`;
-		await rows({ compile: () => publish.compile(this.db.build) } as Compilable<unknown>);
+		await rows({ compile: () => publish.compile(this.db.build) });
 	}
 }
 

@@ -3,6 +3,7 @@ import type { Clock } from '#clock/clock.ts';
 import type { Digest } from '#digest/digest.ts';
 import type { DatabaseFacts } from './inspect.ts';
 import type { Packages } from './packages.ts';
+import type { Builds } from './builds.ts';
 import type { CommitStatuses, Deliveries } from './deliveries.ts';
 import type { Repositories } from './repositories.ts';
 import type { Secrets } from './secrets.ts';
@@ -10,6 +11,7 @@ import type { Logins } from './tokens.ts';
 import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
 import type { Deployment, DeploymentState, Event, RegionOutcome, Token } from '#wire/api.ts';
+import type { ArtifactMetadata } from '#wire/builds.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { Pointer, ReleaseSpec, Run, Want } from '#wire/region.ts';
 import type { tokenRole } from '#wire/api.ts';
@@ -19,6 +21,8 @@ import type { Servers } from './joined-servers.ts';
 /** What the house remembers: everything below is in PostgreSQL and survives the loss of any program. */
 export interface State {
 	readonly deployments: Deployments;
+	/** The queue of builds. */
+	readonly builds: Builds;
 	readonly apps: Apps;
 	readonly env: Environments;
 	readonly blobs: BlobOwners;
@@ -72,13 +76,14 @@ export interface StateOptions {
 }
 
 /**
- * `fenced`: somebody else took the deployment over. `stale`: it moved on since it was read. `read_only`: a region is
+ * `fenced`: somebody else took the deployment or the build over. `queue_full`: too many builds wait. `stale`: it moved on since it was read. `read_only`: a region is
  * ahead of this database. `blob_missing`: a release names a blob that its app has not stored. `unknown`: no such row.
  * `illegal_transition`: the state machine has no such edge. `cursor_pruned`: the events from there on are gone or never
  * were: take a snapshot. `database_unavailable`: PostgreSQL did not answer within the time limit. `database_full`.
  */
 export type StateErrorCode =
 	| 'fenced'
+	| 'queue_full'
 	| 'stale'
 	| 'read_only'
 	| 'blob_missing'
@@ -155,6 +160,19 @@ export interface NewDeployment {
 	plan: (release: number, deployment: string) => { rollout: unknown; regions: RegionOutcome[]; writes: PointerWrite[] };
 	owner: string;
 	supersedes: string[];
+	/** It comes of a build, whose id it takes; refused with `fenced` when that is not this attempt's any more. */
+	build?: BuiltBy;
+}
+
+export interface BuiltBy {
+	id: string;
+	attempt: number;
+	worker: string;
+	/** So many of `stages` have had their event. */
+	published: number;
+	/** Steps of it go on, and hold back the walk beyond the first region. */
+	gating: boolean;
+	metadata: ArtifactMetadata | null;
 }
 
 export interface Advance {

@@ -1,6 +1,7 @@
 import type { Digest } from '#digest/digest.ts';
 import type { ColumnType, GeneratedAlways } from 'kysely';
 import type { RegionOutcome } from '#wire/api.ts';
+import type { NewBuild } from '#wire/builds.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { ReleaseSpec, Role } from '#wire/region.ts';
 import type { PullRequest, Repository } from '#wire/repositories.ts';
@@ -97,6 +98,9 @@ export interface Tables {
 		watch_until: number | null;
 		regions: RegionOutcome[];
 	};
+	'jibe.build': { id: string; app: string; phase: string; created_at: number; ended_at: number | null; dead: boolean; retried: string | null };
+	'jibe.build_job': { id: string; job: NewBuild };
+	'jibe.build_log': { build: string; attempt: number; first: number; next: number; bytes: number; at: number; lines: Buffer };
 	'jibe.want': { app: string; environment: string; region: string; epoch: number; version: number; removed: boolean };
 	'jibe.event': {
 		cursor: GeneratedAlways<number>;

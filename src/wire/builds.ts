@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { deploymentId, appName, digest, environmentName } from './names.ts';
-import { deployRequest, deploymentState, missingRequest } from './api.ts';
+import { deployRequest, deployment, deploymentState, event, missingRequest } from './api.ts';
 
 /**
  * Builds: what becomes a release on a builder instead of on a laptop. A build carries the id that its deployment will have
@@ -108,7 +108,13 @@ export const buildJob = newBuild.extend({
 });
 export type BuildJob = z.infer<typeof buildJob>;
 
+/** POST …/claim; 204 where there was none for CLAIM_WAIT_MS. Asked again by the same worker, it is the same job until that has ended. */
+export const claimAnswer = z.object({ job: buildJob });
+
 export const attemptOf = z.object({ worker: z.string(), attempt: z.int() });
+/** With `hold` it is answered when the builder must stop, or after HOLD_MS: whoever beats again at once hears of it at once. */
+export const beatRequest = attemptOf.extend({ hold: z.boolean().optional() });
+export const HOLD_MS = 9_000;
 export const beatAnswer = z.object({
 	/** Why the builder must kill the sandbox and end: a person cancelled it, it was superseded, its time is over. */
 	stop: z.enum(['cancelled', 'superseded', 'timed-out']).nullable(),
@@ -126,6 +132,9 @@ export const logRequest = attemptOf.extend({
 	from: z.int(),
 	lines: z.array(buildLogLine).max(1_000),
 });
+/** `next`: the number of the line that is wanted next. */
+export const logAnswer = beatAnswer.extend({ next: z.int() });
+
 /** How it ended without an artifact, or (verify) with a comparison. */
 export const endRequest = attemptOf.extend({
 	state: z.enum([
@@ -166,7 +175,14 @@ export type ArtifactMetadata = z.infer<typeof artifactMetadata>;
  * Header of `POST …/{id}/artifact`, an upload as of a laptop's deploy. The answer is `{ deployment }`, or the refusals of such a
  * deploy: `base_unknown`, `root_mismatch` and `blobs_missing` are answered by sending more.
  */
-export const artifactHeader = attemptOf.extend({ deploy: deployRequest, build: artifactMetadata });
+export const artifactHeader = attemptOf.extend({
+	deploy: deployRequest,
+	build: artifactMetadata,
+	/** Steps with `gate: "promotion"` go on: the attempt lives until `…/end` says `gates-passed` or `gates-failed`. */
+	gating: z.boolean().optional(),
+});
+/** `already`: the same was live, or on its way, as that deployment: this build has ended with it. */
+export const artifactAnswer = z.object({ deployment, already: z.boolean() });
 
 /** What `status`, `history` and the page show of a build that is no deployment (yet). */
 export const buildView = newBuild.omit({ source: true, ancestors: true }).extend({
@@ -184,3 +200,74 @@ export const buildView = newBuild.omit({ source: true, ancestors: true }).extend
 	steps: z.array(stepReport),
 });
 export type BuildView = z.infer<typeof buildView>;
+
+/** `POST /apps/{app}/builds`: builds on a builder what the laptop sent as a blob of the app, or a commit that control has. */
+export const remoteBuild = newBuild.pick({
+	environment: true,
+	source: true,
+	directory: true,
+	commit: true,
+	dirty: true,
+	branch: true,
+	author: true,
+	subject: true,
+	ancestors: true,
+	platform: true,
+	why: true,
+	force: true,
+	now: true,
+});
+export type RemoteBuild = z.infer<typeof remoteBuild>;
+export const queuedAnswer = z.object({ id: deploymentId, already: z.boolean() });
+
+/** GET /builds/{id} · POST …/cancel. A deployment is there once its artifact was taken. */
+export const buildAnswer = z.object({ build: buildView.nullable(), deployment: deployment.nullable() });
+/** GET /builds?app=&environment=&which=all|open|dead|undeployed&limit=&before= (newest first) */
+export const buildsAnswer = z.object({ builds: z.array(buildView) });
+/** GET /builds/queue?wait=: what a pool of builders grows by. With `wait` it is answered when `claimable` exceeds `idle`, or after so many ms. */
+export const queueAnswer = z.object({
+	waiting: z.int(),
+	/** Those of them that a builder could begin now. */
+	claimable: z.int(),
+	running: z.int(),
+	dead: z.int(),
+	oldestMs: z.number().nullable(),
+	/** Builders that wait for a job at this control. */
+	idle: z.int(),
+});
+export type QueueAnswer = z.infer<typeof queueAnswer>;
+/** Lines of GET /builds/{id}/log?follow=&step= */
+export const buildLogAnswer = buildLogLine;
+
+/**
+ * Lines (NDJSON) of GET /builds/{id}/progress, and of POST /apps/{app}/builds?follow=1: all that has happened to it, then all
+ * that happens, also to the deployment that it becomes. `end` is the last.
+ */
+export const buildNews = z.discriminatedUnion('type', [
+	z.object({ type: z.literal('queued'), id: deploymentId, already: z.boolean() }),
+	/** It entered a state: Queued … Uploading, then those of the deployment. */
+	z.object({
+		type: z.literal('stage'),
+		state: deploymentState,
+		at: z.number(),
+		reason: z.string().nullable(),
+		detail: z.string().nullable(),
+		attempt: z.int(),
+	}),
+	z.object({ type: z.literal('step'), step: stepReport, attempt: z.int() }),
+	z.object({ type: z.literal('log'), lines: z.array(buildLogLine) }),
+	/** Of the deployment, as its own progress streams tell them. */
+	z.object({ type: z.literal('event'), event }),
+	z.object({
+		type: z.literal('end'),
+		end: z.object({
+			build: buildView.nullable(),
+			/** Null: it never became one. */
+			deployment: deployment.nullable(),
+			/** It is another one, as which the same was live or on its way. */
+			already: z.boolean(),
+		}),
+	}),
+]);
+export type BuildNews = z.infer<typeof buildNews>;
+export type BuildEnd = Extract<BuildNews, { type: 'end' }>['end'];

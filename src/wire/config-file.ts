@@ -171,6 +171,10 @@ function explain(issue: Issue, raw: Fields): { path: Path; message: string }[] {
 		case 'unrecognized_keys':
 			return issue.keys.map((key) => ({ path: [...path, key], message: unknownKey(key, path) }));
 		case 'invalid_union': {
+			const inside = insideUnion(issue);
+			if (inside.length > 0) {
+				return inside.flatMap((inner) => explain({ ...inner, path: [...issue.path, ...inner.path] }, raw));
+			}
 			const choices = [...new Set(issue.errors.flat().map((error) => expectation(error)))];
 			// A discriminated union lists what its discriminator may be; zod's types leave it out.
 			const options = (issue as { options?: unknown[] }).options?.map((option) => JSON.stringify(option));
@@ -178,7 +182,7 @@ function explain(issue: Issue, raw: Fields): { path: Path; message: string }[] {
 			return [{ path, message: `${name}: expected ${expected.join(' or ')}, got ${shown(valueAt(raw, path))}` }];
 		}
 		case 'invalid_key':
-			return [{ path, message: `"${path.at(-1)}" can't be the name of a variable: letters, digits and _ only, no digit first` }];
+			return [{ path, message: `"${path.at(-1)}" can't be the name of ${KEY_RULES[String(path[0])] ?? KEY_RULES['env']}` }];
 		case 'too_small':
 		case 'too_big':
 		case 'invalid_type':
@@ -188,6 +192,19 @@ function explain(issue: Issue, raw: Fields): { path: Path; message: string }[] {
 		default:
 			return [{ path, message: `${name}: ${issue.message}, got ${shown(valueAt(raw, path))}` }];
 	}
+}
+
+const A_STEP = 'a step: lower-case letters, digits and hyphens, at most 40';
+const KEY_RULES: Record<string, string> = {
+	env: 'a variable: letters, digits and _ only, no digit first',
+	build: A_STEP,
+	test: A_STEP,
+};
+
+/** What is wrong within the alternative that was meant: the one of the value's own kind. */
+function insideUnion(issue: z.core.$ZodIssueInvalidUnion): Issue[] {
+	const ofKind = (error: Issue) => error.path.length > 0 || error.code === 'unrecognized_keys' || error.code === 'custom';
+	return issue.errors.find((errors) => errors.length > 0 && errors.every(ofKind)) ?? [];
 }
 
 function expectation(issue: Issue): string {
@@ -215,12 +232,19 @@ function unknownKey(key: string, path: Path): string {
 function knownKeys(path: Path): string[] {
 	let nodes: SchemaNode[] = [z.toJSONSchema(configFile, { io: 'input' }) as SchemaNode];
 	for (const key of path) {
-		nodes = nodes.flatMap((node) => [node.properties?.[key], node.items].filter((next) => next !== undefined)).flatMap(alternatives);
+		nodes = nodes.flatMap((node) => below(node, key)).flatMap(alternatives);
 	}
 	return [...new Set(nodes.flatMap((node) => Object.keys(node.properties ?? {})))].filter((key) => key !== '$schema');
 }
 
+function below(node: SchemaNode, key: string | number): SchemaNode[] {
+	const named = node.properties?.[key];
+	const others = typeof node.additionalProperties === 'object' ? node.additionalProperties : undefined;
+	return [named ?? others, node.items].filter((next) => next !== undefined);
+}
+
 interface SchemaNode {
+	additionalProperties?: SchemaNode | boolean;
 	properties?: Record<string, SchemaNode>;
 	items?: SchemaNode;
 	anyOf?: SchemaNode[];

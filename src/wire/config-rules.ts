@@ -1,4 +1,4 @@
-import { durationMs, type AppConfig } from './config.ts';
+import { durationMs, type AppConfig, type StepConfig } from './config.ts';
 import type { Path } from './jsonc.ts';
 
 /** Rules of jibe.json that concern more than one key, or what a schema can't say. Decided on the merged configuration. */
@@ -10,6 +10,7 @@ export function breaches(config: AppConfig, detected: { dockerfile?: boolean }):
 		...regionBreaches(config),
 		...nameBreaches(config),
 		...timeBreaches(config),
+		...stepBreaches(config),
 	];
 }
 
@@ -51,12 +52,14 @@ function runtimeBreaches(config: AppConfig, detected: { dockerfile?: boolean }):
 }
 
 function pathBreaches(config: AppConfig): Breach[] {
-	const listed = (key: 'include' | 'exclude') => config[key].map((value, i) => ({ path: [key, i], value }));
+	const listed = (key: 'include' | 'exclude' | 'watch') => (config[key] ?? []).map((value, i) => ({ path: [key, i], value }));
 	const paths = [
 		{ path: ['entry'], value: config.entry },
 		{ path: ['dir'], value: config.dir },
 		...listed('include'),
 		...listed('exclude'),
+		...listed('watch'),
+		...(config.migrate?.files ?? []).map((value, i) => ({ path: ['migrate', 'files', i], value })),
 	];
 	return paths
 		.filter(({ value }) => value !== undefined && !staysInside(value))
@@ -122,4 +125,74 @@ function timeBreaches({ health, strategy, drain }: AppConfig): Breach[] {
 	limit(['drain', 'requests'], drain.requests, MAX_DURATION_MS);
 	limit(['drain', 'streams'], drain.streams, MAX_DURATION_MS);
 	return found;
+}
+
+const MAX_STEP_MS = 30 * 60_000;
+const SET_IN_SANDBOX = /^(HOME|PATH|PWD|TZ|LANG|LC_.*|SOURCE_DATE_EPOCH|TMPDIR|LD_.*|JIBE_.*)$/;
+
+function stepBreaches({ build, test, smoke, migrate }: AppConfig): Breach[] {
+	const named = (key: 'build' | 'test', steps: AppConfig['test']) =>
+		typeof steps === 'object' ? Object.entries(steps).map(([name, step]) => ({ path: [key, name] as const, name, step })) : [];
+	const all = [...named('build', build), ...named('test', test)];
+	const found = all.flatMap((one) => stepBreach(one, all));
+	const timed = [
+		{ path: ['smoke'], step: smoke },
+		{ path: ['migrate', 'before'], step: migrate?.before },
+		{ path: ['migrate', 'after'], step: migrate?.after },
+	];
+	for (const { path, step } of timed) if (typeof step === 'object') found.push(...timeoutBreach(path, step.timeout));
+	const names = new Set(all.map(({ name }) => name));
+	if (typeof build === 'string' && names.has('build')) found.push({ path: ['test', 'build'], message: '"build" is a step already' });
+	if (typeof test === 'string' && names.has('test')) found.push({ path: ['build', 'test'], message: '"test" is a step already' });
+	return found.length === 0 ? cycleBreach(all) : found;
+}
+
+interface NamedStep {
+	path: readonly ['build' | 'test', string];
+	name: string;
+	step: StepConfig;
+}
+
+function stepBreach({ path, name, step }: NamedStep, all: readonly NamedStep[]): Breach[] {
+	const found: Breach[] = [...twice(step.needs, [...path, 'needs']), ...timeoutBreach(path, step.timeout)];
+	if (all.some((other) => other.name === name && other.path[0] !== path[0] && path[0] === 'test')) {
+		found.push({ path, message: `"${name}" is also a step of "build": one name, one step` });
+	}
+	for (const [i, need] of step.needs.entries()) {
+		const needed = all.find((other) => other.name === need);
+		const place = [...path, 'needs', i];
+		if (!needed) found.push({ path: place, message: `there is no step "${need}"; there are ${all.map((one) => one.name).join(', ')}` });
+		else if (path[0] === 'build' && needed.path[0] === 'test') {
+			found.push({ path: place, message: `"${need}" is a test: what is built can't wait for it` });
+		}
+	}
+	for (const key of ['inputs', 'outputs'] as const) {
+		for (const [i, glob] of (step[key] ?? []).entries()) {
+			if (staysInside(glob.replace(/^!/, ''))) continue;
+			found.push({ path: [...path, key, i], message: `"${glob}" must lie below jibe.json's directory: no leading / and no ".."` });
+		}
+	}
+	for (const variable of Object.keys(step.env)) {
+		if (SET_IN_SANDBOX.test(variable)) found.push({ path: [...path, 'env', variable], message: `"${variable}" is set by Jibe itself` });
+	}
+	return found;
+}
+
+function timeoutBreach(path: Path, timeout: string): Breach[] {
+	const ms = durationMs(timeout);
+	if (ms > 0 && ms <= MAX_STEP_MS) return [];
+	return [{ path: [...path, 'timeout'], message: `"${timeout}" must be more than 0 and at most ${MAX_STEP_MS / 60_000} minutes` }];
+}
+
+/** Takes away what waits for nothing that is left, until nothing goes: what is left then waits for itself. */
+function cycleBreach(all: readonly NamedStep[]): Breach[] {
+	let left = [...all];
+	for (;;) {
+		const waiting = left.filter(({ step }) => step.needs.some((need) => left.some(({ name }) => name === need)));
+		if (waiting.length === 0) return [];
+		if (waiting.length === left.length) break;
+		left = waiting;
+	}
+	const names = left.map(({ name }) => name).join(', ');
+	return [{ path: [...left[0]!.path, 'needs'], message: `these steps wait for each other: ${names}` }];
 }

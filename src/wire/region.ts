@@ -355,6 +355,7 @@ export const task = z.object({
 	release: releaseSpec,
 	/** For a shell. */
 	command: z.string(),
+	env: z.record(z.string(), z.string()),
 	/** It gets the release's secrets. */
 	secrets: z.boolean(),
 	timeoutMs: z.int().positive(),

@@ -24,6 +24,28 @@ export async function tested(lane: Lane, id: string, verdict: { passed: boolean;
 	return walk.deployment;
 }
 
+/** The checks that run beside it have ended. One that went back, or never waited for any, stays as it is. */
+export async function checked(lane: Lane, id: string, verdict: { passed: boolean; summary: string }): Promise<Deployment> {
+	const walk = lane.walks.find((one) => one.deployment.id === id);
+	if (walk?.rollout.checks?.state !== 'running' || !isOpen(walk.rollout))
+		throw new Refusal('not_checking', 409, `${id} does not wait for checks`, `\`jibe history\` tells how it went on`);
+	await lane.tell(walk, { type: 'checked', ...verdict });
+	lane.look();
+	return walk.deployment;
+}
+
+/** A person lets it go on: past the end of its window, or with what failed after the end of all else. */
+export async function promote(lane: Lane, id: string, by: string): Promise<Deployment> {
+	const walk = lane.walks.find((one) => one.deployment.id === id);
+	if (!walk?.rollout.held && !walk?.rollout.task?.failed) {
+		const state = lane.history.find((one) => one.id === id)?.state ?? 'gone';
+		throw new Refusal('not_waiting', 409, `${id} is ${state} and waits for nobody`, 'look at it with "jibe status"');
+	}
+	await lane.tell(walk, { type: 'promoted', by });
+	lane.look();
+	return walk.deployment;
+}
+
 function alreadyEnded(lane: Lane, id: string): Refusal {
 	const state = lane.history.find((one) => one.id === id)?.state ?? 'gone';
 	const hint = state === 'Deployed' ? `\`jibe rollback ${id}\` undoes it` : null;

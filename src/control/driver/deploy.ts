@@ -83,6 +83,7 @@ async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk>
 	const superseded = lane.walks.filter((walk) => walk.rollout.phase === 'waiting' && walk.rollout.kind === 'deploy');
 	const waiting = lane.walking() !== null || lane.swinging().length > 0;
 	const testing = input.testing === true;
+	const checking = input.checking === true || input.build?.gating === true;
 	const stages = input.stages.filter(({ state }) => (testing ? BEFORE_TESTS : BEFORE_READY).includes(state));
 	const held = await store.create({
 		app,
@@ -99,7 +100,7 @@ async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk>
 		url: urlOf(app, environment),
 		state: testing ? 'Testing' : waiting ? 'ReadyToDeploy' : 'Deploying',
 		plan: (release) => {
-			const rollout = newRollout({ kind: 'deploy', release, plan, waiting, testing, now });
+			const rollout = newRollout({ kind: 'deploy', release, plan, waiting, testing, checking, now });
 			return {
 				rollout,
 				regions: outcomes(rollout),
@@ -108,6 +109,7 @@ async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk>
 		},
 		owner,
 		supersedes: superseded.map((walk) => walk.deployment.id),
+		...(input.build ? { build: input.build } : {}),
 	});
 	const gift = input.gift && { artifact: input.release.artifact, ...input.gift };
 	const walk = await lane.adopt(held, { spec: held.spec, commit: input.git?.commit ?? null, config: input.release.config }, gift);
@@ -115,7 +117,10 @@ async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk>
 	return walk;
 }
 
-/** Every region of the plan starts the release, without traffic; what was waiting until now is let go of. @throws Refusal without room */
+/**
+ * Every region of the plan starts the release, without traffic; what was waiting until now is let go of. One that migrates
+ * first is started after that, but refused now. @throws Refusal without room
+ */
 function prepareEverywhere(
 	lane: Lane,
 	plan: Plan,
@@ -123,10 +128,13 @@ function prepareEverywhere(
 	superseded: readonly Walk[],
 ): PointerWrite[] {
 	const regions = new Set([...plan.regions, ...superseded.flatMap((walk) => walk.rollout.plan.regions)]);
-	return [...regions].flatMap((region) => {
-		const wanted = wantedOf(lane.wants.get(region));
-		const without = superseded.reduce((left, walk) => dropped(left, walk.rollout.release), wanted);
-		const next = plan.regions.includes(region) ? prepared(without, fresh.release, plan.instances) : without;
-		return sameWanted(wanted, next) ? [] : [pointerWrite(lane, region, next, fresh)];
-	});
+	const writes = (prepares: boolean) =>
+		[...regions].flatMap((region) => {
+			const wanted = wantedOf(lane.wants.get(region));
+			const without = superseded.reduce((left, walk) => dropped(left, walk.rollout.release), wanted);
+			const next = prepares && plan.regions.includes(region) ? prepared(without, fresh.release, plan.instances) : without;
+			return sameWanted(wanted, next) ? [] : [pointerWrite(lane, region, next, fresh)];
+		});
+	const all = writes(true);
+	return plan.tasks?.includes('migrate-before') ? writes(false) : all;
 }

@@ -2,7 +2,7 @@ import { pause } from '#clock/clock.ts';
 import type { Event } from '#wire/api.ts';
 import type { Known } from '#wire/region.ts';
 import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInput } from '../ports.ts';
-import { cancel, remove, tested } from './cancel.ts';
+import { cancel, checked, promote, remove, tested } from './cancel.ts';
 import { deploy } from './deploy.ts';
 import { Lane } from './lane.ts';
 import { Placing } from './placing.ts';
@@ -62,6 +62,14 @@ class RolloutDriver implements Driver {
 
 	tested(id: string, verdict: { passed: boolean; summary: string }) {
 		return this.#ofDeployment(id, (lane) => tested(lane, id, verdict));
+	}
+
+	checked(id: string, verdict: { passed: boolean; summary: string }) {
+		return this.#ofDeployment(id, (lane) => checked(lane, id, verdict));
+	}
+
+	promote(id: string, by: string) {
+		return this.#ofDeployment(id, (lane) => promote(lane, id, by));
 	}
 
 	async #ofDeployment<T>(id: string, act: (lane: Lane) => Promise<T>): Promise<T> {
@@ -219,6 +227,10 @@ class RolloutDriver implements Driver {
 				return this.ahead(event);
 			case 'servers':
 				return this.#placing.candidates.heard(event.region);
+			case 'task': {
+				const lane = this.#lanes.get(`${event.said.app}/${event.said.environment}`);
+				return lane?.tasks.said(lane, event.said);
+			}
 			case 'lost':
 			case 'back':
 			case 'presence':

@@ -18,7 +18,7 @@ export interface Scene {
 }
 
 /** The facts that a rollout is stepped with. `keep`: releases of the other open deployments. */
-export function factsFor(scene: Scene, rollout: Pick<Rollout, 'release' | 'plan'>, keep: readonly number[]): Facts {
+export function factsFor(scene: Scene, rollout: Pick<Rollout, 'release' | 'plan' | 'done'>, keep: readonly number[]): Facts {
 	const names = new Set([...rollout.plan.regions, ...scene.wants.keys()]);
 	const regions: Record<string, RegionFacts> = {};
 	const presence = scene.presence.all();
@@ -29,7 +29,11 @@ export function factsFor(scene: Scene, rollout: Pick<Rollout, 'release' | 'plan'
 /** A region that the installation no longer has. */
 const GONE = { connected: false, lost: true };
 
-function regionFacts(scene: Scene, region: string, rollout: Pick<Rollout, 'release' | 'plan'>): Omit<RegionFacts, keyof typeof GONE> {
+function regionFacts(
+	scene: Scene,
+	region: string,
+	rollout: Pick<Rollout, 'release' | 'plan' | 'done'>,
+): Omit<RegionFacts, keyof typeof GONE> {
 	const key = { region, app: scene.app, environment: scene.environment };
 	const want = scene.wants.get(region);
 	const applied = scene.hub.applied(key);
@@ -37,7 +41,18 @@ function regionFacts(scene: Scene, region: string, rollout: Pick<Rollout, 'relea
 		wanted: want ? wantedOf(want) : null,
 		confirmed: want !== undefined && applied !== null && compareVersions(applied, want) >= 0,
 		target: readiness(scene.hub.instances(key), rollout.release, rollout.plan.instances),
+		...(rollout.plan.tasks?.some((kind) => !rollout.done?.includes(kind)) ? { worker: workerIn(scene, region, rollout.release) } : {}),
 	};
+}
+
+/** A server that may have the release's files and secrets: one that it is placed on, or else could be. */
+function workerIn({ placing, labelsOf, wants }: Scene, region: string, release: number): string | null {
+	const there = placing.candidates.in(region).filter(({ connected }) => connected);
+	if (!placing.candidates.arePlaced(region)) return there[0]?.name ?? null;
+	const placed = wants.get(region)?.run.find((run) => run.release === release)?.placed;
+	if (placed) return there.find(({ name }) => (placed[name] ?? 0) > 0)?.name ?? null;
+	const labels = labelsOf(release);
+	return there.find((one) => one.takes === 'any' && labels.every((label) => one.labels.includes(label)))?.name ?? null;
 }
 
 /** Every region that can be reached has instances of the release standing by. */

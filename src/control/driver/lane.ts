@@ -8,15 +8,16 @@ import type { Gift, ReleaseSpec, Want } from '#wire/region.ts';
 import { Refusal, type Advance, type Held } from '../ports.ts';
 import { ANYBODY, asRead, isOthers, knows, TakenOver, takenFrom, type Seize } from './claim.ts';
 import { Ledger } from './evidence.ts';
-import { factsFor, pointerWrite, type Scene } from './facts.ts';
+import { factsFor, type Scene } from './facts.ts';
 import type { Placing } from './placing.ts';
 import type { Presence } from './presence.ts';
 import { askProbes } from './probes.ts';
 import { rearrange } from './rearrange.ts';
 import { RampTeller } from './ramp.ts';
-import { coldStarts, isLateNews, outcomes, timings } from './record.ts';
+import { changeOf, isLateNews, outcomes } from './record.ts';
 import { fetchReleases, forgetReleases, namedIn } from './releases.ts';
 import type { DriverSettings, Listener } from './settings.ts';
+import { askedFor, LaneTasks } from './tasks.ts';
 import { judge, nextJudgement } from './watch.ts';
 
 /** How much of an environment's history is remembered: enough to find any release a rollback may go to. */
@@ -60,6 +61,7 @@ export class Lane implements Scene {
 	/** Newest first. */
 	history: Deployment[] = [];
 	readonly #told: Listener;
+	readonly tasks = new LaneTasks();
 	readonly #ramp = new RampTeller();
 	readonly #blocked: () => boolean;
 	#loaded = false;
@@ -181,6 +183,7 @@ export class Lane implements Scene {
 		this.#ceded = true;
 		this.#seize = null;
 		this.walks = [];
+		this.tasks.close();
 	}
 
 	/** Something may have changed: looks at it as soon as possible. Calls that come meanwhile are answered by one look. */
@@ -209,7 +212,7 @@ export class Lane implements Scene {
 
 	facts(rollout: Rollout): Facts {
 		const keep = this.walks.filter((walk) => isOpen(walk.rollout) && walk.rollout !== rollout).map((walk) => walk.rollout.release);
-		return factsFor(this, rollout, keep);
+		return { ...factsFor(this, rollout, keep), ...askedFor(this, rollout) };
 	}
 
 	/** The one that may move pointers now. */
@@ -320,6 +323,7 @@ export class Lane implements Scene {
 		this.#timer?.cancel();
 		await this.#tail;
 		this.#closed = true;
+		this.tasks.close();
 		this.#timer?.cancel();
 	}
 
@@ -336,6 +340,7 @@ export class Lane implements Scene {
 		}
 		this.#retryMs = RETRY_FIRST_MS;
 		this.#ramp.look(this, this.#told);
+		this.tasks.look(this);
 		this.#setTimer();
 	}
 
@@ -363,21 +368,10 @@ export class Lane implements Scene {
 	}
 
 	async #commit(walk: Walk, rollout: Rollout, effects: Effect[], now: number): Promise<void> {
-		const transition = effects.find((effect) => effect.type === 'transition');
-		const writes = effects.filter((effect) => effect.type === 'write').map(({ region, wanted }) => pointerWrite(this, region, wanted));
 		const before = walk.rollout;
 		// Who waits hears at once of edges that obey; what is decided now is told when it is written.
 		this.#tellRegions(walk, before, rollout, (state) => state === 'live');
-		await this.record(walk, {
-			...(transition ? { to: transition.to, reason: transition.reason, detail: transition.detail } : {}),
-			rollout,
-			regions: outcomes(rollout),
-			timings: timings(rollout),
-			canary: rollout.canary,
-			...(transition?.to === 'Deployed' ? { watchUntil: now + rollout.plan.watchMs } : {}),
-			...(rollout.times.prepared === now ? { coldStarts: coldStarts(this, rollout) } : {}),
-			...(writes.length > 0 ? { writes } : {}),
-		});
+		await this.record(walk, changeOf(this, rollout, effects, now));
 		walk.rollout = rollout;
 		this.#tellRegions(walk, before, rollout, (state) => state !== 'live');
 	}

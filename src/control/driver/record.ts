@@ -1,6 +1,32 @@
-import type { Rollout } from '#rollout/rollout.ts';
+import type { Effect, Rollout } from '#rollout/rollout.ts';
 import type { Deployment, RegionOutcome } from '#wire/api.ts';
-import type { Scene } from './facts.ts';
+import type { Advance } from '../ports.ts';
+import { pointerWrite, type Scene } from './facts.ts';
+
+/** What one step of a rollout changes in the record of its deployment, and in the pointers. */
+export function changeOf(
+	scene: Scene,
+	rollout: Rollout,
+	effects: readonly Effect[],
+	now: number,
+): Omit<Advance, 'deployment' | 'fence' | 'version' | 'at'> {
+	const transition = effects.find((effect) => effect.type === 'transition');
+	const writes = effects.flatMap((effect) => (effect.type === 'write' ? [pointerWrite(scene, effect.region, effect.wanted)] : []));
+	const events = effects.flatMap((effect) => (effect.type === 'event' ? [effect.event] : []));
+	const floor = effects.find((effect) => effect.type === 'floor');
+	return {
+		...(transition ? { to: transition.to, reason: transition.reason, detail: transition.detail } : {}),
+		rollout,
+		regions: outcomes(rollout),
+		timings: timings(rollout),
+		canary: rollout.canary,
+		...(transition?.to === 'Deployed' ? { watchUntil: now + rollout.plan.watchMs } : {}),
+		...(rollout.times.prepared === now ? { coldStarts: coldStarts(scene, rollout) } : {}),
+		...(writes.length > 0 ? { writes } : {}),
+		...(events.length > 0 ? { events } : {}),
+		...(floor ? { floor: floor.release } : {}),
+	};
+}
 
 /** A rollout as the record of its deployment tells it. */
 export function outcomes(rollout: Rollout): RegionOutcome[] {
@@ -20,7 +46,7 @@ const OUTCOME = {
 } as const satisfies Record<Rollout['regions'][number]['stage'], RegionOutcome['state']>;
 
 /** Spans from one mark to the next; the gate is left out of the rollout's span. */
-export function timings(rollout: Rollout): Deployment['timings'] {
+function timings(rollout: Rollout): Deployment['timings'] {
 	const { prepared, ended } = rollout.times;
 	// The gate may have passed while other regions still prepared: then it has cost nothing.
 	const gated = rollout.times.gated === null ? null : Math.max(rollout.times.gated, prepared ?? 0);
@@ -32,7 +58,7 @@ export function timings(rollout: Rollout): Deployment['timings'] {
 }
 
 /** How many instances of the release were not taken from the idle pool. */
-export function coldStarts({ app, environment, hub }: Scene, rollout: Rollout): number {
+function coldStarts({ app, environment, hub }: Scene, rollout: Rollout): number {
 	const all = rollout.plan.regions.flatMap((region) => hub.instances({ region, app, environment }));
 	return all.filter((instance) => instance.release === rollout.release && instance.cold).length;
 }

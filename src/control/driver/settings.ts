@@ -21,6 +21,10 @@ export interface DriverSettings {
 	onReadOnly?: (app: string, reason: string) => void;
 	/** Of the secrets that a release pins, those that are revoked. @throws Refusal where nothing stands in for one. Absent: there are no secrets. */
 	revokedSecrets?: (spec: Pick<ReleaseSpec, 'app' | 'environment' | 'secrets'>) => Promise<string[]>;
+	/** The oldest release that knows the database as it is; null: all do. Absent: nothing is migrated here. */
+	schemaFloor?: (app: string, environment: string) => Promise<number | null>;
+	/** An edge of the region, and the app's name there; null: it is not known how that is reached. */
+	edgeOf?: (region: string, app: string, environment: string) => { host: string; port: number; name: string } | null;
 	/** Where people reach the app. */
 	urlOf: (app: string, environment: string) => string;
 	/** Servers that joined, and who hears of each change; absent: there are none but this machine. */

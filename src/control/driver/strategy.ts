@@ -1,10 +1,11 @@
 import { planDeploy, planWarmRollback, PlanError, type Plan, type PlanInput, type Strategy } from '#rollout/plan.ts';
 import { durationMs, type AppConfig } from '#wire/config.ts';
 import { Refusal } from '../ports.ts';
+import { tasksOf } from './tasks.ts';
 
 /** The plan that a release's configuration asks for. @throws Refusal */
 export function deployPlan(config: AppConfig, installed: readonly string[]): Plan {
-	return refusing(() => planDeploy(planInput(config, installed)));
+	return refusing(() => planDeploy({ ...planInput(config, installed), tasks: tasksOf(config) }));
 }
 
 /** The same for a release of the past: a region that has gone since must not stop a rollback. */

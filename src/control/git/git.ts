@@ -110,9 +110,9 @@ export function startGit(args: readonly string[], options: GitOptions): RunningG
 	return { output: child.stdout!, ended: endOf(child, directory), kill };
 }
 
-/** In the blocks of POSIX's shell. */
+/** In the blocks of POSIX's shell; whoever comes to the limit is told instead of ended, and says so. */
 function limitFiles(bytes: number): string {
-	return `ulimit -f ${Math.ceil(bytes / 512)} && exec "$0" "$@"`;
+	return `trap '' XFSZ && ulimit -f ${Math.ceil(bytes / 512)} && exec "$0" "$@"`;
 }
 
 function endGroup({ pid, exitCode, signalCode }: ChildProcess): void {

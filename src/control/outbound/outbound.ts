@@ -35,6 +35,8 @@ export interface Target {
 	host: string;
 	port: number;
 	address: string;
+	/** An admin listed it: it may be spoken to without encryption. */
+	listed: boolean;
 }
 
 export interface Request {
@@ -95,7 +97,8 @@ export class Outbound {
 				true,
 			);
 		}
-		return { host: name, port, address: addresses.find((address) => isIP(address) === 4) ?? addresses[0]! };
+		const address = addresses.find((one) => isIP(one) === 4) ?? addresses[0]!;
+		return { host: name, port, address, listed: allowed.has(name, port, address) };
 	}
 
 	/** @throws OutboundError; any status is an answer */
