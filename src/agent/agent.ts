@@ -376,7 +376,7 @@ class LiveAgent implements Agent {
 		this.measuring = true;
 		try {
 			const caches = new Map<string, DiskUse>();
-			for (const [key, group] of this.groups) await this.measureGroup(key, group, caches);
+			for (const [key, group] of this.groups) if (!(await this.measureGroup(key, group, caches))) return;
 		} catch (error) {
 			this.options.log.warn('measure.failed', { error });
 		} finally {
@@ -384,11 +384,12 @@ class LiveAgent implements Agent {
 		}
 	}
 
-	private async measureGroup(key: string, group: Group, caches: Map<string, DiskUse>): Promise<void> {
+	/** false: something is being deployed, which goes before; the next round comes soon. */
+	private async measureGroup(key: string, group: Group, caches: Map<string, DiskUse>): Promise<boolean> {
 		const { want, seats } = group;
 		const { layout, dataMiB = MAX_DATA_MIB } = this.options;
 		const judged = await judgeDisk(layout, want, dataMiB, caches, () => this.quiet.isBusy);
-		if (judged === null) return;
+		if (judged === null) return false;
 		const { data, cache, keeps } = judged;
 		group.keeps = keeps;
 		if (data === null) this.full.delete(key);
@@ -396,6 +397,7 @@ class LiveAgent implements Agent {
 		const detail = data ?? cache;
 		if (detail !== null) await Promise.all(seats.map((seat) => seat.stopFor('disk', detail)));
 		if (cache !== null) await emptyDirectory(cacheDirectory(layout, want));
+		return true;
 	}
 
 	private async collect(): Promise<void> {
