@@ -17,7 +17,7 @@ import { lastLines, scrubFile } from './log-file.ts';
 import { readReport } from './report.ts';
 import type { Birth, Order, Report } from './runtimes/fetch/messages.ts';
 import type { InstanceRecord, Records } from './records.ts';
-import type { Scrub } from './scrub.ts';
+import type { Scrub } from '#log/scrub.ts';
 
 /** A process that runs, or will run, one instance of a `fetch` app; what the rest of the agent may do with it. */
 export interface InstanceProcess {

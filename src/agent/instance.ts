@@ -15,7 +15,7 @@ import { BIRTH_DESCRIPTOR, type Birth, type InstancePhase, type Load, type Order
 import { stampOutput } from './runtimes/fetch/output.ts';
 import { createServing, type Serving } from './runtimes/fetch/serving.ts';
 import { mapStacks } from './runtimes/fetch/stacks.ts';
-import { scrubber } from './scrub.ts';
+import { scrubber } from '#log/scrub.ts';
 
 /**
  * One instance of a `fetch` app: a program of its own, with no dependency at run time, under the app's uid. It is born

@@ -1,6 +1,6 @@
 import { closeSync, copyFileSync, fstatSync, openSync, readSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { STAMP } from './runtimes/fetch/output.ts';
-import type { Scrub } from './scrub.ts';
+import type { Scrub } from '#log/scrub.ts';
 
 /** An instance's output: one file that it appends to, kept small by whoever looks after it, with one older part. */
 

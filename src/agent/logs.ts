@@ -4,7 +4,7 @@ import type { Clock, Timer } from '#clock/clock.ts';
 import type { DownMessage, LogLines } from '#wire/region.ts';
 import type { Log } from '#log/log.ts';
 import { readLines, scrubFile, trimLog, type LogLine } from './log-file.ts';
-import type { Scrub } from './scrub.ts';
+import type { Scrub } from '#log/scrub.ts';
 
 /** Output of instances, those that have ended too: asked for by region and app, once or as it comes. */
 export interface Logs {

@@ -113,23 +113,28 @@ export async function main(settings: unknown): Promise<void> {
 		log,
 		clock: systemClock,
 	});
+	let stopping = false;
 	const stop = (): void => {
+		if (stopping) return;
+		stopping = true;
 		agent.close();
 		const ended = tasks.close();
 		links?.close();
 		depot.close();
-		removePidFile(data, name);
 		ended
 			.then(() => store.close())
 			.then(
-				() => process.exit(0),
+				() => {
+					removePidFile(data, name);
+					process.exit(0);
+				},
 				(error: unknown) => {
 					log.error('close.failed', { error });
 					process.exit(1);
 				},
 			);
 	};
-	process.once('SIGTERM', stop).once('SIGINT', stop);
+	process.on('SIGTERM', stop).once('SIGINT', stop);
 	writePidFile(data, name);
 	process.stdout.write('ready\n');
 }

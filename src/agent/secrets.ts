@@ -7,7 +7,7 @@ import type { ReleaseSpec } from '#wire/region.ts';
 import { newExchangeKey, openSecrets, secretsText, type OpenedSecret, type SecretsRequest } from '#wire/secrets.ts';
 import type { DepotClient } from './depot-client.ts';
 import type { Place } from './layout.ts';
-import { scrubber, type Scrub } from './scrub.ts';
+import { scrubber, type Scrub } from '#log/scrub.ts';
 
 /**
  * Secrets of the releases that are placed on this server: asked of control once, then kept on this disk, sealed under a

@@ -12,7 +12,7 @@ import type { ReleaseSpec } from '#wire/region.ts';
 import { join } from 'node:path';
 import { makePlaces, viewOf, type Layout } from './layout.ts';
 import { MAX_LOG_LINE_BYTES, STAMP } from './runtimes/fetch/output.ts';
-import type { Scrub } from './scrub.ts';
+import type { Scrub } from '#log/scrub.ts';
 import type { TaskPlace } from './task-place.ts';
 
 /** One command of a task, isolated as an instance of the app is; what it prints goes to a log of its own. */

@@ -7,7 +7,7 @@ import { readPidFiles, removePidFile } from '#process/pid-file.ts';
 import { wantKey, type TaskOrder, type TaskSaid, type UpMessage } from '#wire/region.ts';
 import type { Layout, Place } from './layout.ts';
 import type { Shelf } from './release-files.ts';
-import { scrubber } from './scrub.ts';
+import { scrubber } from '#log/scrub.ts';
 import type { Secrets } from './secrets.ts';
 import { openTaskAddress, type Behind, type TaskAddress } from './task-address.ts';
 import { layCommands, taskPlace } from './task-place.ts';

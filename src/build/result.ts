@@ -31,6 +31,8 @@ export interface BuildResult {
 	modules: { compiled: number; cached: number };
 	timings: { scanMs: number; compileMs: number };
 	warnings: string[];
+	/** Every file on this machine that is read for the artifact or for its packages: whoever builds what others wrote looks where they lie. */
+	readFrom(): string[];
 	/** Remember that the target has this artifact (and its vendor tree) now. */
 	markAccepted(): void;
 }
@@ -94,6 +96,14 @@ export function resultOf(outcome: Outcome, places: ResultPlaces): BuildResult {
 		},
 		get vendor() {
 			return memo.of('vendor', () => vendorOf(outcome, places, accepted));
+		},
+		readFrom() {
+			const own = [...manifest().keys()].flatMap((path) => {
+				const [, area, file = ''] = /^(modules|files)\/(.*)$/.exec(path) ?? [];
+				return area === undefined ? [] : [outcome.disk(file)];
+			});
+			const vendor = outcome.vendorKey === null ? null : vendorTree(places.cacheDir, outcome.vendorKey);
+			return [...own, ...(vendor?.readFrom() ?? [])];
 		},
 		markAccepted() {
 			mkdirSync(places.stateDir, { recursive: true });
@@ -191,6 +201,7 @@ function vendorOf(outcome: Outcome, places: ResultPlaces, accepted: Accepted | n
 			return whole().manifest;
 		},
 		blob: (digest) => whole().blob(digest),
+		readFrom: () => whole().readFrom(),
 	};
 }
 

@@ -18,6 +18,8 @@ export interface VendorTree {
 	manifest: Manifest;
 	/** A file's bytes, read from where it is installed. @throws BuildError when it changed since. */
 	blob(digest: Digest): Buffer;
+	/** Where its files lie on this machine. */
+	readFrom(): string[];
 }
 
 /** What resolving needs: which folder on disk is which in the tree. */
@@ -122,6 +124,7 @@ function treeFrom(cached: Cached): VendorTree {
 	return {
 		root: cached.root,
 		manifest: manifestOf(entries),
+		readFrom: () => cached.files.map(([, , , , disk]) => disk),
 		blob(digest) {
 			if (digest === sha256(about)) return about;
 			const disk = places.get(digest);

@@ -107,17 +107,18 @@ async function collect(state: State, store: SweptStore, log: Log): Promise<void>
 }
 
 function stopOnSignals(log: Log, stop: () => Promise<void>): void {
-	for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-		process.once(signal, () => {
-			stop().then(
-				() => process.exit(0),
-				(error: unknown) => {
-					log.error('close.failed', { error });
-					process.exit(1);
-				},
-			);
-		});
-	}
+	let stopping: Promise<void> | null = null;
+	const begin = () => {
+		stopping ??= stop().then(
+			() => process.exit(0),
+			(error: unknown) => {
+				log.error('close.failed', { error });
+				process.exit(1);
+			},
+		);
+	};
+	// Said again by a supervisor that follows one that was killed, it is to end in order all the same.
+	process.on('SIGTERM', begin).once('SIGINT', begin);
 }
 
 /** Lost with the directory, it is as if it had never been; a disk that is full keeps what it was. */

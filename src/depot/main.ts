@@ -38,7 +38,10 @@ export async function main(settings: unknown): Promise<void> {
 		log,
 		clock: systemClock,
 	});
+	let stopping = false;
 	const stop = () => {
+		if (stopping) return;
+		stopping = true;
 		depot.close().then(
 			() => {
 				removePidFile(data, name);
@@ -50,7 +53,7 @@ export async function main(settings: unknown): Promise<void> {
 			},
 		);
 	};
-	process.once('SIGTERM', stop).once('SIGINT', stop);
+	process.on('SIGTERM', stop).once('SIGINT', stop);
 	writePidFile(data, name);
 	process.stdout.write('ready\n');
 }

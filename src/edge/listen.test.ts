@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { systemClock } from '#clock/clock.ts';
 import { hastyClock, temporary } from './fixture.ts';
-import { answerAlive, listenTogether, noteHeldPorts, PortTaken } from './listen.ts';
+import { answerAlive, listenTogether, noteHeldPorts, PortTaken, type Life } from './listen.ts';
 
 const PID = process.pid;
 
@@ -27,7 +27,7 @@ test('a port is shared with the sibling that says it holds it, and lives', async
 	const directory = temporary(t);
 	const port = await holder(t);
 	noteHeldPorts({ directory, name: 'edge-0', others: [], host: '127.0.0.1' }, PID, [port]);
-	const alive = await answerAlive(join(directory, 'edge-0.alive.sock'));
+	const alive = await answerAlive(join(directory, 'edge-0.alive.sock'), () => 'alive');
 	t.after(() => alive.close());
 	const of = { directory, name: 'edge-1', others: ['edge-0'], host: '127.0.0.1' };
 	assert.equal(await listenTogether(await openServer(t), port, of, systemClock), port);
@@ -41,8 +41,28 @@ test('a port whose holder is not known, is dead, or is another one, is taken', a
 	await assert.rejects(listenTogether(await openServer(t), port, of, hastyClock), refused);
 	noteHeldPorts({ directory, name: 'edge-0', others: [], host: '127.0.0.1' }, PID, [port]);
 	await assert.rejects(listenTogether(await openServer(t), port, of, hastyClock), PortTaken);
-	const alive = await answerAlive(join(directory, 'edge-0.alive.sock'));
+	const alive = await answerAlive(join(directory, 'edge-0.alive.sock'), () => 'alive');
 	t.after(() => alive.close());
 	noteHeldPorts({ directory, name: 'edge-0', others: [], host: '127.0.0.1' }, PID + 1, [port]);
 	await assert.rejects(listenTogether(await openServer(t), port, of, hastyClock), PortTaken);
 });
+
+test('a sibling that has only begun to hold its ports is waited for; one that is about to end holds none', async (t) => {
+	const directory = temporary(t);
+	const port = await holder(t);
+	noteHeldPorts({ directory, name: 'edge-0', others: [], host: '127.0.0.1' }, PID, [port]);
+	let life: Life = 'starting';
+	let asked = 0;
+	const alive = await answerAlive(join(directory, 'edge-0.alive.sock'), () => {
+		if (++asked === PATIENCE) life = 'alive';
+		return life;
+	});
+	t.after(() => alive.close());
+	const of = { directory, name: 'edge-1', others: ['edge-0'], host: '127.0.0.1' };
+	assert.equal(await listenTogether(await openServer(t), port, of, systemClock), port);
+	assert.equal(asked, PATIENCE);
+	life = 'closing';
+	await assert.rejects(listenTogether(await openServer(t), port, of, hastyClock), PortTaken);
+});
+
+const PATIENCE = 5;

@@ -8,17 +8,18 @@ import { pause, type Clock } from '#clock/clock.ts';
  * in, another installation of Jibe for one: so a port that is held is only shared when it is our sibling that holds it.
  */
 export async function listenTogether(server: Server, port: number, of: Sibling, clock: Clock): Promise<number> {
-	const deadline = clock.monotonic() + STRANGER_AFTER_MS;
+	const began = clock.monotonic();
 	for (;;) {
-		const shared = port === 0 || (await isFree(port, of.host)) || (await siblingHolds(port, of));
-		if (shared) {
+		const holder = port === 0 || (await isFree(port, of.host)) ? 'nobody' : await holderOf(port, of);
+		const late = clock.monotonic() > began + (holder === 'silent' ? SILENT_AFTER_MS : STRANGER_AFTER_MS);
+		if (holder === 'nobody' || holder === 'sibling') {
 			try {
 				return await listen(server, of.host, port, true);
 			} catch (error) {
 				// A sibling that looks whether the port is free holds it for a moment.
-				if (!inUse(error) || clock.monotonic() > deadline) throw taken(port, of.host, error);
+				if (!inUse(error) || late) throw taken(port, of.host, error);
 			}
-		} else if (clock.monotonic() > deadline) throw taken(port, of.host, null);
+		} else if (late) throw taken(port, of.host, null);
 		await pause(RETRY_MS, clock);
 	}
 }
@@ -35,6 +36,8 @@ export interface Sibling {
 }
 
 const STRANGER_AFTER_MS = 2_000;
+/** On a busy machine a sibling may be late to say that it is there. */
+const SILENT_AFTER_MS = 15_000;
 const RETRY_MS = 20;
 
 /** So that the sibling knows whose ports these are. */
@@ -53,12 +56,17 @@ function taken(port: number, host: string, cause: unknown): PortTaken {
 	return new PortTaken(`port ${port} on ${host} is in use by another program: end it, or choose another with --edge-port`, { cause });
 }
 
-async function siblingHolds(port: number, of: Sibling): Promise<boolean> {
+/** Of a port that is held. `silent`: there is a sibling that does not answer, or has only begun to hold its ports. */
+async function holderOf(port: number, of: Sibling): Promise<'sibling' | 'silent' | 'stranger'> {
+	let silent = false;
 	for (const other of of.others) {
+		const said = await greeting(join(of.directory, `${other}.alive.sock`));
 		const held = readHeld(join(of.directory, `${other}.ports`));
-		if (held?.ports.includes(port) && (await answersAs(join(of.directory, `${other}.alive.sock`), held.pid))) return true;
+		// The note may be that of a dead edge: the one alive must be the one who wrote it.
+		if (held?.ports.includes(port) && said === `alive ${held.pid}`) return 'sibling';
+		silent ||= said === null || said.startsWith('starting');
 	}
-	return false;
+	return silent ? 'silent' : 'stranger';
 }
 
 function readHeld(file: string): { pid: number; ports: number[] } | null {
@@ -69,25 +77,31 @@ function readHeld(file: string): { pid: number; ports: number[] } | null {
 	}
 }
 
-/** The note may be that of a dead edge: the one alive must be the one who wrote it. */
-function answersAs(socketPath: string, pid: number): Promise<boolean> {
-	const { promise, resolve } = Promise.withResolvers<boolean>();
+/** What an edge says of itself; empty: there is none; null: no answer in time. */
+function greeting(socketPath: string): Promise<string | null> {
+	const { promise, resolve } = Promise.withResolvers<string | null>();
 	const socket = connect({ path: socketPath });
 	let said = '';
-	socket.setTimeout(ALIVE_TIMEOUT_MS, () => socket.destroy());
+	socket.setTimeout(ALIVE_TIMEOUT_MS, () => {
+		resolve(null);
+		socket.destroy();
+	});
 	socket.on('data', (chunk: Buffer) => (said += chunk.toString()));
-	socket.on('error', () => resolve(false));
-	socket.on('close', () => resolve(said.trim() === `alive ${pid}`));
+	socket.on('error', () => resolve(''));
+	socket.on('close', () => resolve(said.trim()));
 	return promise;
 }
 
 const ALIVE_TIMEOUT_MS = 500;
 
+/** `alive`: it holds its ports. `starting` and `closing` have not yet, or no more. */
+export type Life = 'starting' | 'alive' | 'closing';
+
 /** Answers every connection with `alive <pid>`: an edge that is frozen does not. */
-export async function answerAlive(socketPath: string): Promise<Server> {
+export async function answerAlive(socketPath: string, life: () => Life): Promise<Server> {
 	const server = createServer((socket) => {
 		socket.on('error', () => socket.destroy());
-		socket.end(`alive ${process.pid}\n`);
+		socket.end(`${life()} ${process.pid}\n`);
 	});
 	const { promise, resolve, reject } = Promise.withResolvers<void>();
 	server.once('error', reject).listen({ path: socketPath }, resolve);

@@ -189,6 +189,9 @@ test('told to stop, it finishes what is in flight and answers nothing new', asyn
 	edge.kill('SIGTERM');
 	await once(rest, 'close');
 	await assert.rejects(ask(house.port), { code: 'ECONNREFUSED' });
+	// Said again, as by a supervisor that follows one that was killed: what is in flight has its time all the same.
+	edge.kill('SIGTERM');
+	assert.equal(await readUntil(connect(join(runDirectory(house.data), 'edge-0.alive.sock'))), `closing ${edge.pid}\n`);
 	resolve();
 	assert.deepEqual(await slow.promise, { body: 'slow', connection: 'close' });
 	await once(edge, 'exit');

@@ -14,7 +14,7 @@ import { regionName, serverName } from '#wire/names.ts';
 import { Edge } from './edge.ts';
 import { exercise } from './exercise.ts';
 import { Remotes } from './remotes.ts';
-import { answerAlive, listenTogether, noteHeldPorts, type Sibling } from './listen.ts';
+import { answerAlive, listenTogether, noteHeldPorts, type Life, type Sibling } from './listen.ts';
 
 const settingsSchema = z.object({
 	data: z.string(),
@@ -65,7 +65,8 @@ export async function main(settings: unknown): Promise<void> {
 
 	const aliveSocket = join(run, `${name}.alive.sock`);
 	rmSync(aliveSocket, { force: true });
-	const alive = await answerAlive(aliveSocket);
+	let life: Life = 'starting';
+	const alive = await answerAlive(aliveSocket, () => life);
 	const sibling: Sibling = { directory: run, name, others: siblings(name), host };
 	const fronts: Server[] = [];
 	for (const { name: region, port } of regions) {
@@ -75,10 +76,11 @@ export async function main(settings: unknown): Promise<void> {
 	}
 	noteHeldPorts(sibling, process.pid, regions.map(({ port }) => port)); // prettier-ignore
 
-	let stopping = false;
+	life = 'alive';
+
 	const stop = (): void => {
-		if (stopping) return;
-		stopping = true;
+		if (life === 'closing') return;
+		life = 'closing';
 		stopFronts(fronts, edge)
 			.then(() => {
 				links.close();
@@ -92,7 +94,8 @@ export async function main(settings: unknown): Promise<void> {
 				process.exit(1);
 			});
 	};
-	process.once('SIGTERM', stop).once('SIGINT', stop);
+	// A supervisor that follows one that was killed says it again: what is under way has its time all the same.
+	process.on('SIGTERM', stop).once('SIGINT', stop);
 	writePidFile(data, name);
 	process.stdout.write('ready\n');
 	systemClock.after(EXERCISE_AFTER_MS, () => {

@@ -22,7 +22,7 @@ import { isRoot, runDirectory } from './directory.ts';
 import { identify, isAlive, ownIdentity } from './identity.ts';
 import { isolation } from './isolation.ts';
 import { pssKiB } from './memory.ts';
-import { readPidFile, readPidFiles, removePidFile, writePidFile } from './pid-file.ts';
+import { readPidFile, readPidFiles, removePidFile, writePidFile, writeStarting } from './pid-file.ts';
 import { spawnDetached } from './spawn.ts';
 
 const data = mkdtempSync(join(tmpdir(), 'jibe-process-'));
@@ -87,6 +87,12 @@ test('a pid file whose pid is somebody else now reads as dead, and is never sign
 	assert.equal(signalProcess(stale, 'SIGKILL'), false);
 	removePidFile(data, 'edge-0');
 	assert.equal(readPidFile(data, 'edge-0'), null);
+	// Of one that was just started, unless it was quicker and has written it itself.
+	assert.ok(writeStarting(data, 'edge-0', ownIdentity()));
+	assert.equal(readPidFile(data, 'edge-0')?.starting, true);
+	writePidFile(data, 'edge-0');
+	assert.ok(writeStarting(data, 'edge-0', ownIdentity()));
+	assert.equal(readPidFile(data, 'edge-0')?.starting, false);
 });
 
 test('a detached process has its own session, title and files, and the pid is its own', async () => {

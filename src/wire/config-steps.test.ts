@@ -16,7 +16,17 @@ test('a step is a command, or has a name and says more', () => {
 	const text = `{ "app": "a", "entry": "a.ts", "build": { "css": { "run": "make css", "outputs": ["public/**"] } }, "test": "node --test" }`;
 	const { build, test: tests } = configFor(parseConfigFile(text, 'jibe.json'));
 	assert.deepEqual(build, {
-		css: { run: 'make css', outputs: ['public/**'], env: {}, secrets: [], network: false, timeout: '10m', needs: [], commitTime: false },
+		css: {
+			run: 'make css',
+			outputs: ['public/**'],
+			env: {},
+			secrets: [],
+			network: false,
+			timeout: '10m',
+			needs: [],
+			commitTime: false,
+			strip: false,
+		},
 	});
 	assert.equal(tests, 'node --test');
 });
@@ -30,7 +40,7 @@ test('what is wrong in a step is placed there', () => {
 		`jibe.json:2:12: "Css" can't be the name of a step: lower-case letters, digits and hyphens, at most 40`,
 	]);
 	assert.deepEqual(problems('"build": { "css": { "run": "make", "gate": "promotion" } }'), [
-		'jibe.json:2:36: unknown key "gate" in "build.css"; known are run, inputs, outputs, env, secrets, network, timeout, needs, commitTime',
+		'jibe.json:2:36: unknown key "gate" in "build.css"; known are run, inputs, outputs, env, secrets, network, timeout, needs, commitTime, strip',
 	]);
 	assert.deepEqual(problems('"build": 3'), ['jibe.json:2:1: "build": expected a string or a record, got 3']);
 	assert.deepEqual(problems('"migrate": { "befor": "x" }'), ['jibe.json:2:14: unknown key "befor" in "migrate"; did you mean "before"?']);

@@ -52,6 +52,8 @@ const stepSettings = {
 	needs: z.array(stepName).default([]),
 	/** SOURCE_DATE_EPOCH is the commit's time instead of 0. */
 	commitTime: z.boolean().default(false),
+	/** Takes symbols and debugging information out of the programs that it makes. */
+	strip: z.boolean().default(false),
 };
 const buildStep = z.strictObject(stepSettings);
 /** `gate: "promotion"`: it runs beside the deploy, and holds the pointers after the first region. */

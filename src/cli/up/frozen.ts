@@ -97,16 +97,21 @@ function answers(one: Watched, identity: Identity): Promise<boolean> {
 	});
 }
 
-function greets(path: string, withinMs: number): Promise<boolean> {
+async function greets(path: string, withinMs: number): Promise<boolean> {
+	return (await greeting(path, withinMs)) !== null;
+}
+
+/** What a program says of itself to whom connects; null: nothing. Rejects where there is none. */
+export function greeting(path: string, withinMs: number): Promise<string | null> {
 	return new Promise((resolve, reject) => {
 		const socket = connect(path);
 		socket.setTimeout(withinMs, () => socket.destroy(new Error('no answer')));
-		socket.once('data', () => {
-			resolve(true);
+		socket.once('data', (said: Buffer) => {
+			resolve(said.toString().trim());
 			socket.destroy();
 		});
 		socket.once('error', reject);
-		socket.once('close', () => resolve(false));
+		socket.once('close', () => resolve(null));
 	});
 }
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { identify } from '#process/identity.ts';
@@ -10,7 +11,7 @@ import { temporary } from '../fixture.ts';
 import { claim, refuseWhenRunning } from './claim.ts';
 import { chooseLayout, endpointUrl, openData, regionNames, remember, writeEndpoint } from './installation.ts';
 import { controlProgram, programDigest, programEnvironment, regionPrograms } from './programs.ts';
-import { findProcesses } from './stop.ts';
+import { findProcesses } from './processes.ts';
 
 test('regions are a number or names', () => {
 	assert.deepEqual(regionNames('3'), ['fra', 'ams', 'lhr']);
@@ -30,6 +31,31 @@ test('the directory is its owner’s alone, and what was chosen is remembered', 
 	const again = await chooseLayout({ data, regions: null, port: null, edgePort: null, separate: false, takeOver: false });
 	assert.deepEqual(again.regions, ['fra', 'ams']);
 	assert.throws(() => openData(join(data, 'endpoint.json', 'x')), { code: 'data_directory', exit: 2 });
+});
+
+test('while anything of it runs, its ports stay what they are, whoever holds them', async (t) => {
+	const data = join(temporary(t, 'jibe-up-'), 'data');
+	openData(data);
+	// What is being replaced holds its port as long as it ends; nothing may be written of what replaces it.
+	const held = createServer().listen(0, '127.0.0.1');
+	t.after(() => held.close());
+	await once(held, 'listening');
+	const { port } = held.address() as AddressInfo;
+	const settings = { data, regions: null, port: null, edgePort: null, separate: false, takeOver: true };
+	const layout = { ...(await chooseLayout({ ...settings, regions: ['fra'] })), port };
+	remember(layout, {});
+	assert.notEqual((await chooseLayout(settings)).port, port);
+	remember({ ...layout, edgePort: port, port: layout.edgePort }, {});
+	assert.notEqual((await chooseLayout(settings)).edgePort, port);
+	const idle = ['-e', 'process.stdout.write("on");setInterval(() => {}, 1000)', 'agent', data];
+	const agent = spawn(process.execPath, idle, { argv0: 'jibe agent', stdio: ['ignore', 'pipe', 'ignore'] });
+	t.after(() => agent.kill('SIGKILL'));
+	await once(agent.stdout, 'data');
+	writePidFile(data, 'agent', identify(agent.pid!)!);
+	assert.equal((await chooseLayout(settings)).edgePort, port);
+	remember(layout, {});
+	assert.equal((await chooseLayout(settings)).port, port);
+	await assert.rejects(chooseLayout({ ...settings, edgePort: port, port: port + 1 }), { code: 'port_taken' });
 });
 
 test('one supervisor a directory: the second is refused, a dead one is taken over', async (t) => {
@@ -84,12 +110,14 @@ test('a program gets nothing of the shell but what it needs', (t) => {
 test('processes are found by pid file and by what ps shows of them', async (t) => {
 	const data = temporary(t, 'jibe-up-');
 	const idle = ['-e', 'process.stdout.write("on");setInterval(() => {}, 1000)'];
+	const edge = spawn(process.execPath, [...idle, 'edge-fra-1', data], { argv0: 'jibe edge', stdio: ['ignore', 'pipe', 'ignore'] });
 	const titled = spawn(process.execPath, [...idle, data], { argv0: 'jibe instance', stdio: ['ignore', 'pipe', 'ignore'] });
 	const recorded = spawn(process.execPath, idle, { stdio: ['ignore', 'pipe', 'ignore'] });
 	const other = spawn(process.execPath, [...idle, `${data}-other`], { argv0: 'jibe instance', stdio: ['ignore', 'pipe', 'ignore'] });
-	t.after(() => [titled, recorded, other].forEach((child) => child.kill('SIGKILL')));
-	await Promise.all([titled, recorded, other].map((child) => once(child.stdout, 'data')));
+	t.after(() => [edge, titled, recorded, other].forEach((child) => child.kill('SIGKILL')));
+	await Promise.all([edge, titled, recorded, other].map((child) => once(child.stdout, 'data')));
 	writePidFile(data, 'edge-0', identify(recorded.pid!)!);
-	const found = findProcesses(data).map(({ role, pid }) => [role, pid]);
-	assert.deepEqual(found, [['edge', recorded.pid], ...(process.platform === 'linux' ? [['instance', titled.pid]] : [])]);
+	const found = findProcesses(data).map(({ role, name, pid }) => [role, name, pid]);
+	const shown = [['edge', 'edge-fra-1', edge.pid], ['instance', 'instance', titled.pid]]; // prettier-ignore
+	assert.deepEqual(found, [['edge', 'edge-0', recorded.pid], ...(process.platform === 'linux' ? shown : [])]);
 });

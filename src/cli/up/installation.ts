@@ -1,10 +1,10 @@
 import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { LOCAL_REGIONS } from '#wire/local-regions.ts';
-import { readPidFile, readPidFiles } from '#process/pid-file.ts';
 import { Failure, EXIT, usage } from '../failure.ts';
 import { ownPackage, type Package } from '../installed/package.ts';
 import { choosePorts, isFree, portTaken } from './ports.ts';
+import { findProcesses } from './processes.ts';
 
 /** What `jibe up` was told, and what an installation remembers of it for the next time. */
 export interface UpSettings {
@@ -47,7 +47,10 @@ export interface Listen {
 const DEFAULT_PORT = 7070;
 const DEFAULT_EDGE_PORT = 8080;
 
-/** Options, else what it was the last time, else the defaults; ports of programs that still run are ours. */
+/**
+ * Options, else what it was the last time, else the defaults. While anything of this installation runs its ports stay what
+ * they are, held or not: a program that is being replaced holds its own as long as it ends, and traffic comes to them.
+ */
 export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 	const { data, separate } = settings;
 	const before = remembered(data);
@@ -62,17 +65,13 @@ export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 		);
 	}
 	const regions = settings.regions ?? before?.regions ?? LOCAL_REGIONS.slice(0, 1);
-	const ours = new Set<number>();
-	if (before !== null && readPidFile(data, 'control')?.alive) ours.add(before.port);
-	if (before !== null && readPidFiles(data).some(({ name, alive }) => alive && name.startsWith('edge'))) {
-		for (const index of before.regions.keys()) ours.add(before.edgePort + index);
-	}
+	const held = before !== null && findProcesses(data).some(({ role }) => HOLDERS.has(role)) ? before : null;
 	const port = await choosePorts({
 		option: '--port',
 		asked: settings.port,
 		preferred: before?.port ?? DEFAULT_PORT,
 		count: 1,
-		ours,
+		ours: new Set(held ? [held.port] : []),
 		avoid: new Set(),
 	});
 	const edgePort = await choosePorts({
@@ -80,14 +79,17 @@ export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 		asked: settings.edgePort,
 		preferred: before?.edgePort ?? DEFAULT_EDGE_PORT,
 		count: regions.length,
-		ours,
+		ours: new Set(held?.regions.map((_, index) => held.edgePort + index)),
 		avoid: new Set([port]),
 	});
 	const listen = settings.listen === 'none' ? null : (settings.listen ?? before?.listen ?? null);
-	const held = before?.listen?.port === listen?.port && ours.has(port);
-	if (listen && !held && !(await isFree(listen.port, listen.host))) throw portTaken(listen.port, '--listen');
+	const same = held?.listen !== undefined && held.listen.port === listen?.port;
+	if (listen && !same && !(await isFree(listen.port, listen.host))) throw portTaken(listen.port, '--listen');
 	return { data, regions, port, edgePort, separate, store: settings.store ?? before?.store ?? null, listen };
 }
+
+/** Programs whose life says that this installation runs: instances live on by themselves, a supervisor holds no port. */
+const HOLDERS: ReadonlySet<string> = new Set(['control', 'depot', 'agent', 'edge']);
 
 /** `3`, names with commas, or `none` for a control without regions of its own. @throws Failure (usage) */
 export function regionNames(option: string): string[] {

@@ -4,9 +4,10 @@ import { systemClock, type MonotonicMs, type Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import { signalProcess } from '#process/control.ts';
 import { isAlive, type Identity } from '#process/identity.ts';
-import { readPidFile, writePidFile } from '#process/pid-file.ts';
+import { readPidFile, removePidFile, writeStarting } from '#process/pid-file.ts';
 import { spawnDetached } from '#process/spawn.ts';
 import { programTitle } from '#process/title.ts';
+import type { Found } from './processes.ts';
 import { nodeOptions, programEnvironment, scriptOf, type Program } from './programs.ts';
 
 /** Keeps one program alive: adopts the one that runs, starts the one that is missing, starts again what died. */
@@ -40,8 +41,6 @@ export class Keeper {
 	#stopping = false;
 	readonly #logFile: string;
 	#timer: Timer | null = null;
-	/** Of the pid file that was written for it: each is a new file, renamed into place. */
-	#writtenInode: number | null = null;
 
 	constructor(program: Program, data: string, log: Log, events: KeeperEvents) {
 		this.program = program;
@@ -51,10 +50,10 @@ export class Keeper {
 		this.#logFile = join(data, 'logs', `${program.name}.log`);
 	}
 
-	/** Takes over the one that runs, whatever it was started with, or starts it. */
-	async begin(): Promise<'adopted' | 'started'> {
-		const running = readPidFile(this.#data, this.program.name);
-		if (running?.alive) {
+	/** Takes over the one that runs, whatever it was started with, or starts it. `found`: what runs of this installation. */
+	async begin(found: readonly Found[]): Promise<'adopted' | 'started'> {
+		const running = found.find((one) => one.name === this.program.name && isAlive(one));
+		if (running !== undefined) {
 			this.identity = { pid: running.pid, start: running.start };
 			this.startedAt = systemClock.monotonic();
 			this.#log.info('adopted', { pid: running.pid });
@@ -77,7 +76,8 @@ export class Keeper {
 
 	/** It lives and has said that it is ready, which it does by writing its pid file itself. */
 	get ready(): boolean {
-		return this.identity !== null && isAlive(this.identity) && pidFileInode(this.#data, this.program.name) !== this.#writtenInode;
+		const file = readPidFile(this.#data, this.program.name);
+		return file !== null && file.alive && !file.starting && file.pid === this.identity?.pid;
 	}
 
 	/** From now on it stays dead when it dies. */
@@ -101,6 +101,7 @@ export class Keeper {
 	async #start(): Promise<void> {
 		const { role, name, label, settings } = this.program;
 		setAside(this.#logFile, 'move');
+		removePidFile(this.#data, name);
 		const { identity, child } = await spawnDetached({
 			argv0: programTitle(role),
 			command: process.execPath,
@@ -110,8 +111,7 @@ export class Keeper {
 			stderr: this.#logFile,
 		});
 		// At once, so that it is found when this process is killed before the program writes the file itself.
-		if (!writePidFile(this.#data, name, identity)) this.#log.warn('pid_file.not_written', { pid: identity.pid, why: 'the disk is full' });
-		this.#writtenInode = pidFileInode(this.#data, name);
+		if (!writeStarting(this.#data, name, identity)) this.#log.warn('pid_file.not_written', { pid: identity.pid, why: 'the disk is full' });
 		this.identity = identity;
 		this.startedAt = systemClock.monotonic();
 		this.#log.info('started', { pid: identity.pid });
@@ -147,10 +147,6 @@ export class Keeper {
 			});
 		});
 	}
-}
-
-function pidFileInode(data: string, name: string): number | null {
-	return statSync(join(data, 'pids', `${name}.json`), { throwIfNoEntry: false })?.ino ?? null;
 }
 
 /** SIGTERM, and SIGKILL when it takes too long. */

@@ -13,6 +13,8 @@ import { chooseLayout, openData, remembered, type UpSettings } from './installat
 import { endProcess, Keeper } from './keeper.ts';
 import { LocalGround } from './local.ts';
 import { programDigest, type Program } from './programs.ts';
+import { findProcesses, type Found } from './processes.ts';
+import { oneServes, serves, sharesPorts } from './serving.ts';
 import { tellParent, type Ready } from './told.ts';
 
 /** The program `up`: starts the others, and keeps them alive until it is told to stop. */
@@ -35,7 +37,7 @@ export async function main(settings: UpSettings): Promise<void> {
 		log.error('failed', { error });
 		house?.release();
 		// What was taken over goes on serving; what only this attempt started would be in nobody's hands.
-		if (house?.adopted === 0) await stopEverything(settings.data).catch((cause: unknown) => log.error('stop', { error: cause }));
+		if (house?.began) await stopEverything(settings.data).catch((cause: unknown) => log.error('stop', { error: cause }));
 		tellParent({ failed: told(error) });
 		removeOwnClaim(settings.data);
 		process.exit(EXIT.jibe);
@@ -54,6 +56,8 @@ const HOPELESS_AFTER_FAILURES = 4;
 const LOG_TAIL_LINES = 40;
 const SHOWN_LINES = 5;
 const SHOWN_CHARS = 300;
+/** Of a program, what it was started with. */
+const UNKNOWN = '';
 
 class House {
 	readonly ground: Ground;
@@ -61,6 +65,8 @@ class House {
 	readonly #keepers: Keeper[];
 	/** Programs that ran before and were taken over. */
 	adopted = 0;
+	/** Nothing of this installation ran before. */
+	began = false;
 	/** Of these, those that were not started as they are wanted now: replaced one after the other. */
 	readonly #stale = new Set<Keeper>();
 	/** What each program was started with. */
@@ -78,21 +84,18 @@ class House {
 	/** Everything runs and is connected once this resolves. */
 	async open(): Promise<void> {
 		const { ground } = this;
-		const before = remembered(ground.data)?.programs ?? {};
-		await this.#endOthers(Object.keys(before).filter((name) => !this.#keepers.some(({ program }) => program.name === name)));
-		this.#runs = Object.fromEntries(this.#keepers.flatMap(({ program: { name } }) => (before[name] ? [[name, before[name]]] : [])));
+		const before = remembered(ground.data)?.programs;
+		const found = before === undefined ? [] : findProcesses(ground.data);
+		this.began = found.every(({ role }) => role === 'up');
+		await this.#endOthers(Object.keys(before ?? {}).filter((name) => !this.#keepers.some(({ program }) => program.name === name)));
+		this.#runs = Object.fromEntries(this.#keepers.map(({ program: { name } }) => [name, before?.[name] ?? UNKNOWN]));
 		ground.remember(this.#runs);
 		const given = () => this.#giveUpWhenHopeless();
 		await ground.open({
 			keepers: this.#keepers,
 			given,
-			begin: (keeper) => this.#begin(keeper),
-			replaceStale: async () => {
-				for (const keeper of this.#keepers.filter((one) => this.#stale.has(one))) {
-					await this.#replace(keeper);
-					await programReady(keeper, given);
-				}
-			},
+			begin: (keeper) => this.#begin(keeper, found),
+			replaceStale: () => this.#replaceStale(given),
 		});
 	}
 
@@ -100,25 +103,46 @@ class House {
 	 * What runs as it is wanted, or of another version or with other settings, is taken over: nothing ends before everything
 	 * runs. But for control, which the others can do without.
 	 */
-	async #begin(keeper: Keeper): Promise<void> {
+	async #begin(keeper: Keeper, found: readonly Found[]): Promise<void> {
 		const { role, name } = keeper.program;
-		if ((await keeper.begin()) === 'started') return this.#note(keeper);
+		if ((await keeper.begin(found)) === 'started') return this.#note(keeper, programDigest(keeper.program));
 		this.adopted++;
 		if (this.#runs[name] === programDigest(keeper.program)) return;
 		if (role === 'control') await this.#replace(keeper);
 		else this.#stale.add(keeper);
 	}
 
-	async #replace(keeper: Keeper): Promise<void> {
-		tellParent({ said: `Replacing ${keeper.program.name}…` });
-		await keeper.replace();
-		this.#stale.delete(keeper);
-		this.#note(keeper);
+	/** One after the other; of the edges that share ports never the last one that serves. */
+	async #replaceStale(given: () => void): Promise<void> {
+		const edges = this.#keepers.filter(({ program }) => program.role === 'edge');
+		for (const keeper of this.#keepers.filter((one) => this.#stale.has(one) && !edges.includes(one))) {
+			await this.#replace(keeper);
+			await programReady(keeper, given);
+		}
+		for (;;) {
+			const stale = edges.filter((one) => this.#stale.has(one));
+			if (stale.length === 0) return;
+			// An upgrade that was interrupted may have left one that is about to end, or has only begun.
+			const serving = await Promise.all(stale.map(({ program }) => serves(this.ground, program)));
+			const next = stale[Math.max(0, serving.indexOf(false))]!;
+			const beside = edges.filter((one) => one !== next && sharesPorts(one.program, next.program));
+			await oneServes(this.ground, beside.map(({ program }) => program), given); // prettier-ignore
+			await this.#replace(next);
+			await programReady(next, given);
+		}
 	}
 
-	/** Only once it was started: a supervisor that is killed meanwhile is followed by one that replaces it again. */
-	#note({ program }: Keeper): void {
-		this.#runs[program.name] = programDigest(program);
+	async #replace(keeper: Keeper): Promise<void> {
+		tellParent({ said: `Replacing ${keeper.program.name}…` });
+		// What is killed meanwhile is followed by a supervisor that replaces it again, to whichever version that one goes.
+		this.#note(keeper, UNKNOWN);
+		await keeper.replace();
+		this.#stale.delete(keeper);
+		this.#note(keeper, programDigest(keeper.program));
+	}
+
+	#note({ program }: Keeper, digest: string): void {
+		this.#runs[program.name] = digest;
 		this.ground.remember(this.#runs);
 	}
 

@@ -1,15 +1,15 @@
-import { readdirSync, readFileSync, realpathSync, rmSync, statSync } from 'node:fs';
-
+import { rmSync, statSync } from 'node:fs';
 import { stopPostgres } from '#state/embedded.ts';
 import { cgroupOf, killCgroup, type Cgroup } from '#process/cgroup.ts';
 import { signalGroup } from '#process/control.ts';
 import { runDirectory } from '#process/directory.ts';
-import { identify, type Identity } from '#process/identity.ts';
+import type { Identity } from '#process/identity.ts';
 import { readPidFiles, removePidFile } from '#process/pid-file.ts';
 import { letGo } from './claim.ts';
 import { isFrozen, removeGroups } from './groups.ts';
 import { endProcess, hasEnded } from './keeper.ts';
 import { removeEndpoint } from './installation.ts';
+import { findProcesses } from './processes.ts';
 
 /**
  * Ends an installation: whatever of it runs, whoever started it. Needs neither supervisor nor control, because every
@@ -31,10 +31,6 @@ export async function stopInstallation(data: string, tell: (line: string) => voi
 	return count;
 }
 
-interface Found extends Identity {
-	role: string;
-}
-
 const INSTANCE_WITHIN_MS = 3_000;
 
 /** Its whole process group: an app may have children. One that is frozen can't hear SIGTERM and has nothing in flight. */
@@ -45,49 +41,6 @@ async function endInstance(instance: Identity): Promise<void> {
 	signalGroup(instance, 'SIGKILL');
 	if (group !== null) killCgroup(group);
 	await hasEnded(instance, INSTANCE_WITHIN_MS);
-}
-
-/** By pid files and by what `ps` shows; the one finds what hides from the other. */
-export function findProcesses(data: string): Found[] {
-	const byPid = new Map<number, Found>();
-	for (const file of readPidFiles(data)) {
-		const role = /^[a-z]+/.exec(file.name)?.[0] ?? file.name;
-		if (file.alive && role !== 'postgres') byPid.set(file.pid, { role, pid: file.pid, start: file.start });
-	}
-	const place = whereIs(data);
-	for (const pid of processIds()) {
-		const words = readWords(pid);
-		const role = /^jibe (up|control|builder|agent|depot|edge|instance)$/.exec(words[0] ?? '')?.[1];
-		const last = words.at(-1);
-		if (role === undefined || last === undefined || (last !== data && last !== place.real)) continue;
-		const identity = identify(pid);
-		if (identity !== null) byPid.set(pid, { role, ...identity });
-	}
-	return [...byPid.values()];
-}
-
-function whereIs(data: string): { real: string | null } {
-	try {
-		return { real: realpathSync(data) };
-	} catch {
-		return { real: null }; // no such directory, so nothing of it either
-	}
-}
-
-function processIds(): number[] {
-	try {
-		return readdirSync('/proc').map(Number).filter(Number.isInteger);
-	} catch {
-		return []; // no /proc: the pid files have to do
-	}
-}
-
-function readWords(pid: number): string[] {
-	try {
-		return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replace(/\0$/, '').split('\0');
-	} catch {
-		return []; // ended meanwhile
-	}
 }
 
 async function clean(data: string, groups: readonly Cgroup[]): Promise<void> {

@@ -315,7 +315,7 @@ const SAID: readonly [pattern: RegExp, code: CloneErrorCode, again: boolean, wha
 	[/File too large|File size limit exceeded|pack exceeds maximum/i, 'repository_too_large', false, 'sends more than a repository may have'],
 	[/fsck error|error in object|did not receive expected object|bad object|invalid .*pack|pack has bad|remote did not send all/i, 'repository_damaged', false, 'sends what git finds to be damaged or dangerous'],
 	[/returned error: 30\d|redirect/i, 'repository_not_found', false, 'has it somewhere else now: change its URL with "jibe repo add"'],
-	[/Could not resolve|Failed to connect|Connection (refused|timed out|reset|closed)|Could not connect|timed out|early EOF|RPC failed|hung up|returned error: 5/i, 'clone_unreachable', true, 'can\'t be reached, or broke off'],
+	[/Empty reply|Could not resolve|Failed to connect|Connection (refused|timed out|reset|closed)|Could not connect|timed out|early EOF|RPC failed|hung up|returned error: 5/i, 'clone_unreachable', true, 'can\'t be reached, or broke off'],
 ]; // prettier-ignore
 
 function cloneError(error: unknown, { host, path }: CloneTarget, { limitMs, maxPackBytes }: FetchLimits): unknown {

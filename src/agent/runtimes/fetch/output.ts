@@ -1,6 +1,6 @@
 import { writeSync } from 'node:fs';
 import { systemClock } from '#clock/clock.ts';
-import type { Scrub } from '../../scrub.ts';
+import type { Scrub } from '#log/scrub.ts';
 
 /**
  * Standard output and error of an app are one file that the agent keeps small. Each line that goes through

@@ -1,0 +1,195 @@
+import { systemClock, type Timer } from '#clock/clock.ts';
+import type { Log } from '#log/log.ts';
+import type { DeploymentState } from '#wire/api.ts';
+import { BEAT_MS, LEASE_MS, beatAnswer, type BuildJob, type BuildLogLine, type StepReport, type endRequest } from '#wire/builds.ts';
+import type { z } from 'zod';
+import { Refused, type AskOptions, type Body, type Control } from './control.ts';
+
+/**
+ * One attempt at a job, as control hears of it: beats, stages, steps and log lines, all under the attempt's number. Once another
+ * has the job, or a person or the clock ended it, `stopped` is aborted, and nothing more is said.
+ */
+export type EndState = z.infer<typeof endRequest>['state'];
+
+export class Stopped extends Error {
+	readonly why: 'cancelled' | 'superseded' | 'timed-out' | 'fenced' | 'leaving';
+	constructor(why: Stopped['why'], options?: { cause?: unknown }) {
+		super(`the build was stopped: ${why}`, options);
+		this.why = why;
+	}
+}
+
+const LOG_EACH_MS = 100;
+const MAX_LINES = 1_000;
+const MAX_LINE_CHARS = 65_536;
+/** What a step prints faster than control takes it waits here; beyond, the middle is left out. */
+const MAX_WAITING_LINES = 20_000;
+const MAX_DETAIL_CHARS = 20_000;
+const MAX_SUMMARY_CHARS = 8_000;
+
+export class Attempt {
+	readonly job: BuildJob;
+	readonly worker: string;
+	readonly #control: Control;
+	readonly #log: Log;
+	readonly #stop = new AbortController();
+	readonly #timers: Timer[] = [];
+	#beating = false;
+	/** Monotonic time of the last beat that control answered. */
+	#heardAt = systemClock.monotonic();
+	#lines: BuildLogLine[] = [];
+	/** Number of the first of `#lines`. */
+	#from = 0;
+	#dropped = 0;
+	#sendingLines: Promise<void> | null = null;
+	#steps = new Map<string, StepReport>();
+	#saying: Promise<void> = Promise.resolve();
+
+	constructor(job: BuildJob, of: { worker: string; control: Control; log: Log }) {
+		this.job = job;
+		this.worker = of.worker;
+		this.#control = of.control;
+		this.#log = of.log;
+		this.#timers.push(
+			systemClock.every(BEAT_MS, () => void this.#beat()),
+			systemClock.every(LOG_EACH_MS, () => this.#sendSoon()),
+			systemClock.after(Math.max(0, job.deadline - systemClock.now()), () => this.stop(new Stopped('timed-out')), { idle: true }),
+		);
+	}
+
+	get stopped(): AbortSignal {
+		return this.#stop.signal;
+	}
+
+	/** @throws Stopped */
+	check(): void {
+		if (this.#stop.signal.aborted) throw this.#stop.signal.reason;
+	}
+
+	stop(why: Stopped): void {
+		if (!this.#stop.signal.aborted) this.#stop.abort(why);
+	}
+
+	/** It enters a state, which is told with what is known of its steps by now. */
+	async enter(state: DeploymentState): Promise<void> {
+		this.check();
+		const at = systemClock.now();
+		await this.#inOrder(() => this.#say('stages', { state, at, steps: [...this.#steps.values()] }));
+	}
+
+	/** A step began, goes on or ended: told soon, in order. */
+	step(report: StepReport): void {
+		const summary = report.summary?.slice(0, MAX_SUMMARY_CHARS) ?? null;
+		this.#steps.set(report.name, { ...report, summary });
+		const steps = [...this.#steps.values()];
+		void this.#inOrder(() => this.#say('stages', { state: null, at: systemClock.now(), steps })).catch((error: unknown) =>
+			this.#log.warn('step.untold', { step: report.name, error }),
+		);
+	}
+
+	line(step: string, stream: BuildLogLine['stream'], text: string): void {
+		if (this.#lines.length >= MAX_WAITING_LINES) {
+			this.#dropped++;
+			return;
+		}
+		if (this.#dropped > 0) {
+			const missing = `… ${this.#dropped} lines were printed faster than they could be kept, and are left out`;
+			this.#dropped = 0;
+			this.line(step, 'jibe', missing);
+		}
+		this.#lines.push({ at: systemClock.now(), step, stream, text: text.slice(0, MAX_LINE_CHARS) });
+		if (this.#lines.length >= MAX_LINES) this.#sendSoon();
+	}
+
+	/** Asks control about this very attempt. @throws Stopped when it is no longer ours, Refused, Unreachable */
+	async ask(method: 'POST' | 'PUT', path: string, body: Body, options: AskOptions = {}): Promise<unknown> {
+		return this.#guarded(() => this.#control.ask(method, this.path(path), body, { signal: this.stopped, ...options }));
+	}
+
+	async open(path: string): Promise<AsyncIterable<Buffer>> {
+		return this.#guarded(() => this.#control.open(this.path(path), { signal: this.stopped }));
+	}
+
+	/** With worker and attempt in the query, for what has no JSON to carry them. */
+	query(path: string): string {
+		return `${path}?worker=${encodeURIComponent(this.worker)}&attempt=${this.job.attempt}`;
+	}
+
+	path(path: string): string {
+		return `/api/v1/builds/${this.job.id}/${path}`;
+	}
+
+	/** Everything that was said has arrived. */
+	async flush(): Promise<void> {
+		while (this.#lines.length > 0 || this.#sendingLines) {
+			this.#sendSoon();
+			await this.#sendingLines;
+			if (this.#stop.signal.aborted && this.#stop.signal.reason instanceof Stopped && this.#stop.signal.reason.why === 'fenced') return;
+		}
+		await this.#saying.catch(() => {}); // each says by itself what became of it
+	}
+
+	/** The last that is said of it, even when it was stopped. */
+	async end(state: EndState, reason: string | null, detail: string | null): Promise<void> {
+		await this.flush();
+		const json = { ...this.#who(), state, reason, detail: detail?.slice(0, MAX_DETAIL_CHARS) ?? null, at: systemClock.now() };
+		await this.#control.ask('POST', this.path('end'), { json });
+	}
+
+	close(): void {
+		for (const timer of this.#timers) timer.cancel();
+	}
+
+	#who(): { worker: string; attempt: number } {
+		return { worker: this.worker, attempt: this.job.attempt };
+	}
+
+	#inOrder(say: () => Promise<void>): Promise<void> {
+		this.#saying = this.#saying.catch(() => {}).then(say); // an earlier one's failure is told to who said it
+		return this.#saying;
+	}
+
+	async #say(path: string, json: object): Promise<void> {
+		await this.#guarded(() => this.#control.ask('POST', this.path(path), { json: { ...this.#who(), ...json } }));
+	}
+
+	async #guarded<T>(ask: () => Promise<T>): Promise<T> {
+		try {
+			return await ask();
+		} catch (error) {
+			if (error instanceof Refused && error.code === 'fenced') this.stop(new Stopped('fenced', { cause: error }));
+			this.check();
+			throw error;
+		}
+	}
+
+	async #beat(): Promise<void> {
+		if (this.#beating) return;
+		this.#beating = true;
+		try {
+			const answer = beatAnswer.parse(await this.#control.ask('POST', this.path('beat'), { json: this.#who() }, { insistMs: BEAT_MS }));
+			this.#heardAt = systemClock.monotonic();
+			if (answer.stop) this.stop(new Stopped(answer.stop));
+		} catch (error) {
+			if (error instanceof Refused && error.code === 'fenced') this.stop(new Stopped('fenced', { cause: error }));
+			// Cut off for as long as a lease: by now another builder has it.
+			else if (systemClock.monotonic() - this.#heardAt > LEASE_MS) this.stop(new Stopped('fenced', { cause: error }));
+			else this.#log.warn('beat.unheard', { error });
+		} finally {
+			this.#beating = false;
+		}
+	}
+
+	#sendSoon(): void {
+		if (this.#sendingLines || this.#lines.length === 0) return;
+		const lines = this.#lines.slice(0, MAX_LINES);
+		this.#sendingLines = this.#say('log', { from: this.#from, lines })
+			.catch((error: unknown) => this.#log.warn('log.untold', { lines: lines.length, error }))
+			.finally(() => {
+				// Given up or stored: they are numbered either way.
+				this.#lines.splice(0, lines.length);
+				this.#from += lines.length;
+				this.#sendingLines = null;
+			});
+	}
+}
