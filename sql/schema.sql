@@ -400,6 +400,33 @@ create table jibe.session (
 	PRIMARY KEY (hash)
 );
 
+create table jibe.step_entry (
+	scope text not null,
+	domain text not null,
+	key text not null,
+	passed boolean not null,
+	entry jsonb not null,
+	parts jsonb not null,
+	seal text not null,
+	created_at bigint not null,
+	used_at bigint not null,
+	PRIMARY KEY (scope, domain, key)
+);
+
+create table jibe.step_run (
+	app text not null,
+	environment text not null,
+	name text not null,
+	deployment text not null,
+	scope text not null,
+	domain text not null,
+	key text not null,
+	parts jsonb not null,
+	cached boolean not null,
+	at bigint not null,
+	PRIMARY KEY (app, environment, name, deployment)
+);
+
 create table jibe.token (
 	id text not null,
 	name text not null,
@@ -455,6 +482,8 @@ CREATE INDEX deployment_live ON jibe.deployment USING btree (app, environment, e
 CREATE INDEX deployment_open ON jibe.deployment USING btree (id) WHERE ((ended_at IS NULL) OR (watch_until IS NOT NULL));
 CREATE UNIQUE INDEX master_key_current ON jibe.master_key USING btree ((true)) WHERE (retired_at IS NULL);
 CREATE UNIQUE INDEX replica_lock_key ON jibe.replica USING btree (lock);
+CREATE INDEX step_entry_by_use ON jibe.step_entry USING btree (used_at);
+CREATE INDEX step_run_by_time ON jibe.step_run USING btree (at);
 
 -- jibe.transition
 --   AwaitingApproval → Cancelled, Deploying, Superseded, TimedOut

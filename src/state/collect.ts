@@ -3,6 +3,7 @@ import type { Digest } from '#digest/digest.ts';
 import { packDigests, unpackDigests } from './digests.ts';
 import type { Database } from './database.ts';
 import type { Collected } from './state.ts';
+import { collectSteps } from './steps.ts';
 
 const DAY_MS = 86_400_000;
 const RELEASES_KEPT_MS = 30 * DAY_MS;
@@ -21,6 +22,7 @@ type Rows = Parameters<Parameters<Database['transaction']>[0]>[0];
 export async function collect(db: Database, now: number): Promise<Collected> {
 	const releases = await dropReleases(db, now);
 	const wanted = await db.transaction((rows) => dropBlobs(db, rows, now));
+	for (const digest of await collectSteps(db, now)) wanted.add(digest);
 	const [events, auditEntries] = [await pruneEvents(db, now), await pruneAudit(db, now)];
 	await db.call('jibe_forget_removed', 'select jibe.forget_removed($1)', [now - REMOVED_KEPT_MS]);
 	await dropExpired(db, now);

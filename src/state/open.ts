@@ -18,6 +18,7 @@ import { RepositoryTable } from './repositories.ts';
 import { ReplicaTable } from './replicas.ts';
 import { SecretTable } from './secrets.ts';
 import { ServerTable } from './servers.ts';
+import { StepTable } from './steps.ts';
 import { StateError, type Installation, type State, type StateOptions } from './state.ts';
 import { LoginTable, TokenTable } from './tokens.ts';
 
@@ -50,6 +51,7 @@ export async function openState(options: StateOptions): Promise<State> {
 			packages: new PackageTable(db, clock, events),
 			secrets: new SecretTable(db, clock, events),
 			repositories: new RepositoryTable(db, clock, events),
+			steps: new StepTable(db, clock),
 			deliveries: new DeliveryTable(db, clock),
 			commitStatuses: new CommitStatusTable(db, clock),
 			installation: () => installation(db),

@@ -7,6 +7,7 @@ import type { Builds } from './builds.ts';
 import type { CommitStatuses, Deliveries } from './deliveries.ts';
 import type { Repositories } from './repositories.ts';
 import type { Secrets } from './secrets.ts';
+import type { Steps } from './steps.ts';
 import type { Logins } from './tokens.ts';
 import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
@@ -36,6 +37,8 @@ export interface State {
 	readonly packages: Packages;
 	readonly secrets: Secrets;
 	readonly repositories: Repositories;
+	/** Results of build and test steps. */
+	readonly steps: Steps;
 	readonly deliveries: Deliveries;
 	readonly commitStatuses: CommitStatuses;
 	/** Who this installation is. Made when the database is first opened. */
