@@ -344,6 +344,16 @@ create table jibe.repository (
 	PRIMARY KEY (name)
 );
 
+create table jibe.schema_floor (
+	app text not null,
+	environment text not null,
+	release integer not null,
+	deployment text not null,
+	at bigint not null,
+	FOREIGN KEY (app) REFERENCES app(name),
+	PRIMARY KEY (app, environment)
+);
+
 create table jibe.secret (
 	app text not null,
 	environment text not null,
@@ -559,6 +569,21 @@ begin
 		from jsonb_array_elements(coalesce(p -> 'events', '[]')) with ordinality as one (e, i));
 	perform jibe.publish(v_events);
 	return jibe.held_json(d, v_written -> 'wants');
+end $function$
+
+
+CREATE OR REPLACE FUNCTION jibe.advance_past_migration(p jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+AS $function$
+declare
+	v_floor integer := (p ->> 'floor')::integer;
+begin
+	insert into jibe.schema_floor as f (app, environment, release, deployment, at)
+	select d.app, d.environment, v_floor, d.id, (p ->> 'at')::bigint from jibe.deployment d where d.id = p ->> 'deployment'
+	on conflict (app, environment) do update set release = excluded.release, deployment = excluded.deployment, at = excluded.at
+	where f.release < excluded.release;
+	return jibe.advance(p);
 end $function$
 
 

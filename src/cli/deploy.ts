@@ -68,26 +68,28 @@ async function buildAndSend(way: Way): Promise<{ sending: Sending; outcome: Outc
 async function once({ invocation, project, server, directory, git }: Way) {
 	const stages = new Stages();
 	const built = await compile(invocation, project, `${server.url.origin}/${project.config.app}`, stages);
-	const tests = await testsOf(invocation, project, built, stages);
+	const beside = await testsOf(invocation, project, built, stages);
 	try {
 		stages.enter('Uploading');
-		const request = { ...requestOf(invocation, project, built, await git, stages), ...(tests ? { testing: true } : {}) };
-		const sending = new Sending({ invocation, server, directory, built, request, tests });
+		const flags = Object.fromEntries(beside.map(({ kind }) => [kind === 'tests' ? 'testing' : 'checking', true]));
+		const request = { ...requestOf(invocation, project, built, await git, stages), ...flags };
+		const sending = new Sending({ invocation, server, directory, built, request, beside });
 		return { sending, outcome: await sending.send(), built };
 	} finally {
-		tests?.stop();
+		for (const tests of beside) tests.stop();
 	}
 }
 
-/** Tests that run meanwhile; null where none have to run, or where they are over: before what is asked to be quick or to be left alone. */
-async function testsOf(invocation: Invocation, project: Project, built: BuildResult, stages: Stages): Promise<Tests | null> {
-	if (project.config.test === undefined && !project.config.types) return null;
+/** Tests and checks that run meanwhile; none where they are over: before what is asked to be quick or to be left alone. */
+async function testsOf(invocation: Invocation, project: Project, built: BuildResult, stages: Stages): Promise<Tests[]> {
+	if (project.config.test === undefined && !project.config.types) return [];
 	const { Tests } = await import('./tests.ts');
-	const tests = Tests.start(invocation, project, built);
-	if (tests === null || !(invocation.args.flag('now') || invocation.args.flag('detach'))) return tests;
-	stages.enter('Testing');
-	await tests.passed();
-	return null;
+	const first = invocation.args.flag('now') || invocation.args.flag('detach');
+	const running = (['tests', 'checks'] as const).flatMap((kind) => Tests.start({ invocation, project, built, kind }) ?? []);
+	if (!first) return running;
+	if (running.length > 0) stages.enter('Testing');
+	await Promise.all(running.map((tests) => tests.passed())).finally(() => running.forEach((tests) => tests.stop()));
+	return [];
 }
 
 /** The stages that this command goes through, for control's record of the deployment. */

@@ -2,6 +2,7 @@ import { pause, systemClock } from '#clock/clock.ts';
 import { exitCode } from '#pipeline/states.ts';
 import type { Deployment, DeploymentState, ProgressLine, RampProgress } from '#wire/api.ts';
 import { EXIT, Failure, type Exit } from './failure.ts';
+import { hearBeside } from './besides.ts';
 import type { Output } from './output.ts';
 import { RampLine } from './ramp.ts';
 import { ApiFailure, ask, askLines, Interrupted, type Ask, type Server } from './server.ts';
@@ -128,6 +129,7 @@ class Seen {
 		if (event.deployment !== null) this.#name(event.deployment);
 		if (event.type === 'deployment.ramp') this.#ramp.hear(event.data as unknown as RampProgress);
 		else if (event.type === 'deployment.state') this.#ramp.end();
+		else hearBeside(this.#of.out, event.type, event.data);
 		const words = wordsFor(event.type, event.data);
 		if (words !== null) this.#of.out.now(words);
 		return null;

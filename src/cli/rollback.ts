@@ -8,7 +8,7 @@ import type { Invocation, Verb } from './verbs.ts';
 
 export const verb: Verb = {
 	syntax: {
-		options: { to: 'value', again: 'flag', reason: 'value', detach: 'flag' },
+		options: { to: 'value', again: 'flag', 'past-migration': 'flag', reason: 'value', detach: 'flag' },
 		positionals: ['APP or dpl_…'],
 		optional: 0,
 	},
@@ -18,7 +18,14 @@ export const verb: Verb = {
 		const word = args.positionals[0];
 		const undo = word?.startsWith('dpl_') ? deploymentId(word) : null;
 		const app = undo === null ? await needApp(word) : await appOfDeployment(server, undo);
-		const json = { environment, to: releaseNumber(args.value('to')), undo, again: args.flag('again'), reason: args.value('reason') };
+		const json = {
+			environment,
+			to: releaseNumber(args.value('to')),
+			undo,
+			again: args.flag('again'),
+			pastMigration: args.flag('past-migration'),
+			reason: args.value('reason'),
+		};
 		const path = `/api/v1/apps/${app}/rollbacks`;
 		const outcome = await follow({ server, out, request: { method: 'POST', path, json }, app, environment, detach: args.flag('detach') });
 		return conclude(out, outcome, { timings: { bootMs } });

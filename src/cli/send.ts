@@ -18,7 +18,7 @@ interface Sent {
 	built: BuildResult;
 	request: DeployRequest;
 	/** They run meanwhile, and control waits for what they say. */
-	tests: Tests | null;
+	beside: readonly Tests[];
 }
 
 /**
@@ -41,7 +41,7 @@ export class Sending {
 	}
 
 	async send(): Promise<Outcome> {
-		const { built, invocation, server, tests } = this.#of;
+		const { built, invocation, server, beside } = this.#of;
 		const { vendor } = built;
 		if (vendor !== null && !vendor.known) this.#sendVendor();
 		if (sizeOf(this.#blobs.values()) > INLINE_LIMIT_BYTES || this.#request.vendorManifest !== null) await this.#sendMissing();
@@ -58,9 +58,10 @@ export class Sending {
 					app,
 					environment: this.#request.environment,
 					detach: invocation.args.flag('detach'),
-					...(tests ? { named: (id) => tests.tell(server, id), needed: () => tests.running } : {}),
+					named: (id) => beside.forEach((tests) => tests.tell(server, id)),
+					needed: () => beside.some(({ running }) => running),
 				});
-				const outcome = await (tests ? Promise.race([following, tests.untold]) : following);
+				const outcome = await Promise.race([following, ...beside.map(({ untold }) => untold)]);
 				built.markAccepted();
 				return outcome;
 			} catch (error) {

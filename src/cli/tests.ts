@@ -20,24 +20,33 @@ const AGAIN_MS = 100;
 /** As long as control waits. */
 const LIMIT_MS = 30 * 60_000;
 
+/** Tests hold every pointer; checks (`gate: "promotion"`) all but the first region's. */
+export type Kind = 'tests' | 'checks';
+
 /**
  * The app's tests and type check, beside the upload and the start of the release in every region. What passed before on
- * this very artifact with these packages is not run again. No pointer moves before control has heard that they passed.
+ * this very artifact with these packages is not run again. What they hold back waits until control has heard that they passed.
  */
 export class Tests {
 	running = true;
+	/** Which they are. */
+	get kind(): Kind {
+		return this.#of.kind;
+	}
 	/** Rejects when control could not be told how they ended. */
 	readonly untold: Promise<never>;
 	readonly #ended: Promise<Verdict>;
-	readonly #of: { invocation: Invocation; project: Project; built: BuildResult };
+	readonly #of: Of;
 	#child: ChildProcess | null = null;
 	#stopped = false;
 	#fail: (error: unknown) => void = () => {};
 
-	/** null: all passed before. */
-	static start(invocation: Invocation, project: Project, built: BuildResult): Tests | null {
+	/** null: there are none of the kind, or all passed before. */
+	static start(of: Of): Tests | null {
+		const { project, built, kind } = of;
 		const { cache, config } = project;
-		const commands = [...(config.types ? [{ command: TYPES_COMMAND, env: {} }] : []), ...commandsOf(config.test)];
+		const types = config.types && kind === 'tests' ? [{ command: TYPES_COMMAND, env: {} }] : [];
+		const commands = [...types, ...commandsOf(config.test, kind)];
 		const pending = commands
 			.map(({ command, env }) => ({
 				command,
@@ -51,10 +60,10 @@ export class Tests {
 				),
 			}))
 			.filter(({ mark }) => !existsSync(mark));
-		return pending.length === 0 ? null : new Tests({ invocation, project, built }, pending);
+		return pending.length === 0 ? null : new Tests(of, pending);
 	}
 
-	private constructor(of: { invocation: Invocation; project: Project; built: BuildResult }, pending: readonly Pending[]) {
+	private constructor(of: Of, pending: readonly Pending[]) {
 		this.#of = of;
 		this.untold = new Promise((_, reject) => (this.#fail = reject));
 		this.untold.catch(() => {}); // who waits for it hears of it
@@ -64,10 +73,10 @@ export class Tests {
 
 	/** @throws Failure (TestFailed); nothing was sent */
 	async passed(): Promise<void> {
-		const { invocation, project, built } = this.#of;
+		const { invocation, project, built, kind } = this.#of;
 		const { passed, summary } = await this.#ended;
 		if (passed) return;
-		throw new Failure('tests', EXIT.app, `The tests failed: ${summary}`, {
+		throw new Failure('tests', EXIT.app, `The ${kind} failed: ${summary}`, {
 			hint: 'nothing was sent: what serves goes on serving',
 			fields: unsentFields(
 				{ app: project.config.app, environment: invocation.environment },
@@ -83,13 +92,14 @@ export class Tests {
 
 	async #tellEnd(server: Server, id: string): Promise<void> {
 		const json = await this.#ended;
+		const { kind } = this.#of;
 		while (!this.#stopped) {
 			try {
-				await ask(server, { method: 'POST', path: `/api/v1/deployments/${id}/tests`, json });
+				await ask(server, { method: 'POST', path: `/api/v1/deployments/${id}/${kind}`, json });
 				return;
 			} catch (error) {
 				// Told once before a control that was killed could answer, or not needed any more.
-				if (error instanceof ApiFailure && error.code === 'not_testing') return;
+				if (error instanceof ApiFailure && (error.code === 'not_testing' || error.code === 'not_checking')) return;
 				if (!(error instanceof Interrupted)) throw error;
 				await pause(AGAIN_MS);
 			}
@@ -103,9 +113,11 @@ export class Tests {
 	}
 
 	async #runAll(pending: readonly Pending[]): Promise<Verdict> {
+		const { kind } = this.#of;
 		const { out } = this.#of.invocation;
+		const [doing, did] = kind === 'tests' ? ['Testing', 'Tested'] : ['Checking', 'Checked'];
 		for (const { command, env, mark } of pending) {
-			out.now(`Testing: ${command}…`);
+			out.now(`${doing}: ${command}…`);
 			const startedAt = systemClock.monotonic();
 			const { code, output } = await this.#run(command, env);
 			if (code !== 0) {
@@ -114,7 +126,7 @@ export class Tests {
 			}
 			mkdirSync(dirname(mark), { recursive: true, mode: 0o700 });
 			writeFileSync(mark, '');
-			out.say(done(`Tested in ${seconds(systemClock.monotonic() - startedAt)}`, command));
+			out.say(done(`${did} in ${seconds(systemClock.monotonic() - startedAt)}`, command));
 		}
 		return {
 			passed: true,
@@ -153,9 +165,17 @@ export class Tests {
 }
 
 /** Named steps run one after the other here, in the order of the file: the laptop is theirs who sit before it. */
-function commandsOf(test: AppConfig['test']): { command: string; env: Record<string, string> }[] {
-	if (typeof test !== 'object') return test === undefined ? [] : [{ command: test, env: {} }];
-	return Object.values(test).map(({ run, env }) => ({ command: run, env }));
+function commandsOf(test: AppConfig['test'], kind: Kind): { command: string; env: Record<string, string> }[] {
+	if (typeof test !== 'object') return test === undefined || kind === 'checks' ? [] : [{ command: test, env: {} }];
+	const steps = Object.values(test).filter(({ gate }) => (gate === 'promotion') === (kind === 'checks'));
+	return steps.map(({ run, env }) => ({ command: run, env }));
+}
+
+interface Of {
+	invocation: Invocation;
+	project: Project;
+	built: BuildResult;
+	kind: Kind;
 }
 
 interface Pending {

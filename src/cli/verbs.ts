@@ -41,10 +41,11 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 		load: () => import('./deploy.ts'),
 	},
 	rollback: {
-		usage: 'rollback [APP|dpl_…] [--to v41] [--again] [--reason TEXT] [--detach]',
+		usage: 'rollback [APP|dpl_…] [--to v41] [--again] [--past-migration] [--reason TEXT] [--detach]',
 		summary: 'swing back to the last good release',
 		load: () => import('./rollback.ts'),
 	},
+	promote: { usage: 'promote dpl_…', summary: 'let a deployment that waits for a person go on', load: () => import('./promote.ts') },
 	cancel: { usage: 'cancel dpl_…', summary: 'stop a deployment that is under way', load: () => import('./cancel.ts') },
 	status: { usage: 'status [APP]', summary: 'what serves where', load: () => import('./status.ts') },
 	history: { usage: 'history [APP] [--limit N]', summary: 'deployments, newest first', load: () => import('./history.ts') },
@@ -137,7 +138,7 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 
 /** Verbs that the design names and this version does not have yet. */
 export const LATER: readonly string[] = [
-	'promote', 'abort', 'approve', 'domain', 'dev',
+	'abort', 'approve', 'domain', 'dev',
 	'edge',
 ]; // prettier-ignore
 

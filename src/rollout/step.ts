@@ -2,20 +2,10 @@ import { catchUp } from './catch-up.ts';
 import { checked, checksFailure } from './checks.ts';
 import { askEarly, EARLY_WAIT_MS, gateAnswered, waitsForEarly } from './gate.ts';
 import { isGated } from './plan.ts';
-import {
-	hasMoved,
-	isTesting,
-	type Effect,
-	type Facts,
-	type Rollout,
-	type RolloutEvent,
-	type RolloutState,
-	type Step,
-	type TaskKind,
-} from './rollout.ts';
+import { hasMoved, isTesting, type Effect, type Facts, type Rollout, type RolloutEvent, type RolloutState, type Step } from './rollout.ts';
 import { dropped, NOTHING, prepared, sameWanted } from './runs.ts';
 import { startSwing, swing, SWING_TIMEOUT_MS } from './swing.ts';
-import { awaitTask, isUnplaced, TASK_PLACE_MS, taskEnded, taskFailure } from './tasks.ts';
+import { awaitTask, isUnplaced, TASK_PLACE_MS, taskEnded, taskFailure, type TaskEnd } from './tasks.ts';
 import { nextWave, walk } from './walk.ts';
 
 /**
@@ -72,7 +62,7 @@ function told(rollout: Rollout, event: RolloutEvent, facts: Facts, now: number):
 /** A person's word: past the end of a window, or once more what had failed after the end of all else. */
 function promoted(rollout: Rollout, by: string, now: number): Effect[] | null {
 	if (rollout.held) Object.assign(rollout, { held: false, promoted: true });
-	else if (rollout.task?.failed) rollout.task = { ...rollout.task, failed: false, attempt: 0, at: null, since: now, notBefore: now };
+	else if (rollout.task?.failed) rollout.task = { ...rollout.task, failed: false, at: null, since: now, notBefore: now };
 	else return null;
 	return [{ type: 'event', event: { type: 'deployment.promoted', data: { by } } }];
 }
@@ -83,7 +73,9 @@ function taskOver(rollout: Rollout, event: Extract<RolloutEvent, { type: 'task' 
 	return over.failed ? [...over.effects, ...taskFailed(rollout, over.failed, facts, now)] : over.effects;
 }
 
-function taskFailed(rollout: Rollout, { kind, detail }: { kind: TaskKind; detail: string }, facts: Facts, now: number): Effect[] {
+type Failed = NonNullable<TaskEnd['failed']>;
+
+function taskFailed(rollout: Rollout, { kind, attempt, detail }: Failed, facts: Facts, now: number): Effect[] {
 	const { reason, says } = taskFailure(kind);
 	const words = `${says}: ${detail}`;
 	switch (rollout.phase) {
@@ -92,7 +84,7 @@ function taskFailed(rollout: Rollout, { kind, detail }: { kind: TaskKind; detail
 		case 'walking':
 			return startSwing(rollout, reason, words, false, facts, now);
 		case 'live':
-			rollout.task = { kind, attempt: 0, at: null, since: now, notBefore: now, failed: true };
+			rollout.task = { kind, attempt, at: null, since: now, notBefore: now, failed: true };
 			return [];
 		case 'waiting':
 		case 'swinging':
@@ -103,7 +95,7 @@ function taskFailed(rollout: Rollout, { kind, detail }: { kind: TaskKind; detail
 }
 
 function look(rollout: Rollout, facts: Facts, now: number): Effect[] {
-	if (isUnplaced(rollout, now)) return taskFailed(rollout, { kind: rollout.task!.kind, detail: NOBODY }, facts, now);
+	if (isUnplaced(rollout, now)) return taskFailed(rollout, { ...rollout.task!, detail: NOBODY }, facts, now);
 	switch (rollout.phase) {
 		case 'waiting':
 			return waitForTests(rollout, facts, now);

@@ -39,7 +39,7 @@ function placeFor(rollout: Rollout, facts: Facts): Task['at'] {
 	return null;
 }
 
-export type TaskEnd = { effects: Effect[]; failed: { kind: TaskKind; detail: string } | null };
+export type TaskEnd = { effects: Effect[]; failed: { kind: TaskKind; attempt: number; detail: string } | null };
 
 /** How the task that is under way ended; null: the word is not about that. */
 export function taskEnded(rollout: Rollout, event: TaskEvent, now: number): TaskEnd | null {
@@ -56,7 +56,7 @@ export function taskEnded(rollout: Rollout, event: TaskEvent, now: number): Task
 	}
 	const again = event.outcome === 'lost' && task.attempt < TASK_ATTEMPTS;
 	rollout.task = again ? { ...task, at: null, since: now, notBefore: now + TASK_RETRY_MS } : null;
-	return { effects, failed: again ? null : { kind: event.kind, detail: event.detail } };
+	return { effects, failed: again ? null : { kind: event.kind, attempt: task.attempt, detail: event.detail } };
 }
 
 /** `state`: running, passed, failed, lost. */

@@ -56,7 +56,8 @@ export class DeploymentTable implements Deployments {
 	async advance(step: Advance): Promise<{ version: number; wants: Want[]; deployment: Deployment }> {
 		const { writes, ...rest } = step;
 		const parameter = { ...rest, request: randomId(), writes: flatWrites(writes) };
-		const held = await this.db.call<HeldWith<object>>('jibe_advance', 'select jibe.advance($1)', [toJson(parameter)]);
+		const [name, text] = step.floor === undefined ? ADVANCE : ADVANCE_PAST_MIGRATION;
+		const held = await this.db.call<HeldWith<object>>(name, text, [toJson(parameter)]);
 		this.events.hint();
 		return { version: held.version, wants: held.wants, deployment: held.deployment };
 	}
@@ -67,6 +68,13 @@ export class DeploymentTable implements Deployments {
 
 	lanes(of: { app?: string; environment?: string }): Promise<LaneRow[]> {
 		return this.db.call('jibe_lanes', 'select jibe.lanes($1, $2)', [of.app ?? null, of.environment ?? null]);
+	}
+
+	async floor(app: string, environment: string): Promise<number | null> {
+		const [row] = await this.db.rows(
+			this.db.build.selectFrom('jibe.schema_floor').select('release').where('app', '=', app).where('environment', '=', environment),
+		);
+		return row?.release ?? null;
 	}
 
 	/** See `State.recover`. */
@@ -202,6 +210,8 @@ export class DeploymentTable implements Deployments {
 	}
 }
 
+const ADVANCE = ['jibe_advance', 'select jibe.advance($1)'] as const;
+const ADVANCE_PAST_MIGRATION = ['jibe_advance_past_migration', 'select jibe.advance_past_migration($1)'] as const;
 const NOTHING = Buffer.alloc(0);
 const NO_TIMINGS: Deployment['timings'] = { prepareMs: null, canaryMs: null, rolloutMs: null };
 

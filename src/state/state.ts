@@ -192,6 +192,8 @@ export interface Advance {
 	canary?: Deployment['canary'];
 	coldStarts?: number;
 	watchUntil?: number | null;
+	/** From this release on: what is before it does not know the database any more. */
+	floor?: number;
 	writes?: PointerWrite[];
 	events?: { type: string; data: Record<string, unknown> }[];
 }
@@ -222,6 +224,8 @@ export interface Deployments {
 	wants(of: { app?: string; environment?: string }): Promise<Want[]>;
 	write(of: { app: string; environment: string; writes: PointerWrite[]; removed?: boolean }): Promise<Want[]>;
 	releases(app: string, numbers: readonly number[]): Promise<ReleaseRow[]>;
+	/** The oldest release that knows the data of the environment as it is; null: all do. */
+	floor(app: string, environment: string): Promise<number | null>;
 	/** With what a new release of the same artifact is made of (`env set`); null when there is no such release. */
 	release(app: string, number: number): Promise<StoredRelease | null>;
 }

@@ -98,10 +98,19 @@ export interface Tables {
 		watch_until: number | null;
 		regions: RegionOutcome[];
 	};
-	'jibe.build': { id: string; app: string; phase: string; created_at: number; ended_at: number | null; dead: boolean; retried: string | null };
+	'jibe.build': {
+		id: string;
+		app: string;
+		phase: string;
+		created_at: number;
+		ended_at: number | null;
+		dead: boolean;
+		retried: string | null;
+	};
 	'jibe.build_job': { id: string; job: NewBuild };
 	'jibe.build_log': { build: string; attempt: number; first: number; next: number; bytes: number; at: number; lines: Buffer };
 	'jibe.want': { app: string; environment: string; region: string; epoch: number; version: number; removed: boolean };
+	'jibe.schema_floor': { app: string; environment: string; release: number };
 	'jibe.event': {
 		cursor: GeneratedAlways<number>;
 		at: number;

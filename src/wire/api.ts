@@ -59,10 +59,12 @@ export const deployRequest = z.object({
 	modules: z.object({ compiled: z.int(), cached: z.int() }),
 	/** The app's tests run meanwhile: no pointer moves before `…/tests` says that they passed. */
 	testing: z.boolean().optional(),
+	/** Checks run meanwhile (`gate: "promotion"`): nothing goes past the first region before `…/checks` says that they passed. */
+	checking: z.boolean().optional(),
 });
 export type DeployRequest = z.infer<typeof deployRequest>;
 
-/** How the tests ended that a deployment waits for. */
+/** How the tests, or the checks, ended that a deployment waits for. */
 export const testsRequest = z.object({
 	passed: z.boolean(),
 	/** For a person: the command, and the last lines of what it printed when it failed. */
@@ -91,6 +93,8 @@ export const rollbackRequest = z.object({
 	undo: deploymentId.nullable(),
 	/** Insist on a release that was rolled back before. */
 	again: z.boolean(),
+	/** Also to a release from before a migration that was completed (`migrate.after`). */
+	pastMigration: z.boolean().optional(),
 	reason: z.string().max(500).nullable(),
 });
 export type RollbackRequest = z.infer<typeof rollbackRequest>;
@@ -134,7 +138,7 @@ export type Deployment = z.infer<typeof deployment>;
 export const event = z.object({
 	cursor: z.int(),
 	at: z.number(),
-	/** deployment.state, deployment.region, deployment.ramp (progress only, never recorded), pointer.written, pointer.applied, region.lost, region.back, instance.failed, harm, app.removed, env.changed, token.created, token.revoked, … */
+	/** deployment.state, deployment.region, deployment.ramp (progress only, never recorded), deployment.task, deployment.checks, deployment.held, deployment.promoted, migration.warning, rollback.held, pointer.written, pointer.applied, region.lost, region.back, instance.failed, harm, app.removed, env.changed, token.created, token.revoked, … */
 	type: z.string(),
 	app: z.string().nullable(),
 	environment: z.string().nullable(),
@@ -292,7 +296,11 @@ export const rotationAnswer = z.object({
 });
 
 /** Asked by a program that `jibe up` starts: a credential of its own. Admin only. */
-export const credentialRequest = z.object({ role: z.enum(['depot', 'agent', 'edge', 'builder']), server: z.string(), regions: z.array(regionName) });
+export const credentialRequest = z.object({
+	role: z.enum(['depot', 'agent', 'edge', 'builder']),
+	server: z.string(),
+	regions: z.array(regionName),
+});
 export const credentialAnswer = z.object({ credential: z.string(), publicKey: z.string(), installation: z.string() });
 
 export const releaseAnswer = z.object({

@@ -57,8 +57,8 @@ function deployRoutes(house: House): Route[] {
 			answer: progressLine,
 			lines: true,
 			handle(ask) {
-				const { environment, to, undo, again, reason: why } = ask.body;
-				const input = { app: ask.params.app, environment, to, undo, again, by: ask.caller.by, why };
+				const { environment, to, undo, again, pastMigration = false, reason: why } = ask.body;
+				const input = { app: ask.params.app, environment, to, undo, again, pastMigration, by: ask.caller.by, why };
 				return streamProgress(house, ask, () => rollback(house, input, ask.caller));
 			},
 		}),
@@ -164,20 +164,19 @@ function deploymentActs(house: House): Route[] {
 				return { deployment: await house.driver.cancel(params.id, caller.by) };
 			},
 		});
-	const goOn = (verb: 'promote' | 'approve') =>
-		route({
-			method: 'POST',
-			path: `/api/v1/deployments/:id/${verb}`,
-			summary: 'Lets a deployment that waits for a person go on.',
-			role: 'deployer',
-			params: ofDeployment,
-			answer: deploymentAnswer,
-			async handle({ params, caller }) {
-				const { state } = await find(house, params.id, caller, 'deployer');
-				throw new Refusal('not_waiting', 409, `${params.id} is ${state} and waits for nobody`, 'look at it with "jibe status"');
-			},
-		});
-	return [cancel('cancel'), cancel('abort'), goOn('promote'), goOn('approve'), testsRoute(house)];
+	const approve = route({
+		method: 'POST',
+		path: '/api/v1/deployments/:id/approve',
+		summary: 'Lets a deployment that waits for approval go on.',
+		role: 'deployer',
+		params: ofDeployment,
+		answer: deploymentAnswer,
+		async handle({ params, caller }) {
+			const { state } = await find(house, params.id, caller, 'deployer');
+			throw new Refusal('not_waiting', 409, `${params.id} is ${state} and waits for nobody`, 'look at it with "jibe status"');
+		},
+	});
+	return [cancel('cancel'), cancel('abort'), promoteRoute(house), approve, testsRoute(house), checksRoute(house)];
 }
 
 function testsRoute(house: House): Route {
@@ -192,6 +191,40 @@ function testsRoute(house: House): Route {
 		async handle({ params, body, caller }) {
 			await find(house, params.id, caller, 'deployer');
 			return { deployment: await house.driver.tested(params.id, body) };
+		},
+	});
+}
+
+function checksRoute(house: House): Route {
+	return route({
+		method: 'POST',
+		path: '/api/v1/deployments/:id/checks',
+		summary: 'Says how the checks ended that hold a deployment in its first region: it goes on, or back.',
+		role: 'deployer',
+		params: ofDeployment,
+		body: testsRequest,
+		answer: deploymentAnswer,
+		async handle({ params, body, caller }) {
+			await find(house, params.id, caller, 'deployer');
+			return { deployment: await house.driver.checked(params.id, body) };
+		},
+	});
+}
+
+function promoteRoute(house: House): Route {
+	return route({
+		method: 'POST',
+		path: '/api/v1/deployments/:id/promote',
+		summary: 'Lets a deployment that waits for a person go on: past the end of its window, or with a migration that failed after all else.',
+		role: 'deployer',
+		params: ofDeployment,
+		answer: deploymentAnswer,
+		async handle({ params, caller }) {
+			const { app, environment, state } = await find(house, params.id, caller, 'deployer');
+			const entry = { at: house.clock.now(), by: caller.by, action: 'deployment.promote', app, environment };
+			const deployment = await house.driver.promote(params.id, caller.by);
+			await house.state.audit.write({ ...entry, detail: { deployment: params.id, state } });
+			return { deployment };
 		},
 	});
 }

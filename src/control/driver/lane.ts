@@ -432,7 +432,8 @@ export class Lane implements Scene {
 		this.#seize = null;
 		this.#everLoaded = true;
 		this.#outdated = false;
-		await fetchReleases(this, wants.flatMap(namedIn));
+		// No region is told of one that migrates first.
+		await fetchReleases(this, [...wants.flatMap(namedIn), ...this.walks.map(({ rollout }) => rollout.release)]);
 		if (reading) return;
 		this.#loaded = true;
 		// Whoever wrote last may have gone before it told the regions.

@@ -15,7 +15,7 @@ export type RollbackAsk = Omit<RollbackInput, 'app' | 'environment'>;
 
 /** Back to an earlier release: at once everywhere when it stands by, else prepared and gated like a deploy. Whatever walks gives way. */
 export async function rollback(lane: Lane, ask: RollbackAsk): Promise<{ deployment: Deployment; already: boolean }> {
-	const choice = choose(lane, ask);
+	const choice = await choose(lane, ask);
 	if (choice.kind === 'refused') throw new Refusal(choice.code, 409, choice.message, choice.hint);
 	if (choice.kind === 'running') return { deployment: walkOf(lane, choice.deployment).deployment, already: false };
 	if (choice.kind === 'cancel') return { deployment: await stopRunning(lane, choice.deployment, ask.by), already: false };
@@ -29,21 +29,23 @@ export async function rollback(lane: Lane, ask: RollbackAsk): Promise<{ deployme
 	return { deployment: walk.deployment, already: false };
 }
 
-/** The watch saw harm. Nothing to go back to is told to people, not thrown. */
-export async function rollbackFor(lane: Lane, harmed: Walk, harm: Harm): Promise<void> {
+/** The watch saw harm. Nothing to go back to is told to people, not thrown: answers why it stays as it is. */
+export async function rollbackFor(lane: Lane, harmed: Walk, harm: Harm): Promise<Refusal | null> {
 	// Somebody was quicker.
-	if (lane.walks.some((walk) => walk.rollout.kind === 'rollback' && isOpen(walk.rollout))) return;
+	if (lane.walks.some((walk) => walk.rollout.kind === 'rollback' && isOpen(walk.rollout))) return null;
 	try {
 		await rollback(lane, { to: null, undo: null, again: false, by: 'jibe', why: harm.detail, automatic: harm });
+		return null;
 	} catch (error) {
 		if (!(error instanceof Refusal)) throw error;
 		lane.log.error('watch.no_way_back', { deployment: harmed.deployment.id, harm, refusal: error.code });
+		return error;
 	}
 }
 
 /** Where `rollback` without arguments would go now, and whether that stands by. */
 export async function rollbackTarget(lane: Lane): Promise<{ release: number; warm: boolean; estimateMs: number } | null> {
-	const choice = choose(lane, { to: null, undo: null, again: false, by: '', why: null });
+	const choice = await choose(lane, { to: null, undo: null, again: false, by: '', why: null });
 	if (choice.kind !== 'go') return null;
 	const known = await lane.release(choice.release);
 	if (!known) return null;
@@ -57,10 +59,12 @@ function estimateMs(past: readonly Deployment[], warm: boolean): number {
 	return (spans?.rolloutMs ?? 0) + (warm ? 0 : (spans?.prepareMs ?? 0) + (spans?.canaryMs ?? 0));
 }
 
-function choose(lane: Lane, ask: RollbackAsk): Choice {
+async function choose(lane: Lane, ask: RollbackAsk): Promise<Choice> {
+	const { schemaFloor } = lane.settings;
+	const floor = ask.pastMigration || !schemaFloor ? null : await schemaFloor(lane.app, lane.environment);
 	// What the watch undoes is what serves, whatever is being prepared meanwhile.
 	const running = ask.automatic ? null : (lane.walking() ?? lane.swinging().at(-1) ?? lane.waiting());
-	return chooseTarget(lane.deployed(), running?.deployment ?? null, lane.serving(), ask);
+	return chooseTarget(lane.deployed(), running?.deployment ?? null, lane.serving(), { ...ask, floor });
 }
 
 function walkOf(lane: Lane, id: string): Walk {

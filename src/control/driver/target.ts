@@ -11,6 +11,8 @@ export interface Ask {
 	undo: string | null;
 	/** Insist on a release that was rolled back, or harmful. */
 	again: boolean;
+	/** The oldest release that knows the data as it is; absent or null: all do, or a person insists. */
+	floor?: number | null;
 }
 
 export type Choice =
@@ -21,13 +23,19 @@ export type Choice =
 	| { kind: 'cancel'; deployment: string }
 	| {
 			kind: 'refused';
-			code: 'nothing_serves' | 'no_previous' | 'already_serves' | 'was_rolled_back' | 'not_serving';
+			code: 'nothing_serves' | 'no_previous' | 'already_serves' | 'was_rolled_back' | 'not_serving' | 'schema_floor';
 			message: string;
 			hint: string | null;
 	  };
 
 /** `history`: what reached Deployed, the last to do so first; `running`: the deployment that walks, if one does; `serving`: what the pointers name. */
 export function chooseTarget(history: readonly Past[], running: Past | null, serving: number | null, ask: Ask): Choice {
+	const choice = choose(history, running, serving, ask);
+	const { floor = null } = ask;
+	return choice.kind === 'go' && floor !== null && choice.release < floor ? belowFloor(choice.release, floor) : choice;
+}
+
+function choose(history: readonly Past[], running: Past | null, serving: number | null, ask: Ask): Choice {
 	const past = chronicle(history);
 	const current = serving === null ? null : past.serving;
 	const cause = ask.undo !== null && ask.undo === current?.id ? current : (running ?? current);
@@ -92,6 +100,14 @@ function notServing(past: Chronicle, cause: Past, undo: string): Choice {
 	const target = before(past, cause.release, cause.release, false);
 	const hint = target === null ? null : `\`jibe rollback\` would go from v${cause.release} to v${target}`;
 	return refused('not_serving', `${undo} does not serve: v${cause.release} (${cause.id}) does`, hint);
+}
+
+function belowFloor(release: number, floor: number): Choice {
+	return refused(
+		'schema_floor',
+		`v${release} does not know the data any more: migrate.after of v${floor} has changed it, and a rollback brings only code back`,
+		`deploy a release that suits the data; \`--past-migration\` goes to v${release} all the same`,
+	);
 }
 
 function refused(code: Extract<Choice, { kind: 'refused' }>['code'], message: string, hint: string | null): Choice {

@@ -44,9 +44,14 @@ function harmIn(lane: Lane, walk: Walk, now: number): Harm | null {
 
 /** A rollback is started once: harm in what it goes back to is for a person to judge. */
 async function harmSeen(lane: Lane, walk: Walk, harm: Harm): Promise<void> {
-	const harmed = { reason: 'harm', detail: harm.detail, watchUntil: null, events: [{ type: 'harm', data: { ...harm } }] };
-	if (walk.deployment.kind === 'deploy') await rollbackFor(lane, walk, harm);
-	else lane.log.error('watch.harm_after_rollback', { deployment: walk.deployment.id, ...harm });
+	const events: { type: string; data: Record<string, unknown> }[] = [{ type: 'harm', data: { ...harm } }];
+	const harmed = { reason: 'harm', detail: harm.detail, watchUntil: null, events };
+	if (walk.deployment.kind === 'deploy') {
+		const refusal = await rollbackFor(lane, walk, harm);
+		// It stays as it is, and people have to know.
+		if (refusal) events.push({ type: 'rollback.held', data: { code: refusal.code, message: refusal.message } });
+		if (refusal) harmed.detail = `${harm.detail}; not rolled back by itself: ${refusal.message}`;
+	} else lane.log.error('watch.harm_after_rollback', { deployment: walk.deployment.id, ...harm });
 	await lane.record(walk, harmed);
 }
 
