@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
+import type { Fence } from '#state/builds.ts';
 import type { State } from '#state/state.ts';
 import type { SweptStore } from '#store/blob-store.ts';
 import { acceptLinks, type Acceptor } from '#wire/accept.ts';
@@ -11,6 +12,8 @@ import { adminRoutes } from './api/admin.ts';
 import { appRoutes } from './api/apps.ts';
 import { backupRoutes } from './api/backups.ts';
 import { blobRoutes } from './api/blobs.ts';
+import { builderRoutes } from './api/builders.ts';
+import { buildRoutes } from './api/builds.ts';
 import { deploymentRoutes } from './api/deployments.ts';
 import { doctorRoutes } from './api/doctor.ts';
 import { packageRoutes } from './api/packages.ts';
@@ -18,6 +21,9 @@ import { pageRoutes } from './api/pages.ts';
 import { releaseRoutes } from './api/releases.ts';
 import { secretRoutes } from './api/secrets.ts';
 import { serverRoutes } from './api/servers.ts';
+import { gatesEnded } from './builds/builds.ts';
+import { BuildDesk } from './builds/desk.ts';
+import { BuildLogs } from './builds/log.ts';
 import type { DriverSettings } from './driver/settings.ts';
 import { FEED_PATH, Feed } from './feed.ts';
 import { Repositories } from './git/repositories.ts';
@@ -130,6 +136,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		clock,
 	});
 	const manifests = new Manifests({ store, state });
+	const builds = new BuildDesk({ state, onGatesLost: (of) => gatesLost(house, of), log, clock });
 	const house: House = {
 		installation,
 		state,
@@ -140,6 +147,8 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		manifests,
 		metrics: new Metrics(),
 		secrets,
+		builds,
+		buildLogs: new BuildLogs(state),
 		git: new Repositories(options.data),
 		outbound: openOutbound(state, [...(tls?.addresses ?? []), ...names], clock),
 		repositorySecrets: new RepositorySecrets({ state, secrets }),
@@ -156,7 +165,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	};
 	const watching = [watchHouse(house), watchRevocations(house)];
 
-	const claimsOf = (request: IncomingMessage) => depotClaims(bearer(request), installation.publicPem, clock);
+	const claimsOf = (request: IncomingMessage) => programClaims(bearer(request), 'depot', installation.publicPem, clock);
 	const feed = new Feed(house, names);
 	const accept = (one: Server) =>
 		acceptLinks(one, {
@@ -177,6 +186,8 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		...adminRoutes(house),
 		...secretRoutes(house),
 		...blobRoutes(house),
+		...buildRoutes(house),
+		...builderRoutes(house),
 		...serverRoutes(house),
 		...backupRoutes(house, options.version),
 		...packageRoutes(house),
@@ -186,7 +197,9 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	routes.push(...pageRoutes(house, options.pages, document));
 	await others?.join(house);
 	await driver.resume();
-	router.resolve(createRouter({ routes, state, names, depotProblem: (request) => depotProblem(claimsOf(request), request, roster), log }));
+	const programProblem = (request: IncomingMessage, role: 'depot' | 'builder') =>
+		problemOf(programClaims(bearer(request), role, installation.publicPem, clock), role, request, roster);
+	router.resolve(createRouter({ routes, state, names, programProblem, log }));
 	const announcing = tls ? announce(state, tls.addresses, log, clock) : null;
 	const closing = { servers: [server, ...(tls ? [tls.server] : [])], acceptors, feed, hub, driver, clock };
 	return {
@@ -194,7 +207,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		addresses: tls?.addresses ?? [],
 		house,
 		async close() {
-			for (const part of [...watching, roster, ...(tls ? [tls] : [])]) part.close();
+			for (const part of [...watching, builds, roster, ...(tls ? [tls] : [])]) part.close();
 			announcing?.cancel();
 			await close(closing, others);
 		},
@@ -241,9 +254,14 @@ function upgrade(feed: Feed, request: IncomingMessage, socket: Duplex, head: Buf
 	socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n');
 }
 
-function depotClaims(credential: string | null, publicPem: string, clock: Clock): Claims | null {
+function programClaims(credential: string | null, role: 'depot' | 'builder', publicPem: string, clock: Clock): Claims | null {
 	const claims = credential === null ? null : readCredential(credential, publicPem, clock.now());
-	return claims?.role === 'depot' ? claims : null;
+	return claims?.role === role ? claims : null;
+}
+
+function gatesLost(house: House, of: Fence): void {
+	const summary = `the builder ${of.worker} was lost, as those before it`;
+	gatesEnded(house, of, { passed: false, summary }).catch((error: unknown) => house.log.warn('build.gates_unheard', { ...of, error }));
 }
 
 async function wanted(state: State) {
@@ -262,9 +280,9 @@ function announce(state: State, addresses: readonly string[], log: Log, clock: C
 	return clock.every(ANNOUNCE_EACH_MS, () => void say());
 }
 
-/** Why a request for blobs is refused, or null. */
-function depotProblem(claims: Claims | null, request: IncomingMessage, roster: Roster): string | null {
-	return claims ? roster.refusal(request, claims) : 'the credential is missing, expired, or not of a depot of this installation';
+/** Why the request of a program is refused, or null. */
+function problemOf(claims: Claims | null, role: string, request: IncomingMessage, roster: Roster): string | null {
+	return claims ? roster.refusal(request, claims) : `the credential is missing, expired, or not of a ${role} of this installation`;
 }
 
 interface Parts {

@@ -21,8 +21,18 @@ export async function deploy(
 ): Promise<{ deployment: Deployment; already: boolean }> {
 	const { header, blobs } = decodeUpload(body);
 	const request = readHeader(header, app);
+	authorise(caller, 'deployer', { app, environment: request.environment });
+	return accept(house, app, { request, blobs }, inputOf(request, app, caller));
+}
+
+/** What a laptop or a builder made, whoever may have been asked to: stored, checked, and handed to the driver. */
+export async function accept(
+	house: House,
+	app: string,
+	{ request, blobs }: { request: DeployRequest; blobs: ReadonlyMap<Digest, Buffer> },
+	input: Omit<DeployInput, 'release' | 'gift'>,
+): Promise<{ deployment: Deployment; already: boolean }> {
 	const { environment, config } = request;
-	authorise(caller, 'deployer', { app, environment });
 	checkRegions(house, config);
 	const [artifact, vendor, env, secrets] = await Promise.all([
 		house.manifests.apply(app, request.manifest, request.artifact),
@@ -36,9 +46,7 @@ export async function deploy(
 	const digests = [...new Set(trees.flatMap((tree) => [...tree.digests]))];
 	await checkStored(house, app, trees, digests);
 	const release = { artifact: request.artifact, vendor: request.vendor, config, spec, blobs: digests };
-	return await checkDomains(house, app, config.domains, () =>
-		start(house, { ...inputOf(request, app, caller), release, gift: giftOf(request, fresh) }),
-	);
+	return await checkDomains(house, app, config.domains, () => start(house, { ...input, release, gift: giftOf(request, fresh) }));
 }
 
 async function start(house: House, input: DeployInput): Promise<{ deployment: Deployment; already: boolean }> {

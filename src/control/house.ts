@@ -4,6 +4,8 @@ import type { Installation, State } from '#state/state.ts';
 import type { SweptStore } from '#store/blob-store.ts';
 import { PRODUCTION } from '#wire/names.ts';
 import type { Repositories } from './git/repositories.ts';
+import type { BuildDesk } from './builds/desk.ts';
+import type { BuildLogs } from './builds/log.ts';
 import type { Hub } from './hub.ts';
 import type { Manifests } from './manifests.ts';
 import type { Metrics } from './metrics.ts';
@@ -26,6 +28,9 @@ export interface House {
 	manifests: Manifests;
 	metrics: Metrics;
 	secrets: SecretKeeper;
+	/** Builders that wait for a job, readers that wait for news of builds. */
+	builds: BuildDesk;
+	buildLogs: BuildLogs;
 	/** What was pushed here, and mirrors of what was pushed elsewhere. */
 	git: Repositories;
 	/** To addresses that users name. */

@@ -18,7 +18,7 @@ export function openApi(routes: readonly Route[], version: string): object {
 			schemas: { Error: jsonSchema(errorBody) },
 			securitySchemes: {
 				token: { type: 'http', scheme: 'bearer', description: 'A token of "jibe token create".' },
-				program: { type: 'http', scheme: 'bearer', description: 'The credential of a depot.' },
+				program: { type: 'http', scheme: 'bearer', description: 'The credential of a depot, or of a builder.' },
 			},
 		},
 	};
@@ -31,12 +31,16 @@ function operation(row: Route): object {
 	};
 	return {
 		summary: row.summary,
-		...(row.role === 'public' ? {} : { security: [{ [row.role === 'program' ? 'program' : 'token']: [] }] }),
-		...(row.role === 'public' || row.role === 'program' ? {} : { 'x-jibe-role': row.role }),
+		...(row.role === 'public' ? {} : { security: [{ [isProgram(row) ? 'program' : 'token']: [] }] }),
+		...(row.role === 'public' || isProgram(row) ? {} : { 'x-jibe-role': row.role }),
 		parameters: [...parameters(row.path, 'path', row.params), ...parameters(row.path, 'query', row.query)],
 		...requestBody(row),
 		responses: { [row.answer === null ? '204' : '200']: success(row), default: failed },
 	};
+}
+
+function isProgram({ role }: Route): boolean {
+	return role === 'program' || role === 'builder';
 }
 
 function parameters(path: string, where: 'path' | 'query', schema: z.ZodObject | undefined): object[] {

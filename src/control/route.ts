@@ -8,8 +8,8 @@ export interface Route {
 	/** Below the root, Hono's syntax: `/api/v1/apps/:app/status`. */
 	path: string;
 	summary: string;
-	/** `public`: no token. `program`: the credential of a depot. Else the least role; scope is checked by `:app` and `environment`. */
-	role: Role | 'public' | 'program';
+	/** `public`: no token. `program`: the credential of a depot. `builder`: that of a builder. Else the least role; scope is checked by `:app` and `environment`. */
+	role: Role | 'public' | 'program' | 'builder';
 	params?: z.ZodObject;
 	query?: z.ZodObject;
 	/** JSON. */
@@ -28,7 +28,7 @@ export interface Ask {
 	body: unknown;
 	/** Present for routes with `uploadBytes`. */
 	upload: Buffer;
-	/** Present unless the route is public or for programs. */
+	/** Present unless the route is public or for programs and builders. */
 	caller: Caller;
 	request: IncomingMessage;
 	response: ServerResponse;

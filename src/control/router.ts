@@ -5,7 +5,7 @@ import { Hono, type Context } from 'hono';
 import type { z } from 'zod';
 import type { Log } from '#log/log.ts';
 import type { State } from '#state/state.ts';
-import { authenticate, authorise, checkOrigin, type Caller } from './access.ts';
+import { authenticate, authorise, checkOrigin, type Caller, type Role } from './access.ts';
 import { Refusal } from './ports.ts';
 import { INTERNAL, asRefusal, errorJson } from './refusals.ts';
 import { ANSWERED, Raw, type Ask, type Route } from './route.ts';
@@ -20,8 +20,8 @@ export interface RouterOptions {
 	state: State;
 	/** Host names besides the loopback ones. */
 	names: readonly string[];
-	/** Why this is not the request of a depot of this installation, or null. */
-	depotProblem: (request: IncomingMessage) => string | null;
+	/** Why this is not the request of such a program of this installation, or null. */
+	programProblem: (request: IncomingMessage, role: 'depot' | 'builder') => string | null;
 	log: Log;
 }
 
@@ -58,12 +58,12 @@ async function serve(row: Route, context: Context<Env>, options: RouterOptions):
 	const params = parse(row.params, context.req.param(), 'path');
 	const query = parse(row.query, context.req.query(), 'query');
 	const app = (params as { app?: string } | undefined)?.app;
-	if (caller && row.role !== 'public' && row.role !== 'program') authorise(caller, row.role, { app, environment: environmentOf(query) });
+	if (caller && isRole(row.role)) authorise(caller, row.role, { app, environment: environmentOf(query) });
 	const upload = row.uploadBytes === undefined ? Buffer.alloc(0) : await readBody(request, row.uploadBytes);
 	const body = row.body
 		? parse(row.body, await readJson(request, row.role === 'public' ? MAX_PUBLIC_JSON_BYTES : MAX_JSON_BYTES), 'body')
 		: undefined;
-	if (caller && row.role !== 'public' && row.role !== 'program') authorise(caller, row.role, { app, environment: environmentOf(body) });
+	if (caller && isRole(row.role)) authorise(caller, row.role, { app, environment: environmentOf(body) });
 	const ask: Ask = { params: params as Record<string, string>, query, body, upload, caller: caller!, request, response };
 	const answer = await row.handle(ask);
 	if (answer === ANSWERED) return RESPONSE_ALREADY_SENT;
@@ -74,12 +74,17 @@ async function serve(row: Route, context: Context<Env>, options: RouterOptions):
 	return Response.json(answer, { headers: SECURITY_HEADERS });
 }
 
-async function admit(row: Route, request: IncomingMessage, { state, depotProblem }: RouterOptions): Promise<Caller | null> {
+async function admit(row: Route, request: IncomingMessage, { state, programProblem }: RouterOptions): Promise<Caller | null> {
 	if (row.role === 'public') return null;
-	if (row.role !== 'program') return authenticate(request, state);
-	const problem = depotProblem(request);
+	if (isRole(row.role)) return authenticate(request, state);
+	const program = row.role === 'program' ? 'depot' : row.role;
+	const problem = programProblem(request, program);
 	if (problem === null) return null;
-	throw new Refusal('bad_credential', 401, `this is for depots: ${problem}`);
+	throw new Refusal('bad_credential', 401, `this is for ${program}s: ${problem}`);
+}
+
+function isRole(role: Route['role']): role is Role {
+	return role !== 'public' && role !== 'program' && role !== 'builder';
 }
 
 function environmentOf(value: unknown): string | undefined {

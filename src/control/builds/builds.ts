@@ -1,50 +1,102 @@
-import type { Deployment, Event } from '#wire/api.ts';
-import type { BuildLogLine, BuildView, NewBuild, StepReport } from '#wire/builds.ts';
+import { isFinal } from '#pipeline/states.ts';
+import type { BuildRow, Fence } from '#state/builds.ts';
+import type { BuildJob, BuildNews, NewBuild } from '#wire/builds.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
+import { Follower } from './follow.ts';
 
 /** The queue of builds, as the other parts of control see it. */
 
-/** What happens to a build, and, once its artifact was taken, to the deployment of the same id; `end` comes once, as the last. */
-export type BuildNews =
-	/** It entered a state: Queued, Building, Testing, Packaging, Uploading; then those of the deployment. */
-	| { type: 'stage'; state: Deployment['state']; at: number; reason: string | null; detail: string | null; attempt: number }
-	| { type: 'step'; step: StepReport; attempt: number }
-	| { type: 'log'; lines: BuildLogLine[] }
-	/** Of the deployment, as its progress streams tell them. */
-	| { type: 'event'; event: Event }
-	| { type: 'end'; end: BuildEnd };
-
-export interface BuildEnd {
-	build: BuildView;
-	/** Null: it never became one. With `already` it may be another one: what it made was live as that. */
-	deployment: Deployment | null;
-	already: boolean;
+/**
+ * Queues a build, unless one of the same commit is on its way to the same place or was deployed there last (`already`, with
+ * its id), or one that contains that commit (`force` insists). A newer one of the same branch supersedes what is queued of it
+ * and stops what runs. Who may is asked before. @throws Refusal 503 queue_full
+ */
+export async function enqueue(house: House, input: NewBuild): Promise<{ id: string; already: boolean }> {
+	const queued = await house.state.builds.enqueue(input);
+	house.builds.hint();
+	return queued;
 }
 
 /**
- * Queues a build, unless one of the same commit is on its way to the same place or was deployed there last (`already`, with
- * its id). A newer one of the same branch supersedes what is queued of it and stops what runs.
+ * Tells all that has happened to a build so far, then all that happens, also to the deployment that it becomes, and ends by
+ * itself with `end`; the function returned ends it earlier. Works from any control, whichever the builder speaks to.
  */
-export function enqueue(house: House, input: NewBuild): Promise<{ id: string; already: boolean }> {
-	throw notYet(house, input);
-}
-
-/** Tells all that has happened to it so far, then all that happens, and ends by itself; the function returned ends it earlier. */
 export function follow(house: House, id: string, listener: (news: BuildNews) => void): () => void {
-	throw notYet(house, id, listener);
+	const follower = new Follower(house, id, listener);
+	follower.begin();
+	return () => follower.stop();
 }
 
 /** Ends a queued build at once, stops a running one; of one that is a deployment by now, cancels that. @throws Refusal 404, 409 */
-export function cancel(house: House, id: string, by: string): Promise<BuildView> {
-	throw notYet(house, id, by);
+export async function cancel(house: House, id: string, by: string): Promise<BuildRow> {
+	const build = await find(house, id);
+	if (build.deployed) {
+		await house.driver.cancel(id, by);
+		return find(house, id);
+	}
+	if (build.phase === 'ended' || build.phase === 'stopping')
+		throw new Refusal('already_ended', 409, `${id} has ended: ${build.state}`, `look at it with "jibe status ${build.app}"`);
+	const halted = await house.state.builds.halt(id, 'cancelled', by);
+	house.builds.told(id, true);
+	house.builds.hint();
+	return halted;
 }
 
-/** Queues what a build that ended without an artifact was to make once more, under a new id. @throws Refusal 404, 409 */
-export function retry(house: House, id: string, by: string): Promise<{ id: string; already: boolean }> {
-	throw notYet(house, id, by);
+/** Queues what a build that ended was to make once more, under a new id. @throws Refusal 404, 409 */
+export async function retry(house: House, id: string, by: string): Promise<{ id: string; already: boolean }> {
+	const build = await find(house, id);
+	if (build.retried !== null) return { id: build.retried, already: true };
+	const deployment = build.deployed ? await house.state.deployments.deployment(id) : null;
+	if (build.phase !== 'ended' || (deployment && !isFinal(deployment.state)))
+		throw new Refusal('not_ended', 409, `${id} has not ended: it is ${deployment?.state ?? build.state}`, '"jibe cancel" ends it');
+	if (deployment?.state === 'Deployed') throw new Refusal('nothing_to_retry', 409, `${id} was deployed`, '"jibe deploy" deploys again');
+	const job = await house.state.builds.job(id);
+	if (!job) throw new Refusal('build_unknown', 404, `what ${id} was to make is not kept any more`, 'push it again');
+	const queued = await enqueue(house, { ...job, by });
+	await house.state.builds.retried(id, queued.id);
+	return queued;
 }
 
-function notYet(..._: unknown[]): Refusal {
-	return new Refusal('no_queue', 503, 'this control does not build');
+/** @throws Refusal 404 build_unknown */
+export async function find({ state }: House, id: string): Promise<BuildRow> {
+	const build = await state.builds.build(id);
+	if (build) return build;
+	throw new Refusal('build_unknown', 404, `there is no build ${id}`, '"jibe history" lists them');
+}
+
+/** The next job for a builder, with what only builders are told. */
+export async function claim(house: House, of: { worker: string; platform: string }, left: AbortSignal): Promise<BuildJob | null> {
+	const job = await house.builds.claim(of, left);
+	if (!job) return null;
+	const [secrets, env] = await Promise.all([secretsOf(house, job), house.state.env.get(job.app, job.environment)]);
+	return { ...job, secrets, env: env.values };
+}
+
+/** The last steps of a build whose artifact is on its way have ended: its deployment goes past the first region, or back. */
+export async function gatesEnded(house: House, of: Fence, verdict: { passed: boolean; summary: string }): Promise<void> {
+	try {
+		await house.driver.checked(of.id, verdict);
+	} catch (error) {
+		// It ended otherwise meanwhile, or has heard this before.
+		if (!(error instanceof Refusal && error.status === 409)) throw error;
+		house.log.info('build.gates_unheard', { ...of, code: error.code });
+	}
+}
+
+/** None for forks; without its master key control builds what needs none. */
+async function secretsOf(house: House, { app, environment, trust }: NewBuild): Promise<Record<string, string>> {
+	if (trust === 'fork') return {};
+	const rows = await house.state.secrets.list({ app, environment });
+	const names = new Set(rows.filter(({ revokedAt }) => revokedAt === null).map(({ name }) => name));
+	if (names.size === 0) return {};
+	try {
+		const place = { app, environment };
+		const opened = await house.secrets.opened(place, await house.secrets.pins(place, [...names]));
+		return Object.fromEntries(opened.map(({ name, value }) => [name, value]));
+	} catch (error) {
+		if (!(error instanceof Refusal)) throw error;
+		house.log.warn('build.without_secrets', { app, environment, code: error.code });
+		return {};
+	}
 }
