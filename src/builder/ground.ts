@@ -25,7 +25,8 @@ export interface Ground {
 	path: readonly string[];
 	/** Digest of the keys of all installed dependencies; null: there are none. */
 	dependencies: Digest | null;
-	sandboxes: Sandboxes;
+	/** @throws BuildFault where this machine has none and running without was not allowed. */
+	sandboxes: () => Promise<Sandboxes>;
 	/** Of this machine's tools: part of a step's key. */
 	toolchain: Digest;
 	/** Of the commit, wall seconds; 0 where there is none. */
