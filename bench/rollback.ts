@@ -39,7 +39,7 @@ export async function bench(): Promise<Row[]> {
 
 /** Warm releases rest frozen, which is the default: a rollback thaws them and checks each once. */
 async function frozen(): Promise<{ warm: Ran[]; cold: Ran[]; thawed: number[] }> {
-	return await twoReleases({}, async (jibe, dir, releases) => {
+	return await twoReleases({}, async (jibe, releases, dir) => {
 		const warm: Ran[] = [];
 		for (let n = 0; n < RUNS; n++) {
 			warm.push(await jibe.run(['rollback', APP, '--to', releases[n % 2] ?? '', '--again'], dir));
@@ -53,11 +53,11 @@ async function frozen(): Promise<{ warm: Ran[]; cold: Ran[]; thawed: number[] }>
 
 /** Warm releases keep running: what is measured is the pointer alone. */
 async function running(): Promise<number[]> {
-	return await twoReleases({ warm: 'running' }, async (jibe, _dir, releases) => await pointers(jibe, releases));
+	return await twoReleases({ warm: 'running' }, pointers);
 }
 
 /** Two releases of the API in 24 regions; the second one serves. */
-async function twoReleases<T>(config: object, work: (jibe: BenchJibe, dir: string, releases: string[]) => Promise<T>): Promise<T> {
+async function twoReleases<T>(config: object, work: (jibe: BenchJibe, releases: string[], dir: string) => Promise<T>): Promise<T> {
 	const jibe = new BenchJibe();
 	try {
 		const dir = join(jibe.place, APP);
@@ -71,7 +71,7 @@ async function twoReleases<T>(config: object, work: (jibe: BenchJibe, dir: strin
 			releases.push(String((await jibe.run(['deploy'], dir)).json['release']));
 			await pause(FILL_MS);
 		}
-		return await work(jibe, dir, releases);
+		return await work(jibe, releases, dir);
 	} finally {
 		await jibe.end();
 	}

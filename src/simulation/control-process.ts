@@ -4,6 +4,7 @@ import type { DeploymentStore, Driver, HubEvent, RegionHub, RegionView } from '#
 import type { Log } from '#log/log.ts';
 import { upToDate, type Instance, type Probed, type Want } from '#wire/region.ts';
 import { MemoryError, type MemoryDatabase } from './memory-database.ts';
+import { storeOver } from './memory-store.ts';
 import { Link, type Region, type Said, type World } from './region.ts';
 
 /** One control process: the real driver over a slow, at times failing database and over links to the regions. It can die between any two instructions. */
@@ -226,24 +227,15 @@ export class ControlProcess {
 	}
 
 	#store(): DeploymentStore {
-		const { clock } = this.#world;
-		const call = <T>(transaction: () => T) => this.#call(transaction);
 		const database = this.#database;
+		const call = <T>(transaction: () => T) => this.#call(transaction);
 		return {
-			create: (input) => call(() => database.create(input, clock.now())),
+			...storeOver(database, this.#world.clock, call),
 			advance: (step) => {
 				const swinging = step.to === 'RollingBack' || database.deployments.get(step.deployment)?.deployment.state === 'RollingBack';
 				const forgotten = this.#mistake === 'forgets-to-swing' && swinging;
 				return call(() => database.advance(forgotten ? { ...step, writes: [] } : step));
 			},
-			take: (id, owner, from) => call(() => database.take(id, owner, from)),
-			lanes: () => call(() => database.lanes()),
-			open: () => call(() => database.open()),
-			deployment: (id) => call(() => structuredClone(database.deployments.get(id)?.deployment ?? null)),
-			history: (of) => call(() => database.history(of)),
-			wants: (of) => call(() => database.wantsOf(of)),
-			write: (of) => call(() => database.write(of)),
-			releases: (app, numbers) => call(() => database.releasesOf(app, numbers)),
 		};
 	}
 

@@ -3,6 +3,7 @@ import { Refusal, type DeployInput } from '#control/ports.ts';
 import { createLog } from '#log/log.ts';
 import { isFinal } from '#pipeline/states.ts';
 import { appConfig } from '#wire/config.ts';
+import { unnumberedSpec } from '#wire/fixture.ts';
 import { APP, ControlProcess, ENVIRONMENT, type Mistake } from './control-process.ts';
 import { Invariants } from './invariants.ts';
 import { MemoryDatabase } from './memory-database.ts';
@@ -212,23 +213,7 @@ export function input(artifact: ReturnType<typeof sha256>): DeployInput {
 			artifact,
 			vendor: null,
 			config: appConfig.parse({ app: APP }),
-			spec: {
-				app: APP,
-				environment: ENVIRONMENT,
-				artifact,
-				vendor: null,
-				runtime: { kind: 'fetch' },
-				entry: 'server.ts',
-				env: {},
-				health: { path: '/', timeoutMs: 2000, strict: false },
-				memoryMiB: 512,
-				cpuMillis: null,
-				drain: { requestsMs: 30_000, streamsMs: 600_000 },
-				warm: 'frozen',
-				domains: [],
-				userKey: null,
-				trustedProxies: [],
-			},
+			spec: unnumberedSpec({ app: APP, environment: ENVIRONMENT, artifact }),
 			blobs: [],
 		},
 		git: null,
