@@ -44,7 +44,8 @@ export interface Evidence {
 	watchMs: number;
 }
 
-export type Harm = { reason: 'errors' | 'crash_loop' | 'unhealthy'; detail: string };
+/** `verdict`: somebody outside saw it. */
+export type Harm = { reason: 'errors' | 'crash_loop' | 'unhealthy' | 'verdict'; detail: string };
 
 export function harmOf(evidence: Evidence, now: number): Harm | null {
 	return crashLoop(evidence.instances) ?? unhealthy(evidence.instances, now) ?? tooManyErrors(evidence);

@@ -212,6 +212,8 @@ export interface Driver {
 	checked(deployment: string, verdict: { passed: boolean; summary: string }): Promise<Deployment>;
 	/** A person lets a deployment that waits for one go on. @throws Refusal not_waiting */
 	promote(deployment: string, by: string): Promise<Deployment>;
+	/** Somebody outside has judged what serves: what is under way or watched ends by it. */
+	verdict(ask: VerdictAsk): Promise<VerdictDone>;
 	removeApp(app: string, by: string): Promise<void>;
 	/** What stands by of these releases is let go of: they hold what nobody is to have any more. */
 	discard(of: { app: string; environment: string; releases: readonly number[] }): Promise<void>;
@@ -272,6 +274,26 @@ export interface RollbackInput {
 	pastMigration?: boolean;
 	/** Harm seen by the watch: goes without a person. */
 	automatic?: { reason: string; detail: string };
+}
+
+export interface VerdictAsk {
+	app: string;
+	environment: string;
+	verdict: 'pass' | 'fail';
+	reason: string;
+	/** When what it is about began, wall ms. */
+	since: number;
+	/** Also when nothing is under way or watched. */
+	rollback: boolean;
+	by: string;
+}
+
+export interface VerdictDone {
+	/** stopped: what was under way swings back. rolled-back: what was live does. watch-ended, promoted: well. */
+	did: 'stopped' | 'rolled-back' | 'watch-ended' | 'promoted' | 'nothing';
+	deployment: string | null;
+	/** Why nothing. */
+	why: string | null;
 }
 
 /** A refusal that the API shows as it is. `status` is the HTTP status. */

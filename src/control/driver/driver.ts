@@ -1,7 +1,7 @@
 import { pause } from '#clock/clock.ts';
 import type { Event } from '#wire/api.ts';
 import type { Known } from '#wire/region.ts';
-import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInput } from '../ports.ts';
+import { Refusal, type DeployInput, type Driver, type HubEvent, type RollbackInput, type VerdictAsk } from '../ports.ts';
 import { cancel, checked, promote, remove, tested } from './cancel.ts';
 import { deploy } from './deploy.ts';
 import { Lane } from './lane.ts';
@@ -9,6 +9,7 @@ import { Placing } from './placing.ts';
 import { Presence } from './presence.ts';
 import { rollback, rollbackTarget } from './rollback.ts';
 import type { DriverSettings, Listener } from './settings.ts';
+import { verdict } from './verdict.ts';
 import { discardWarm } from './watch.ts';
 
 const RESUME_RETRY_MS = 500;
@@ -70,6 +71,14 @@ class RolloutDriver implements Driver {
 
 	promote(id: string, by: string) {
 		return this.#ofDeployment(id, (lane) => promote(lane, id, by));
+	}
+
+	verdict(ask: VerdictAsk) {
+		const lane = this.#lane(ask.app, ask.environment);
+		return lane.request(async () => {
+			this.#refuseReadOnly(ask.app);
+			return verdict(lane, ask);
+		});
 	}
 
 	async #ofDeployment<T>(id: string, act: (lane: Lane) => Promise<T>): Promise<T> {

@@ -43,7 +43,7 @@ function harmIn(lane: Lane, walk: Walk, now: number): Harm | null {
 }
 
 /** A rollback is started once: harm in what it goes back to is for a person to judge. */
-async function harmSeen(lane: Lane, walk: Walk, harm: Harm): Promise<void> {
+export async function harmSeen(lane: Lane, walk: Walk, harm: Harm): Promise<void> {
 	const events: { type: string; data: Record<string, unknown> }[] = [{ type: 'harm', data: { ...harm } }];
 	const harmed = { reason: 'harm', detail: harm.detail, watchUntil: null, events };
 	if (walk.deployment.kind === 'deploy') {
