@@ -1,7 +1,18 @@
-import { systemClock, type Timer } from '#clock/clock.ts';
+import { pause, systemClock, type Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
+import { scrubber, type Scrub } from '#log/scrub.ts';
 import type { DeploymentState } from '#wire/api.ts';
-import { BEAT_MS, LEASE_MS, beatAnswer, type BuildJob, type BuildLogLine, type StepReport, type endRequest } from '#wire/builds.ts';
+import {
+	BEAT_MS,
+	HOLD_MS,
+	LEASE_MS,
+	beatAnswer,
+	type BuildJob,
+	type BuildLogLine,
+	type StepReport,
+	type endRequest,
+} from '#wire/builds.ts';
+import { StringDecoder } from 'node:string_decoder';
 import type { z } from 'zod';
 import { Refused, type AskOptions, type Body, type Control } from './control.ts';
 
@@ -20,6 +31,7 @@ export class Stopped extends Error {
 }
 
 const LOG_EACH_MS = 100;
+const BEAT_AGAIN_MS = 200;
 const MAX_LINES = 1_000;
 const MAX_LINE_CHARS = 65_536;
 /** What a step prints faster than control takes it waits here; beyond, the middle is left out. */
@@ -32,9 +44,11 @@ export class Attempt {
 	readonly worker: string;
 	readonly #control: Control;
 	readonly #log: Log;
+	readonly #scrub: Scrub;
 	readonly #stop = new AbortController();
+	readonly #ended = new AbortController();
 	readonly #timers: Timer[] = [];
-	#beating = false;
+	#closed = false;
 	/** Monotonic time of the last beat that control answered. */
 	#heardAt = systemClock.monotonic();
 	#lines: BuildLogLine[] = [];
@@ -50,11 +64,12 @@ export class Attempt {
 		this.worker = of.worker;
 		this.#control = of.control;
 		this.#log = of.log;
+		this.#scrub = scrubber(Object.entries(job.secrets).map(([name, value]) => ({ name, value })));
 		this.#timers.push(
-			systemClock.every(BEAT_MS, () => void this.#beat()),
 			systemClock.every(LOG_EACH_MS, () => this.#sendSoon()),
 			systemClock.after(Math.max(0, job.deadline - systemClock.now()), () => this.stop(new Stopped('timed-out')), { idle: true }),
 		);
+		void this.#beat();
 	}
 
 	get stopped(): AbortSignal {
@@ -79,7 +94,7 @@ export class Attempt {
 
 	/** A step began, goes on or ended: told soon, in order. */
 	step(report: StepReport): void {
-		const summary = report.summary?.slice(0, MAX_SUMMARY_CHARS) ?? null;
+		const summary = report.summary === null ? null : this.#scrub(report.summary).slice(0, MAX_SUMMARY_CHARS);
 		this.#steps.set(report.name, { ...report, summary });
 		const steps = [...this.#steps.values()];
 		void this.#inOrder(() => this.#say('stages', { state: null, at: systemClock.now(), steps })).catch((error: unknown) =>
@@ -97,13 +112,29 @@ export class Attempt {
 			this.#dropped = 0;
 			this.line(step, 'jibe', missing);
 		}
-		this.#lines.push({ at: systemClock.now(), step, stream, text: text.slice(0, MAX_LINE_CHARS) });
+		this.#lines.push({ at: systemClock.now(), step, stream, text: this.#scrub(text).slice(0, MAX_LINE_CHARS) });
 		if (this.#lines.length >= MAX_LINES) this.#sendSoon();
+	}
+
+	/** For what a command writes: whole lines of it become lines of the log. */
+	printer(step: string): { write: (stream: 'out' | 'err', bytes: Buffer) => void; end: () => void } {
+		const streams = { out: new Lines((text) => this.line(step, 'out', text)), err: new Lines((text) => this.line(step, 'err', text)) };
+		return {
+			write: (stream, bytes) => streams[stream].add(bytes),
+			end: () => {
+				streams.out.end();
+				streams.err.end();
+			},
+		};
 	}
 
 	/** Asks control about this very attempt. @throws Stopped when it is no longer ours, Refused, Unreachable */
 	async ask(method: 'POST' | 'PUT', path: string, body: Body, options: AskOptions = {}): Promise<unknown> {
 		return this.#guarded(() => this.#control.ask(method, this.path(path), body, { signal: this.stopped, ...options }));
+	}
+
+	async read(path: string): Promise<unknown> {
+		return this.#guarded(() => this.#control.ask('GET', this.path(this.query(path)), undefined, { signal: this.stopped }));
 	}
 
 	async open(path: string): Promise<AsyncIterable<Buffer>> {
@@ -132,11 +163,19 @@ export class Attempt {
 	/** The last that is said of it, even when it was stopped. */
 	async end(state: EndState, reason: string | null, detail: string | null): Promise<void> {
 		await this.flush();
-		const json = { ...this.#who(), state, reason, detail: detail?.slice(0, MAX_DETAIL_CHARS) ?? null, at: systemClock.now() };
+		const json = {
+			...this.#who(),
+			state,
+			reason,
+			detail: detail === null ? null : this.#scrub(detail).slice(0, MAX_DETAIL_CHARS),
+			at: systemClock.now(),
+		};
 		await this.#control.ask('POST', this.path('end'), { json });
 	}
 
 	close(): void {
+		this.#closed = true;
+		this.#ended.abort();
 		for (const timer of this.#timers) timer.cancel();
 	}
 
@@ -150,7 +189,7 @@ export class Attempt {
 	}
 
 	async #say(path: string, json: object): Promise<void> {
-		await this.#guarded(() => this.#control.ask('POST', this.path(path), { json: { ...this.#who(), ...json } }));
+		this.#heed(await this.#guarded(() => this.#control.ask('POST', this.path(path), { json: { ...this.#who(), ...json } })));
 	}
 
 	async #guarded<T>(ask: () => Promise<T>): Promise<T> {
@@ -163,21 +202,29 @@ export class Attempt {
 		}
 	}
 
+	/** One after the other for as long as it lasts: each is held by control until there is something to say. */
 	async #beat(): Promise<void> {
-		if (this.#beating) return;
-		this.#beating = true;
-		try {
-			const answer = beatAnswer.parse(await this.#control.ask('POST', this.path('beat'), { json: this.#who() }, { insistMs: BEAT_MS }));
-			this.#heardAt = systemClock.monotonic();
-			if (answer.stop) this.stop(new Stopped(answer.stop));
-		} catch (error) {
-			if (error instanceof Refused && error.code === 'fenced') this.stop(new Stopped('fenced', { cause: error }));
-			// Cut off for as long as a lease: by now another builder has it.
-			else if (systemClock.monotonic() - this.#heardAt > LEASE_MS) this.stop(new Stopped('fenced', { cause: error }));
-			else this.#log.warn('beat.unheard', { error });
-		} finally {
-			this.#beating = false;
+		while (!this.#closed && !this.#stop.signal.aborted) {
+			try {
+				const options = { insistMs: 0, silentMs: HOLD_MS + BEAT_MS, signal: this.#ended.signal };
+				this.#heed(await this.#control.ask('POST', this.path('beat'), { json: { ...this.#who(), hold: true } }, options));
+				this.#heardAt = systemClock.monotonic();
+			} catch (error) {
+				if (this.#closed) return;
+				if (error instanceof Refused && error.code === 'fenced') this.stop(new Stopped('fenced', { cause: error }));
+				// Cut off for as long as a lease: by now another builder has it.
+				else if (systemClock.monotonic() - this.#heardAt > LEASE_MS) this.stop(new Stopped('fenced', { cause: error }));
+				else {
+					this.#log.warn('beat.unheard', { error });
+					await pause(BEAT_AGAIN_MS);
+				}
+			}
 		}
+	}
+
+	#heed(answer: unknown): void {
+		const { stop } = beatAnswer.parse(answer);
+		if (stop !== null) this.stop(new Stopped(stop));
 	}
 
 	#sendSoon(): void {
@@ -191,5 +238,30 @@ export class Attempt {
 				this.#from += lines.length;
 				this.#sendingLines = null;
 			});
+	}
+}
+
+class Lines {
+	readonly #decoder = new StringDecoder('utf8');
+	readonly #tell: (line: string) => void;
+	#rest = '';
+
+	constructor(tell: (line: string) => void) {
+		this.#tell = tell;
+	}
+
+	add(bytes: Buffer): void {
+		const lines = (this.#rest + this.#decoder.write(bytes)).split('\n');
+		this.#rest = lines.pop() ?? '';
+		for (const line of lines) this.#tell(line.replace(/\r$/, ''));
+		if (this.#rest.length < MAX_LINE_CHARS) return;
+		this.#tell(this.#rest);
+		this.#rest = '';
+	}
+
+	end(): void {
+		const last = this.#rest + this.#decoder.end();
+		this.#rest = '';
+		if (last !== '') this.#tell(last);
 	}
 }

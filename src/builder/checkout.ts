@@ -9,6 +9,8 @@ import { readTar, type TarEntry, type TarLimits, type TarLink } from '#store/tar
 export interface CheckedOut {
 	files: number;
 	bytes: number;
+	/** Of the commit, wall seconds; 0 where the archive has none. */
+	timeS: number;
 	/** For a person: what was left out, and why. */
 	warnings: string[];
 }
@@ -24,8 +26,9 @@ export async function checkOut(archive: AsyncIterable<Uint8Array>, directory: st
 	mkdirSync(directory, { recursive: true });
 	const wanted = new Set<string>([MARK]);
 	const links: TarLink[] = [];
-	const made: CheckedOut = { files: 0, bytes: 0, warnings: [] };
-	for await (const entry of readTar(archive, LIMITS)) {
+	const made: CheckedOut = { files: 0, bytes: 0, timeS: 0, warnings: [] };
+	const heard = (mtimeS: number) => (made.timeS = Math.max(made.timeS, mtimeS));
+	for await (const entry of readTar(archive, { ...LIMITS, heard })) {
 		if (entry.path.split('/').includes(MARK)) continue;
 		for (let at = entry.path; at !== '.'; at = dirname(at)) wanted.add(at);
 		if (entry.kind === 'link') links.push(entry);

@@ -3,7 +3,10 @@ import { join } from 'node:path';
 import type { BuildResult } from '#build/result.ts';
 import type { AppConfig } from '#wire/config.ts';
 import { confine } from './checkout.ts';
+import type { PlannedStep } from '#wire/steps.ts';
 import { BuildFault } from './fault.ts';
+import { layOutputs } from './pack.ts';
+import type { OutputFile } from './sandbox/sandbox.ts';
 
 /**
  * `runtime: "fetch"`: the same code as on a laptop, on the same files, gives the same artifact. It runs in this program, and
@@ -19,6 +22,9 @@ export interface Compiling {
 	cacheDir: string;
 	/** Who the artifact goes to. */
 	target: string;
+	/** The steps that were run, and what they made: it is the app's as if it had been committed. */
+	steps: readonly PlannedStep[];
+	outputs: readonly OutputFile[];
 }
 
 /** @throws BuildFault */
@@ -27,12 +33,13 @@ export async function compile(of: Compiling): Promise<BuildResult> {
 	const { buildApp } = await import('#build/build.ts');
 	const { BuildError } = await import('#build/build-error.ts');
 	const dir = join(checkout, of.directory);
+	layOutputs(of.outputs, checkout);
 	const linked = layers.flatMap((layer) => linkModules(layer, checkout));
 	try {
 		confine(checkout, layers);
 		const built = await buildApp({
 			dir,
-			config: { entry: config.entry ?? '', include: config.include, exclude: config.exclude },
+			config: { entry: config.entry ?? '', include: [...config.include, ...made(of)], exclude: config.exclude },
 			cacheDir,
 			nodeVersion: process.versions.node,
 			target,
@@ -45,6 +52,15 @@ export async function compile(of: Compiling): Promise<BuildResult> {
 	} finally {
 		for (const path of linked) rmSync(path, { recursive: true, force: true });
 	}
+}
+
+/** What steps declare is part of the app even where .gitignore leaves it out, as on a laptop where they were run by hand. */
+function made({ steps, outputs, directory }: Compiling): string[] {
+	const declared = steps.flatMap((step) => step.outputs ?? []);
+	if (steps.every((step) => step.outputs !== null)) return declared;
+	const prefix = directory === '' ? '' : `${directory}/`;
+	const written = outputs.filter(({ path }) => path.startsWith(prefix)).map(({ path }) => path.slice(prefix.length));
+	return [...declared, ...written.map((path) => `/${path.replace(/[\\*?[\]!#]/g, '\\$&')}`)];
 }
 
 /**

@@ -15,6 +15,8 @@ import type { Toolchains } from './toolchains.ts';
  */
 export interface Provided {
 	install: Install;
+	/** Of everything that decides it. */
+	key: string;
 	/** It was kept from an earlier build. */
 	cached: boolean;
 	/** Laid over the source; null: nothing of it lies there. */
@@ -48,9 +50,9 @@ const CERTIFICATES = '/etc/ssl/certs/ca-certificates.crt';
 const WAY_OUT = /^((https?|all|no)_proxy|npm_config_registry|goproxy|gonosumdb|gonoproxy|pip_index_url|pip_extra_index_url)$/i;
 
 export class Dependencies {
-	readonly #of: { directory: string; downloads: string; sandboxes: Sandboxes; toolchains: Toolchains };
+	readonly #of: { directory: string; downloads: string; sandboxes: () => Promise<Sandboxes>; toolchains: Toolchains };
 
-	constructor(of: { directory: string; downloads: string; sandboxes: Sandboxes; toolchains: Toolchains }) {
+	constructor(of: { directory: string; downloads: string; sandboxes: () => Promise<Sandboxes>; toolchains: Toolchains }) {
 		this.#of = of;
 		mkdirSync(of.directory, { recursive: true, mode: 0o700 });
 		mkdirSync(of.downloads, { recursive: true, mode: 0o700 });
@@ -73,11 +75,11 @@ export class Dependencies {
 			if (!existsSync(join(kept, ABOUT))) continue;
 			touch(join(kept, ABOUT));
 			const rate = this.#count(of.job, true);
-			return provided(install, kept, true, `${manager}: ${readFileSync(join(kept, ABOUT), 'utf8')} from the cache (${rate})`);
+			return provided({ install, key }, kept, true, `${manager}: ${readFileSync(join(kept, ABOUT), 'utf8')} from the cache (${rate})`);
 		}
 		const kept = await this.#install(install, of, key);
 		const rate = this.#count(of.job, false);
-		return provided(install, kept, false, `${manager}: ${readFileSync(join(kept, ABOUT), 'utf8')} installed (${rate})`);
+		return provided({ install, key }, kept, false, `${manager}: ${readFileSync(join(kept, ABOUT), 'utf8')} installed (${rate})`);
 	}
 
 	async #install(install: Install, of: Installing, key: string): Promise<string> {
@@ -86,7 +88,7 @@ export class Dependencies {
 		const downloads = this.#downloads(install, of);
 		for (const path of [home, downloads]) mkdirSync(path, { recursive: true });
 		const writable = [{ from: downloads, to: install.downloads }, ...(install.home === null ? [] : [{ from: home, to: install.home }])];
-		const sandbox = await this.#of.sandboxes.create({ source: of.checkout, writable });
+		const sandbox = await (await this.#of.sandboxes()).create({ source: of.checkout, writable });
 		const stop = () => sandbox.kill();
 		of.signal.addEventListener('abort', stop);
 		try {
@@ -183,9 +185,9 @@ function scopeOf(job: BuildJob, trust: 'production' | 'preview'): string {
 	return sha256(`${job.lane}\0${trust}`).slice(7, 39);
 }
 
-function provided(install: Install, kept: string, cached: boolean, summary: string): Provided {
+function provided({ install, key }: { install: Install; key: string }, kept: string, cached: boolean, summary: string): Provided {
 	const mounts = install.home === null ? [] : [{ from: join(kept, 'home'), to: install.home }];
-	return { install, cached, layer: install.outputs.length === 0 ? null : join(kept, 'tree'), mounts, summary };
+	return { install, key, cached, layer: install.outputs.length === 0 ? null : join(kept, 'tree'), mounts, summary };
 }
 
 function take(file: OutputFile, tree: string): void {

@@ -22,6 +22,8 @@ export interface TarLimits {
 	entries: number;
 	/** Of all files. */
 	bytes: number;
+	/** Hears each entry's time, wall seconds: git gives all of them the commit's. */
+	heard?: (mtimeS: number) => void;
 }
 
 export class TarError extends Error {
@@ -124,6 +126,7 @@ export async function* readTar(chunks: AsyncIterable<Uint8Array>, limits: TarLim
 		bytes += found.size;
 		if (bytes > limits.bytes) throw new TarError('archive_too_large', `the archive unpacks to more than ${limits.bytes} bytes`);
 		const content = await reader.takePadded(found.size);
+		limits.heard?.(found.mtimeS);
 		const entry = entryOf({ ...found, name: long.path ?? found.name, target: long.linkpath ?? found.target }, content);
 		long = {};
 		if (entry) yield entry;
@@ -135,6 +138,7 @@ interface Header {
 	type: string;
 	size: number;
 	mode: number;
+	mtimeS: number;
 	target: string;
 }
 
@@ -152,6 +156,7 @@ function readHeader(block: Buffer): Header {
 		type: block[156] === 0 ? '0' : String.fromCharCode(block[156]!),
 		size: octal(124, 12),
 		mode: octal(100, 8),
+		mtimeS: octal(136, 12),
 		target: text(157, NAME_BYTES),
 	};
 }

@@ -1,0 +1,124 @@
+import { randomBytes } from 'node:crypto';
+import { pause, systemClock } from '#clock/clock.ts';
+import type { Log } from '#log/log.ts';
+import { CLAIM_WAIT_MS, claimAnswer, type BuildJob } from '#wire/builds.ts';
+import { Attempt, Stopped, type EndState } from './attempt.ts';
+import { Refused, Unreachable, type Control } from './control.ts';
+import { BuildFault } from './fault.ts';
+import type { OpenSteps } from './ground.ts';
+import { build } from './job.ts';
+import type { Workshop } from './workshop.ts';
+
+/** Takes one job after the other until it is told to leave, or has had none for a while. */
+export interface Working {
+	control: Control;
+	workshop: Workshop;
+	openSteps: OpenSteps;
+	server: string;
+	/** Ends after so long without a job; null: never. */
+	idleMs: number | null;
+	leaving: AbortSignal;
+	log: Log;
+}
+
+const CLAIM_SILENT_MS = CLAIM_WAIT_MS + 15_000;
+const AGAIN_MS = 1_000;
+/** A machine that fails build after build leaves them to others for a while. */
+const SICK_MS = 5_000;
+
+export async function work(of: Working): Promise<void> {
+	const { leaving, idleMs } = of;
+	let worker = newWorker(of.server);
+	let idleSince = systemClock.monotonic();
+	while (!leaving.aborted) {
+		const restMs = idleMs === null ? null : Math.max(0, idleMs - (systemClock.monotonic() - idleSince));
+		const job = await claim(of, worker, restMs);
+		if (job === null) {
+			if (idleMs !== null && systemClock.monotonic() - idleSince >= idleMs) return;
+			continue;
+		}
+		const done = await attempt(job, worker, of);
+		idleSince = systemClock.monotonic();
+		if (done || leaving.aborted) continue;
+		// Under its old name it would be given the same attempt again; under another one it is a new attempt, of any builder.
+		worker = newWorker(of.server);
+		await pause(SICK_MS);
+	}
+}
+
+/** One of its life, and of no other process or machine. */
+function newWorker(server: string): string {
+	return `${server}/${process.pid}-${randomBytes(6).toString('hex')}`;
+}
+
+/** `withinMs`: nobody waits for this builder any longer. */
+async function claim({ control, workshop, leaving, log }: Working, worker: string, withinMs: number | null): Promise<BuildJob | null> {
+	const limit = withinMs === null ? leaving : AbortSignal.any([leaving, AbortSignal.timeout(Math.ceil(withinMs) + 1)]);
+	try {
+		const body = { json: { worker, platform: workshop.platform } };
+		const answer = await control.ask('POST', '/api/v1/builds/claim', body, { silentMs: CLAIM_SILENT_MS, signal: limit });
+		return answer === null ? null : claimAnswer.parse(answer).job;
+	} catch (error) {
+		if (limit.aborted) return null;
+		if (!(error instanceof Unreachable || error instanceof Refused)) throw error;
+		log.warn('claim', { error });
+		await pause(AGAIN_MS);
+		return null;
+	}
+}
+
+/** False: this machine failed, not the source. */
+async function attempt(job: BuildJob, worker: string, { control, workshop, openSteps, leaving, log: parent }: Working): Promise<boolean> {
+	const log = parent.with({ build: job.id, attempt: job.attempt });
+	const running = new Attempt(job, { worker, control, log });
+	const leave = () => running.stop(new Stopped('leaving'));
+	leaving.addEventListener('abort', leave);
+	log.info('build.began', { app: job.app, environment: job.environment, kind: job.kind });
+	try {
+		await build(running, workshop, openSteps);
+		await running.flush();
+		log.info('build.done', {});
+		return true;
+	} catch (error) {
+		return await ended(running, error, log);
+	} finally {
+		leaving.removeEventListener('abort', leave);
+		running.close();
+	}
+}
+
+const STOPPED_AS: Partial<Record<Stopped['why'], EndState>> = { cancelled: 'Cancelled', superseded: 'Superseded', 'timed-out': 'TimedOut' };
+
+/** Tells control, unless that has given the job to another. */
+async function ended(attempt: Attempt, failure: unknown, log: Log): Promise<boolean> {
+	const error = attempt.stopped.aborted ? (attempt.stopped.reason as unknown) : failure;
+	try {
+		if (error instanceof Stopped) {
+			log.info('build.stopped', { why: error.why });
+			const state = STOPPED_AS[error.why];
+			if (state !== undefined) await attempt.end(state, error.why, null);
+			return true;
+		}
+		if (error instanceof BuildFault) {
+			log.info('build.failed', { state: error.state, reason: error.reason });
+			await attempt.end(error.state, error.reason, error.detail());
+			return true;
+		}
+		// Refused artifacts have ended: control has said so in the build itself.
+		if (error instanceof Refused && error.status < 500 && error.status !== 401) {
+			log.warn('build.refused', { code: error.code, error });
+			return true;
+		}
+		log.error('build.broke', { error });
+		attempt.line(
+			'jibe',
+			'jibe',
+			`this builder failed, and another attempt is made: ${error instanceof Error ? error.message : String(error)}`,
+		);
+		await attempt.flush();
+		return false;
+	} catch (cause) {
+		log.warn('build.end_untold', { error: cause });
+		return cause instanceof Refused;
+	}
+}
