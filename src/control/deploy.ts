@@ -9,6 +9,7 @@ import { authorise, type Caller } from './access.ts';
 import { checkDomains } from './domains.ts';
 import type { House } from './house.ts';
 import { baseUnknown, type KnownTree, type NewTree } from './manifests.ts';
+import { unsafeMigrations } from './migrations/migrations.ts';
 import { Refusal, type DeployInput } from './ports.ts';
 import { releaseSpec } from './release.ts';
 
@@ -46,7 +47,9 @@ export async function accept(
 	const digests = [...new Set(trees.flatMap((tree) => [...tree.digests]))];
 	await checkStored(house, app, trees, digests);
 	const release = { artifact: request.artifact, vendor: request.vendor, config, spec, blobs: digests };
-	return await checkDomains(house, app, config.domains, () => start(house, { ...input, release, gift: giftOf(request, fresh) }));
+	const unsafe = await unsafeMigrations(house, { app, environment, artifact: request.artifact, config });
+	const gift = giftOf(request, fresh);
+	return await checkDomains(house, app, config.domains, () => start(house, { ...input, release, gift, unsafe }));
 }
 
 async function start(house: House, input: DeployInput): Promise<{ deployment: Deployment; already: boolean }> {
@@ -141,8 +144,8 @@ function missingBlobs(missing: Digest[]): Refusal {
 }
 
 function inputOf(request: DeployRequest, app: string, caller: Caller): Omit<DeployInput, 'release' | 'gift'> {
-	const { environment, git, reason: why, force, now, stages, modules, testing = false } = request;
-	return { app, environment, git, by: caller.by, why, force, now, stages, modules, testing };
+	const { environment, git, reason: why, force, now, stages, modules, testing = false, checking = false } = request;
+	return { app, environment, git, by: caller.by, why, force, now, stages, modules, testing, checking };
 }
 
 /** What the regions lack of it, when that is little: then nobody has to fetch. */

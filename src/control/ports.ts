@@ -258,6 +258,8 @@ export interface DeployInput {
 	testing?: boolean;
 	/** No pointer goes past the first region before the checks beside it passed. */
 	checking?: boolean;
+	/** What in its migrations is not safe beside what serves: told to who follows it. */
+	unsafe?: readonly string[];
 	/** It comes of a build, whose id it takes. */
 	build?: BuiltBy;
 }

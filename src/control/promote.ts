@@ -3,6 +3,7 @@ import type { PromotionRequest } from '#wire/api.ts';
 import { checkRegions } from './deploy.ts';
 import { checkDomains } from './domains.ts';
 import type { House } from './house.ts';
+import { unsafeMigrations } from './migrations/migrations.ts';
 import { Refusal } from './ports.ts';
 import { releaseSpec } from './release.ts';
 import { servingOf } from './status.ts';
@@ -21,6 +22,7 @@ export async function promote(house: House, app: string, request: PromotionReque
 		house.secrets.pins({ app, environment }, config.secrets),
 	]);
 	const spec = releaseSpec({ app, environment, artifact, vendor }, config, env.values, secrets);
+	const unsafe = await unsafeMigrations(house, { app, environment, artifact, config });
 	return checkDomains(house, app, config.domains, () =>
 		house.driver.deploy({
 			app,
@@ -35,6 +37,7 @@ export async function promote(house: House, app: string, request: PromotionReque
 			now,
 			stages: [],
 			modules: null,
+			unsafe,
 		}),
 	);
 }

