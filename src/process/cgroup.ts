@@ -109,6 +109,12 @@ export function cgroupOomKills(group: Cgroup): number {
 	return Number(/^oom_kill (\d+)/m.exec(text)?.[1] ?? 0);
 }
 
+/** How often the kernel refused it another process because it has as many as it may. */
+export function cgroupPidsRefused(group: Cgroup): number {
+	if (!group.pids) return 0;
+	return Number(/^max (\d+)/m.exec(tryRead(group.pids, 'pids.events') ?? '')?.[1] ?? 0);
+}
+
 /** True once it is gone. The kernel refuses while a process in it has not ended completely. */
 export function removeCgroup(group: Cgroup): boolean {
 	let gone = true;

@@ -1,0 +1,107 @@
+import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
+import { isRoot } from '#process/directory.ts';
+import { SandboxError } from './sandbox.ts';
+
+/**
+ * A shell that waits in a mount namespace of its own, and so keeps the mounts of one sandbox: nobody else sees them, and
+ * they end with it. It reads what to do from the builder; when the builder is gone, it kills what runs in the sandbox.
+ */
+export class Holder {
+	/** By which the kernel shows the namespace to whoever may see it. */
+	readonly pid: number;
+	private readonly child: ChildProcessWithoutNullStreams;
+	private readonly ended: Promise<void>;
+	private text = '';
+	private waiting: { resolve(): void; reject(error: Error): void } | null = null;
+
+	private constructor(child: ChildProcessWithoutNullStreams, pid: number) {
+		this.child = child;
+		this.pid = pid;
+		this.ended = new Promise((resolve) => {
+			child.once('exit', () => {
+				resolve();
+				this.fail('it ended');
+			});
+		});
+		child.stdin.on('error', () => {}); // its exit says so
+		child.stdout.setEncoding('utf8').on('data', (text: string) => this.heard(text));
+	}
+
+	static async open(): Promise<Holder> {
+		const namespaces = isRoot() ? [] : ['--user', '--map-root-user'];
+		const child = spawn('unshare', [...namespaces, '--mount', '--propagation', 'slave', '/bin/sh'], {
+			cwd: '/',
+			// The new way to mount cuts long options of overlays in kernels before 6.5.
+			env: { ...SYSTEM_ENV, LIBMOUNT_FORCE_MOUNT2: 'always' },
+			stdio: ['pipe', 'pipe', 'pipe'],
+			// Ctrl-C of a terminal is for the builder, which ends its sandboxes itself.
+			detached: true,
+		});
+		const cause = await new Promise<Error | null>((resolve) => child.once('spawn', () => resolve(null)).once('error', resolve));
+		if (cause !== null || child.pid === undefined) {
+			throw new SandboxError('sandbox_failed', 'unshare could not be started: install util-linux', { cause });
+		}
+		const holder = new Holder(child, child.pid);
+		child.stderr.setEncoding('utf8').on('data', (text: string) => (holder.text += text));
+		try {
+			// What makes crun give up: a version 2 tree beside version 1. It needs neither: limits are set by the builder.
+			await holder.run('if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi');
+		} catch (error) {
+			await holder.close();
+			throw error;
+		}
+		return holder;
+	}
+
+	/** One script at a time. @throws SandboxError with what it printed. */
+	run(script: string): Promise<void> {
+		const done = new Promise<void>((resolve, reject) => (this.waiting = { resolve, reject }));
+		this.child.stdin.write(`{ ${script}\n} 2>&1\necho "${ANSWER}$?"\n`);
+		return done;
+	}
+
+	/** A path inside, as this program may open it. */
+	inside(path: string): string {
+		return `/proc/${this.pid}/root${path}`;
+	}
+
+	/** What starts a program inside. */
+	enter(): string[] {
+		return isRoot()
+			? ['nsenter', `--mount=/proc/${this.pid}/ns/mnt`, '--']
+			: ['nsenter', '--user', '--mount', '--preserve-credentials', '--target', String(this.pid), '--'];
+	}
+
+	async close(): Promise<void> {
+		this.child.stdin.end();
+		await this.ended;
+	}
+
+	private heard(text: string): void {
+		this.text += text;
+		const answer = ANSWERED.exec(this.text);
+		if (answer === null) return;
+		const [status, before] = [answer[1], this.text.slice(0, answer.index)];
+		this.text = this.text.slice(answer.index + answer[0].length);
+		if (status === '0') {
+			this.waiting?.resolve();
+			this.waiting = null;
+		} else this.fail(before.trim() || `it answered ${status}`);
+	}
+
+	private fail(why: string): void {
+		this.waiting?.reject(new SandboxError('sandbox_failed', `The mounts of a sandbox could not be made: ${why}`));
+		this.waiting = null;
+	}
+}
+
+export const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+/** All that programs see that we start around a command. */
+export const SYSTEM_ENV: Readonly<Record<string, string>> = { PATH: SYSTEM_PATH, LC_ALL: 'C' };
+const ANSWER = '=jibe=';
+const ANSWERED = new RegExp(`^${ANSWER}(\\d+)\\n`, 'm');
+
+/** One word of a shell, whatever is in it. */
+export function quote(text: string): string {
+	return `'${text.replaceAll("'", `'\\''`)}'`;
+}
