@@ -1,0 +1,14 @@
+import { EXIT, type Exit } from './failure.ts';
+import { done } from './output.ts';
+import { ask, findServer } from './server.ts';
+import type { Invocation, Verb } from './verbs.ts';
+
+export const verb: Verb = {
+	syntax: { options: {}, positionals: ['ADDRESS'], optional: 1 },
+	async run({ args, out, data }: Invocation): Promise<Exit> {
+		const address = args.positionals[0] ?? '';
+		await ask(findServer(data), { method: 'POST', path: '/api/v1/outbound/removals', json: { address } });
+		out.result({ address, allowed: false }, [done(`${address} is no longer allowed`)]);
+		return EXIT.done;
+	},
+};
