@@ -1,4 +1,4 @@
-import type { Deployment } from '#wire/api.ts';
+import type { DeploymentOrBuild } from '#wire/builds.ts';
 import { EXIT, type Exit } from './failure.ts';
 import { done } from './output.ts';
 import { deploymentId } from './project.ts';
@@ -10,10 +10,10 @@ export const verb: Verb = {
 	async run({ args, out, data }: Invocation): Promise<Exit> {
 		const id = deploymentId(args.positionals[0] ?? '');
 		const path = `/api/v1/deployments/${encodeURIComponent(id)}/cancel`;
-		const { deployment } = (await ask(findServer(data), { method: 'POST', path })) as { deployment: Deployment };
-		const { app, state, reason } = deployment;
+		const { deployment, build } = (await ask(findServer(data), { method: 'POST', path })) as DeploymentOrBuild;
+		const { app, state, reason } = (deployment ?? build)!;
 		const words = state === 'Cancelled' ? 'nothing had moved' : state === 'RollingBack' ? 'swinging back what had moved' : state;
-		out.result({ deployment: deployment.id, app, state, reason }, [done(`Cancelled ${deployment.id}`, words)]);
+		out.result({ deployment: id, app, state, reason }, [done(`Cancelled ${id}`, words)]);
 		return EXIT.done;
 	},
 };

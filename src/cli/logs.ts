@@ -1,7 +1,9 @@
 import { isoTime, pause, systemClock } from '#clock/clock.ts';
+import type { BuildAnswer, BuildLogLine } from '#wire/builds.ts';
+import { logWords } from './build-words.ts';
 import { durationMs } from './duration.ts';
 import { EXIT, usage, type Exit } from './failure.ts';
-import { needApp } from './project.ts';
+import { deploymentId, needApp } from './project.ts';
 import { ApiFailure, ask, askLines, findServer, Interrupted, type Server } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
@@ -19,8 +21,15 @@ const DEFAULT_LINES = '1000';
 const AGAIN_MS = 500;
 
 export const verb: Verb = {
-	syntax: { options: { follow: 'flag', since: 'value', lines: 'value', region: 'value' }, positionals: ['APP'], optional: 0 },
-	async run({ args, out, environment, data }: Invocation): Promise<Exit> {
+	syntax: {
+		options: { follow: 'flag', since: 'value', lines: 'value', region: 'value', build: 'value', step: 'value' },
+		positionals: ['APP'],
+		optional: 0,
+	},
+	async run(invocation: Invocation): Promise<Exit> {
+		const { args, out, environment, data } = invocation;
+		const build = args.value('build');
+		if (build !== null) return buildLog(invocation, deploymentId(build));
 		const app = await needApp(args.positionals[0]);
 		const server = findServer(data);
 		const follow = args.flag('follow');
@@ -57,6 +66,37 @@ export const verb: Verb = {
 		return EXIT.done;
 	},
 };
+
+/** What the steps of a build printed; with -f until it has ended, however often the connection breaks. */
+async function buildLog({ args, out, data }: Invocation, id: string): Promise<Exit> {
+	const server = findServer(data);
+	const follow = args.flag('follow');
+	const step = args.value('step');
+	const query = new URLSearchParams({ follow: follow ? '1' : '0', ...(step === null ? {} : { step }) });
+	for (let shown = 0; ;) {
+		let read = 0;
+		try {
+			await askLines(server, { path: `/api/v1/builds/${id}/log?${query.toString()}` }, (line) => {
+				// Asked again, it begins anew.
+				if (++read <= shown) return false;
+				shown = read;
+				out.line(line as BuildLogLine, logWords(line as BuildLogLine));
+				return false;
+			});
+		} catch (error) {
+			// An answer that ends is how the lines end.
+			if (!(error instanceof Interrupted)) throw error;
+		}
+		if (!follow || (await hasEnded(server, id))) break;
+		await pause(AGAIN_MS);
+	}
+	return EXIT.done;
+}
+
+async function hasEnded(server: Server, id: string): Promise<boolean> {
+	const { build, deployment } = (await ask(server, { path: `/api/v1/builds/${id}` })) as BuildAnswer;
+	return deployment !== null || build === null || build.endedAt !== null;
+}
 
 /** An app that never was has no lines either, and would be waited for in vain. Logs are there without a database: nothing else counts. */
 async function refuseUnknown(server: Server, app: string, environment: string): Promise<void> {

@@ -1,5 +1,7 @@
 import { systemClock } from '#clock/clock.ts';
 import type { AppStatus } from '#wire/api.ts';
+import type { StatusAnswer } from '#wire/builds.ts';
+import { buildLines } from './build-words.ts';
 import { EXIT, type Exit } from './failure.ts';
 import { ago, seconds, table } from './output.ts';
 import { appOf } from './project.ts';
@@ -17,13 +19,13 @@ export const verb: Verb = {
 			return list.run(invocation);
 		}
 		const path = `/api/v1/apps/${encodeURIComponent(app)}/status?environment=${encodeURIComponent(environment)}`;
-		const status = (await ask(server, { path })) as AppStatus;
+		const status = (await ask(server, { path })) as AppStatus & Partial<StatusAnswer>;
 		out.result(status, lines(status));
 		return EXIT.done;
 	},
 };
 
-function lines(status: AppStatus): string[] {
+function lines(status: AppStatus & Partial<StatusAnswer>): string[] {
 	const { app, environment, serving, commit, deployment, rollbackTo, readOnly, regions, url } = status;
 	const head =
 		serving === null
@@ -44,6 +46,7 @@ function lines(status: AppStatus): string[] {
 			: [
 					`last: ${deployment.id} ${deployment.kind === 'rollback' ? 'rollback to' : 'deploy of'} v${deployment.release}, ${deployment.state}, ${ago(systemClock.now() - deployment.createdAt)}, by ${deployment.by}`,
 				]),
+		...buildLines(status),
 		...(status.watching ? ['watching: harm still swings it back'] : []),
 		...(readOnly === null ? [] : [`! control only reads this app: ${readOnly} (jibe control recover ${app})`]),
 		...rollback(rollbackTo, serving),

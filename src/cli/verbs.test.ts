@@ -3,6 +3,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync }
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import type { AppStatus, Deployment } from '#wire/api.ts';
+import type { BuildView } from '#wire/builds.ts';
 import { EXIT } from './failure.ts';
 import { deploymentOf, openStage, temporary, type Stage } from './fixture.ts';
 import { OPTIONS } from './help.ts';
@@ -84,7 +85,7 @@ test('status and history say what serves, in words and as JSON', async (t) => {
 	assert.match((await stage.jibe('status', 'notes')).out, /! fra: web-3 is full\n[^]*3 v42 serving on web-1 \(2\), web-2$/m);
 	const history = await stage.jibe('history', 'notes', '--limit', '5');
 	assert.equal(stage.asked.at(-1)?.what, 'GET /api/v1/deployments?environment=production&limit=5&app=notes');
-	assert.match(history.out, /dpl_7m4k92xy .* notes {2}deploy {2}v42 {6}RolledBack \(gate_failed\) {2}fedcba9876\+ {2}token:admin/);
+	assert.match(history.out, /dpl_7m4k92xy .* notes {2}deploy {2}v42 {6}RolledBack \(gate_failed\) {2}0\.1s {2}fedcba9876\+ {2}token:admin/);
 });
 
 test('cancel says what it did to the deployment', async (t) => {
@@ -151,6 +152,81 @@ test('env is listed, staged, and set by a deployment', async (t) => {
 	assert.match((await stage.jibe('env', 'rm', 'A', '--app', 'notes')).out, /→ http:\/\/notes\.localhost:8080/);
 	assert.equal((await stage.jibe('env', 'set', '=x', '--app', 'notes')).exit, EXIT.usage);
 	assert.equal((await stage.jibe('env', 'rm', 'not-a-name', '--app', 'notes')).exit, EXIT.usage);
+});
+
+const BUILD: BuildView = {
+	id: 'dpl_b00b00b0',
+	app: 'notes',
+	environment: 'production',
+	kind: 'deploy',
+	lane: 'notes',
+	directory: '',
+	commit: 'fedcba9876543210fedcba9876543210fedcba98',
+	branch: 'main',
+	author: null,
+	subject: null,
+	trust: 'production',
+	priority: 'production',
+	platform: null,
+	by: 'token:ann',
+	why: null,
+	force: false,
+	now: false,
+	artifact: null,
+	verifies: null,
+	state: 'Building',
+	reason: null,
+	detail: null,
+	attempt: 1,
+	worker: 'local/7',
+	dead: false,
+	createdAt: Date.UTC(2026, 10, 21),
+	endedAt: null,
+	stages: [
+		{ state: 'Queued', at: 1_000 },
+		{ state: 'Building', at: 3_500 },
+	],
+	steps: [
+		{
+			name: 'compile',
+			kind: 'compile',
+			state: 'running',
+			cached: false,
+			startedAt: 1,
+			endedAt: null,
+			exitCode: null,
+			key: null,
+			summary: null,
+		},
+	],
+	metadata: null,
+};
+
+test('builds stand beside deployments, their log is read, and what was lost is queued again', async (t) => {
+	const ended = { ...BUILD, state: 'TimedOut' as const, reason: 'builders_lost', detail: 'three in turn', dead: true, endedAt: 4_000 };
+	const line = { at: 0, step: 'test', stream: 'out', text: 'ok 1' };
+	const stage = await openStage(t, {
+		'GET /api/v1/apps/notes/status': { ...STATUS, build: BUILD, built: null, verification: null },
+		'GET /api/v1/deployments': { deployments: [deploymentOf()], builds: [ended] },
+		'GET /api/v1/builds/dpl_b00b00b0/log': [line],
+		'POST /api/v1/builds/dpl_b00b00b0/retry': { id: 'dpl_n3wn3wn3', already: false },
+		'POST /api/v1/deployments/dpl_b00b00b0/cancel': { deployment: null, build: { ...BUILD, state: 'Cancelled' }, verification: null },
+	});
+	const status = (await stage.jibe('status', 'notes')).out;
+	assert.match(status, /build: dpl_b00b00b0 of fedcba9876 of main, Building, .* by token:ann\n {2}Queued 2\.5s, Building [\d.]+s\n/);
+	assert.match(status, /running: compile \(jibe logs --build dpl_b00b00b0 -f\)/);
+	stage.answers['GET /api/v1/apps/notes/status'] = { ...STATUS, build: ended, built: null, verification: null };
+	assert.match(
+		(await stage.jibe('status', 'notes')).out,
+		/TimedOut \(builders_lost\)[^]*three in turn\n! no builder got to its end: jibe retry dpl_b00b00b0/,
+	);
+	assert.match(
+		(await stage.jibe('history', 'notes')).out,
+		/dpl_b00b00b0 .* build +- +TimedOut \(builders_lost\) +3\.0s +fedcba9876 +token:ann/,
+	);
+	assert.match((await stage.jibe('logs', '--build', 'dpl_b00b00b0')).out, /^1970-01-01T00:00:00\.000Z test ok 1\n/);
+	assert.match((await stage.jibe('retry', 'dpl_b00b00b0')).out, /Queued again as dpl_n3wn3wn3/);
+	assert.match((await stage.jibe('cancel', 'dpl_b00b00b0')).out, /Cancelled dpl_b00b00b0/);
 });
 
 test('logs come line by line, as text and as JSON', async (t) => {

@@ -29,7 +29,7 @@ export interface Entry {
 export const VERBS: Readonly<Record<string, Entry>> = {
 	up: {
 		usage:
-			'up [--regions N|a,b,c|none] [--listen HOST:PORT] [--data DIR] [--port 7070] [--edge-port 8080] [--store s3://BUCKET] [--detach]',
+			'up [--regions N|a,b,c|none] [--listen HOST:PORT] [--data DIR] [--port 7070] [--edge-port 8080] [--store s3://BUCKET] [--builders 0..2] [--detach]',
 		summary: 'start Jibe on this machine',
 		load: () => import('./up.ts'),
 	},
@@ -46,10 +46,15 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 		load: () => import('./rollback.ts'),
 	},
 	promote: { usage: 'promote dpl_…', summary: 'let a deployment that waits for a person go on', load: () => import('./promote.ts') },
-	cancel: { usage: 'cancel dpl_…', summary: 'stop a deployment that is under way', load: () => import('./cancel.ts') },
+	cancel: { usage: 'cancel dpl_…', summary: 'stop a deployment or build that is under way', load: () => import('./cancel.ts') },
+	retry: { usage: 'retry dpl_…', summary: 'queue a build that ended once more', load: () => import('./retry.ts') },
 	status: { usage: 'status [APP]', summary: 'what serves where', load: () => import('./status.ts') },
 	history: { usage: 'history [APP] [--limit N]', summary: 'deployments, newest first', load: () => import('./history.ts') },
-	logs: { usage: 'logs [APP] [-f] [--since 10m]', summary: "an app's output", load: () => import('./logs.ts') },
+	logs: {
+		usage: 'logs [APP] [-f] [--since 10m] [--build dpl_… [--step NAME]]',
+		summary: "an app's output, or a build's",
+		load: () => import('./logs.ts'),
+	},
 	build: { usage: 'build [DIR] [--verify]', summary: 'compile without deploying', load: () => import('./build.ts') },
 	plan: { usage: 'plan [DIR]', summary: 'what a deploy would do', load: () => import('./plan.ts') },
 	'config check': { usage: 'config check [DIR]', summary: 'check jibe.json', load: () => import('./config-check.ts') },
@@ -76,6 +81,34 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 		summary: 'seal all secrets under a new master key',
 		load: () => import('./secret-rotate.ts'),
 	},
+	'repo add': {
+		usage: 'repo add NAME [URL] [--forge github|gitlab|gitea|generic] [--contains app=DIR,…] [--secret token < token] [--production main]',
+		summary: 'deploy what is pushed to a repository elsewhere, or change how',
+		load: () => import('./repo-add.ts'),
+	},
+	'repo list': { usage: 'repo list', summary: 'repositories, and the last that was heard of each', load: () => import('./repo-list.ts') },
+	'repo remove': {
+		usage: 'repo remove NAME',
+		summary: 'forget a repository; what it deployed stays',
+		load: () => import('./repo-remove.ts'),
+	},
+	'repo pulls': { usage: 'repo pulls [NAME]', summary: 'pull requests from forks', load: () => import('./repo-pulls.ts') },
+	'repo approve': {
+		usage: 'repo approve NAME NUMBER --commit COMMIT',
+		summary: 'let a commit of a fork be built, without secrets',
+		load: () => import('./repo-approve.ts'),
+	},
+	'outbound list': {
+		usage: 'outbound list',
+		summary: 'private addresses that control may connect to',
+		load: () => import('./outbound-list.ts'),
+	},
+	'outbound allow': {
+		usage: 'outbound allow HOST[:PORT]|RANGE',
+		summary: 'one more, such as a forge of your own',
+		load: () => import('./outbound-allow.ts'),
+	},
+	'outbound deny': { usage: 'outbound deny HOST[:PORT]|RANGE', summary: 'one less', load: () => import('./outbound-deny.ts') },
 	'token create': {
 		usage: 'token create NAME [--role viewer|deployer|admin] [--apps a,b] [--environments a,b] [--days N]',
 		summary: 'a token for a person or a machine',

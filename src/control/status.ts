@@ -1,9 +1,11 @@
 import { isFinal } from '#pipeline/states.ts';
-import type { AppStatus, Deployment } from '#wire/api.ts';
+import type { Deployment } from '#wire/api.ts';
+import type { StatusAnswer } from '#wire/builds.ts';
 import { compareVersions, type Want } from '#wire/region.ts';
 import type { z } from 'zod';
 import type { appRegion, regionStatus } from '#wire/api.ts';
 import type { Caller } from './access.ts';
+import { buildsOf } from './builds/views.ts';
 import { appUrl, type House } from './house.ts';
 import { Refusal } from './ports.ts';
 import { refuseUnknown } from './unknown-app.ts';
@@ -14,14 +16,15 @@ type AppRegion = z.infer<typeof appRegion>;
 type RegionStatus = z.infer<typeof regionStatus>;
 
 /** @throws Refusal 404 app_unknown */
-export async function appStatus(house: House, app: string, environment: string, caller: Pick<Caller, 'token'>): Promise<AppStatus> {
+export async function appStatus(house: House, app: string, environment: string, caller: Pick<Caller, 'token'>): Promise<StatusAnswer> {
 	const { state, driver } = house;
 	const [wants, [deployment]] = await Promise.all([
 		state.deployments.wants({ app, environment }),
 		state.deployments.history({ app, environment, limit: 1 }),
 	]);
 	const mine = wants.filter((want) => !want.removed);
-	if (mine.length === 0 && !deployment) {
+	const builds = await buildsOf(house, { app, environment }, deployment);
+	if (mine.length === 0 && !deployment && !builds.build) {
 		await refuseUnknown(house, caller, app, environment);
 		throw new Refusal('app_unknown', 404, `nothing of ${app} is left in ${environment}`, 'deploy it again: `jibe deploy`');
 	}
@@ -39,6 +42,7 @@ export async function appStatus(house: House, app: string, environment: string, 
 		rollbackTo,
 		readOnly: driver.readOnly(app),
 		regions: inOrder(house, mine).map((want) => regionOf(house, want, deployment)),
+		...builds,
 	};
 }
 

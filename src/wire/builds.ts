@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { deploymentId, appName, digest, environmentName } from './names.ts';
-import { deployRequest, deployment, deploymentState, event, missingRequest } from './api.ts';
+import { appStatus, deployRequest, deployment, deploymentState, deploymentsAnswer, event, missingRequest } from './api.ts';
 
 /**
  * Builds: what becomes a release on a builder instead of on a laptop. A build carries the id that its deployment will have
@@ -192,12 +192,13 @@ export const buildView = newBuild.omit({ source: true, ancestors: true }).extend
 	detail: z.string().nullable(),
 	attempt: z.int(),
 	worker: z.string().nullable(),
-	/** All attempts are used up: it waits for a person (`jibe build retry`). */
+	/** All attempts are used up: it waits for a person (`jibe retry`). */
 	dead: z.boolean(),
 	createdAt: z.number(),
 	endedAt: z.number().nullable(),
 	stages: z.array(z.object({ state: deploymentState, at: z.number() })),
 	steps: z.array(stepReport),
+	metadata: artifactMetadata.nullable(),
 });
 export type BuildView = z.infer<typeof buildView>;
 
@@ -222,6 +223,30 @@ export const queuedAnswer = z.object({ id: deploymentId, already: z.boolean() })
 
 /** GET /builds/{id} · POST …/cancel. A deployment is there once its artifact was taken. */
 export const buildAnswer = z.object({ build: buildView.nullable(), deployment: deployment.nullable() });
+export type BuildAnswer = z.infer<typeof buildAnswer>;
+/** GET /deployments/{id} · POST …/cancel, …/abort: null while it is a build. */
+export const deploymentOrBuild = z.object({
+	deployment: deployment.nullable(),
+	/** What it was built by, or is until its artifact is there. */
+	build: buildView.nullable(),
+	/** Another machine made the same of its source, or did not; null: none was asked. */
+	verification: z
+		.object({ build: deploymentId, state: z.enum(['running', 'verified', 'unreproducible', 'failed']), detail: z.string().nullable() })
+		.nullable(),
+});
+export type DeploymentOrBuild = z.infer<typeof deploymentOrBuild>;
+export type Verification = DeploymentOrBuild['verification'];
+/** GET /deployments: `builds` are those of the same time that no deployment shows. */
+export const historyAnswer = deploymentsAnswer.extend({ builds: z.array(buildView) });
+/** GET /apps/{app}/status */
+export const statusAnswer = appStatus.extend({
+	/** What the deployment was built by. */
+	built: buildView.nullable(),
+	/** The newest that no deployment shows, while it waits or runs, or is newer than the last deployment. */
+	build: buildView.nullable(),
+	verification: deploymentOrBuild.shape.verification,
+});
+export type StatusAnswer = z.infer<typeof statusAnswer>;
 /** GET /builds?app=&environment=&which=all|open|dead|undeployed&limit=&before= (newest first) */
 export const buildsAnswer = z.object({ builds: z.array(buildView) });
 /** GET /builds/queue?wait=: what a pool of builders grows by. With `wait` it is answered when `claimable` exceeds `idle`, or after so many ms. */

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { appStatus as appStatusSchema, appsAnswer, envAnswer, envChange, logLine, progressLine } from '#wire/api.ts';
+import { appsAnswer, envAnswer, envChange, logLine, progressLine } from '#wire/api.ts';
+import { statusAnswer } from '#wire/builds.ts';
 import { appName, environmentName, PRODUCTION, regionName } from '#wire/names.ts';
 import { sees } from '../access.ts';
 import { changeEnv } from '../env.ts';
@@ -66,7 +67,7 @@ function appReads(house: House): Route[] {
 			role: 'viewer',
 			params: ofApp,
 			query: inEnvironment,
-			answer: appStatusSchema,
+			answer: statusAnswer,
 			handle: ({ params, query, caller }) => appStatus(house, params.app, query.environment, caller),
 		}),
 	];

@@ -1,7 +1,6 @@
 import { z } from 'zod';
 import {
 	deploymentAnswer,
-	deploymentsAnswer,
 	missingAnswer,
 	missingRequest,
 	progressLine,
@@ -9,9 +8,12 @@ import {
 	testsRequest,
 	type Deployment,
 } from '#wire/api.ts';
+import { deploymentOrBuild, historyAnswer, type DeploymentOrBuild } from '#wire/builds.ts';
 import { appName, deploymentId, environmentName } from '#wire/names.ts';
 import { MAX_UPLOAD_BYTES, UPLOAD_TYPE, decodeUpload } from '#wire/upload.ts';
 import { authorise, sees, type Caller } from '../access.ts';
+import { cancel as cancelBuild } from '../builds/builds.ts';
+import { deploymentOr, undeployed } from '../builds/views.ts';
 import { deploy, refuseWhenSpent } from '../deploy.ts';
 import type { House } from '../house.ts';
 import { Refusal, type RollbackInput } from '../ports.ts';
@@ -113,7 +115,7 @@ function deploymentReads(house: House): Route[] {
 		route({
 			method: 'GET',
 			path: '/api/v1/deployments',
-			summary: 'Deployments, newest first.',
+			summary: 'Deployments, newest first, and the builds of the same time that are none.',
 			role: 'viewer',
 			query: z.object({
 				app: appName.optional(),
@@ -121,29 +123,33 @@ function deploymentReads(house: House): Route[] {
 				limit: z.coerce.number().int().positive().max(HISTORY_MAX).default(HISTORY_DEFAULT),
 				before: z.coerce.number().optional(),
 			}),
-			answer: deploymentsAnswer,
+			answer: historyAnswer,
 			async handle({ query, caller }) {
 				const { app, environment, limit, before } = query;
 				if (app !== undefined) authorise(caller, 'viewer', { app });
-				const found = await house.state.deployments.history({
+				const of = {
 					limit,
 					...(app === undefined ? {} : { app }),
 					...(environment === undefined ? {} : { environment }),
 					...(before === undefined ? {} : { before }),
-				});
-				return { deployments: found.filter((deployment) => sees(caller.token, deployment.app)) };
+				};
+				const [found, others] = await Promise.all([house.state.deployments.history(of), undeployed(house, of)]);
+				// Builds before the last deployment of a full page are of the next one.
+				const since = found.length < limit ? 0 : (found.at(-1)?.createdAt ?? 0);
+				return {
+					deployments: found.filter((deployment) => sees(caller.token, deployment.app)),
+					builds: others.filter((build) => sees(caller.token, build.app) && build.createdAt >= since),
+				};
 			},
 		}),
 		route({
 			method: 'GET',
 			path: '/api/v1/deployments/:id',
-			summary: 'One deployment.',
+			summary: 'One deployment, and what it was built by.',
 			role: 'viewer',
 			params: ofDeployment,
-			answer: deploymentAnswer,
-			async handle({ params, caller }) {
-				return { deployment: await find(house, params.id, caller, 'viewer') };
-			},
+			answer: deploymentOrBuild,
+			handle: ({ params, caller }) => findEither(house, params.id, caller, 'viewer'),
 		}),
 	];
 }
@@ -156,12 +162,14 @@ function deploymentActs(house: House): Route[] {
 			summary: 'Ends a deployment: nothing moves before the first pointer write, everything moves back after it.',
 			role: 'deployer',
 			params: ofDeployment,
-			answer: deploymentAnswer,
+			answer: deploymentOrBuild,
 			async handle({ params, caller }) {
-				const { app, environment, state } = await find(house, params.id, caller, 'deployer');
+				const { deployment } = await findEither(house, params.id, caller, 'deployer');
+				if (!deployment) return { deployment: null, build: await cancelBuild(house, params.id, caller.by), verification: null };
+				const { app, environment, state } = deployment;
 				const entry = { at: house.clock.now(), by: caller.by, action: 'deployment.cancel', app, environment };
 				await house.state.audit.write({ ...entry, detail: { deployment: params.id, state } });
-				return { deployment: await house.driver.cancel(params.id, caller.by) };
+				return { deployment: await house.driver.cancel(params.id, caller.by), build: null, verification: null };
 			},
 		});
 	const approve = route({
@@ -229,13 +237,26 @@ function promoteRoute(house: House): Route {
 	});
 }
 
+/** What it is by now. @throws Refusal 404, 403 */
+async function findEither(house: House, id: string, caller: Caller, role: 'viewer' | 'deployer'): Promise<DeploymentOrBuild> {
+	const either = await deploymentOr(house, id);
+	const of = either.deployment ?? either.build;
+	if (!of) throw unknown(id);
+	authorise(caller, role, role === 'viewer' ? { app: of.app } : { app: of.app, environment: of.environment });
+	return either;
+}
+
 /** @throws Refusal 404, 403 */
 async function find(house: House, id: string, caller: Caller, role: 'viewer' | 'deployer'): Promise<Deployment> {
 	const deployment = await house.state.deployments.deployment(id);
-	if (!deployment) throw new Refusal('deployment_unknown', 404, `there is no deployment ${id}`, '"jibe history" lists them');
+	if (!deployment) throw unknown(id);
 	const { app, environment } = deployment;
 	authorise(caller, role, role === 'viewer' ? { app } : { app, environment });
 	return deployment;
+}
+
+function unknown(id: string): Refusal {
+	return new Refusal('deployment_unknown', 404, `there is no deployment ${id}`, '"jibe history" lists them');
 }
 
 function checkUploadType(header: string | undefined): void {
