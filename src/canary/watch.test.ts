@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { binomialTail, harmOf, UNHEALTHY_FOR_MS, type Counts, type WatchedInstance } from './watch.ts';
+import { binomialTail, harmOf, shownHarmless, UNHEALTHY_FOR_MS, type Counts, type WatchedInstance } from './watch.ts';
 
 const WATCH_MS = 300_000;
 const well: WatchedInstance = { healthy: true, failed: false, restarts: 0, badSince: null };
@@ -74,6 +74,18 @@ test('property: the tail of a binomial agrees with the sum of its terms', () => 
 			assert.ok(Math.abs(binomialTail(n, p, from) - sum) < 1e-7);
 		}),
 	);
+});
+
+test('harmless is shown by enough requests without errors, and never by none', () => {
+	const shown = (next: Counts, current: Counts) => shownHarmless({ next, current, instances: [], watchMs: WATCH_MS });
+	const clean = { requests: 1000, errors: 0 };
+	assert.equal(shown({ requests: 0, errors: 0 }, clean), false);
+	assert.equal(shown({ requests: 58, errors: 0 }, clean), false, 'at 5 % that would still happen once in 19 times');
+	assert.equal(shown({ requests: 59, errors: 0 }, clean), true);
+	assert.equal(shown({ requests: 59, errors: 1 }, clean), false);
+	assert.equal(shown({ requests: 1000, errors: 20 }, clean), true);
+	assert.equal(shown({ requests: 1000, errors: 60 }, clean), false);
+	assert.equal(shown({ requests: 1000, errors: 60 }, { requests: 1000, errors: 50 }), true, 'what serves is no better');
 });
 
 function evidence(instances: WatchedInstance[]) {
