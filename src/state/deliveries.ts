@@ -12,6 +12,8 @@ export interface Deliveries {
 	receive(of: NewDelivery): Promise<boolean>;
 	/** The one that waits longest in a repository where nothing is claimed, with all others that wait for the same ref of it. */
 	claim(worker: string, leaseMs: number): Promise<Claimed | null>;
+	/** Whoever claimed it is still at it. false: somebody else has it by now. */
+	beat(claimed: Claimed, worker: string, leaseMs: number): Promise<boolean>;
 	/** Of those claimed by this worker only. `againAt`: not over yet, another try then. */
 	end(of: { claimed: Claimed; worker: string; state: 'done' | 'ignored' | 'failed'; outcome: string; againAt?: number }): Promise<void>;
 	/** How many wait, and when the next one may be claimed. */
@@ -139,6 +141,20 @@ export class DeliveryTable implements Deliveries {
 		});
 	}
 
+	async beat({ repository, ids }: Claimed, worker: string, leaseMs: number): Promise<boolean> {
+		const kept = await this.db.rows(
+			this.db.build
+				.updateTable('jibe.delivery')
+				.set({ claimed_until: this.clock.now() + leaseMs })
+				.where('repository', '=', repository)
+				.where('id', 'in', ids)
+				.where('claimed_by', '=', worker)
+				.where('state', '=', 'waiting')
+				.returning('id'),
+		);
+		return kept.length > 0;
+	}
+
 	async end({ claimed, worker, state, outcome, againAt }: Parameters<Deliveries['end']>[0]): Promise<void> {
 		const over = againAt === undefined;
 		await this.db.rows(
@@ -158,15 +174,14 @@ export class DeliveryTable implements Deliveries {
 
 	async waiting(): Promise<{ count: number; nextAt: number | null }> {
 		const [row] = await this.db.rows(
-			this.db.build
-				.selectFrom('jibe.delivery')
-				.select(({ fn }) => [
-					fn.countAll<number>().as('count'),
-					fn.min(sql<number>`greatest(next_at, coalesce(claimed_until, 0))`).as('nextAt'),
-				])
-				.where('state', '=', 'waiting'),
+			this.compiled<{ count: number; nextAt: number | null }>(sql`
+			select count(*) as count, min(greatest(next_at, claimed)) as "nextAt"
+			from (
+				select next_at, coalesce(max(claimed_until) over (partition by repository), 0) as claimed
+				from jibe.delivery where state = 'waiting'
+			) one`),
 		);
-		return { count: Number(row?.count ?? 0), nextAt: row?.nextAt ?? null };
+		return { count: row?.count ?? 0, nextAt: row?.nextAt ?? null };
 	}
 
 	async last(): Promise<Map<string, LastDelivery>> {
