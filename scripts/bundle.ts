@@ -93,7 +93,7 @@ function instance(): Promise<unknown> {
 function command(): Promise<unknown> {
 	return build({
 		...COMMON,
-		entryPoints: { jibe: './src/cli/main.ts', up: './src/cli/up/program.ts' },
+		entryPoints: { jibe: './src/cli/main.ts', up: './src/cli/up/program.ts', builder: './src/builder/program.ts' },
 		splitting: true,
 		// Node shows the line an error came from: short ones, please.
 		minifyWhitespace: true,

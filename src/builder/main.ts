@@ -39,12 +39,14 @@ export async function main(settings: unknown): Promise<void> {
 		...(joined ? { tls: () => joined.peers.towardsControl(installation) } : {}),
 		credential: () => credential().credential,
 	});
-	const leaving = new AbortController();
+	const [leaving, retiring] = [new AbortController(), new AbortController()];
+	// Another one takes its place once it has done what it does.
+	process.once('SIGUSR2', () => retiring.abort());
 	process.once('SIGTERM', () => leaving.abort()).once('SIGINT', () => leaving.abort());
 	writePidFile(data, name);
 	process.stdout.write('ready\n');
 	try {
-		await work({ control, workshop, openSteps, server, idleMs, leaving: leaving.signal, log });
+		await work({ control, workshop, openSteps, server, idleMs, leaving: leaving.signal, retiring: retiring.signal, log });
 	} finally {
 		control.close();
 		await workshop.close();

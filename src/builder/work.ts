@@ -18,6 +18,8 @@ export interface Working {
 	/** Ends after so long without a job; null: never. */
 	idleMs: number | null;
 	leaving: AbortSignal;
+	/** Leaves after its job. */
+	retiring: AbortSignal;
 	log: Log;
 }
 
@@ -27,10 +29,10 @@ const AGAIN_MS = 1_000;
 const SICK_MS = 5_000;
 
 export async function work(of: Working): Promise<void> {
-	const { leaving, idleMs } = of;
+	const { leaving, retiring, idleMs } = of;
 	let worker = newWorker(of.server);
 	let idleSince = systemClock.monotonic();
-	while (!leaving.aborted) {
+	while (!leaving.aborted && !retiring.aborted) {
 		const restMs = idleMs === null ? null : Math.max(0, idleMs - (systemClock.monotonic() - idleSince));
 		const job = await claim(of, worker, restMs);
 		if (job === null) {
@@ -52,8 +54,13 @@ function newWorker(server: string): string {
 }
 
 /** `withinMs`: nobody waits for this builder any longer. */
-async function claim({ control, workshop, leaving, log }: Working, worker: string, withinMs: number | null): Promise<BuildJob | null> {
-	const limit = withinMs === null ? leaving : AbortSignal.any([leaving, AbortSignal.timeout(Math.ceil(withinMs) + 1)]);
+async function claim(
+	{ control, workshop, leaving, retiring, log }: Working,
+	worker: string,
+	withinMs: number | null,
+): Promise<BuildJob | null> {
+	const limits = withinMs === null ? [] : [AbortSignal.timeout(Math.ceil(withinMs) + 1)];
+	const limit = AbortSignal.any([leaving, retiring, ...limits]);
 	try {
 		const body = { json: { worker, platform: workshop.platform } };
 		const answer = await control.ask('POST', '/api/v1/builds/claim', body, { silentMs: CLAIM_SILENT_MS, signal: limit });

@@ -26,6 +26,8 @@ export const verb: Verb = {
 			address: 'list',
 			'tls-cert': 'value',
 			'tls-key': 'value',
+			builders: 'value',
+			'allow-unsandboxed': 'flag',
 			detach: 'flag',
 			'take-over': 'flag',
 			service: 'flag',
@@ -45,6 +47,7 @@ export const verb: Verb = {
 			edgePort: portOption(args.value('edge-port'), '--edge-port'),
 			store: storeOption(args.value('store')),
 			listen: listenOption(args),
+			builders: buildersOption(args),
 			separate: process.env['JIBE_SEPARATE'] === '1',
 			takeOver: args.flag('take-over') || args.flag('service'),
 		};
@@ -79,6 +82,24 @@ function portOption(text: string | null, option: string): number | null {
 	const port = Number(text);
 	if (!/^\d+$/.test(text) || port < 1 || port > 65_535) throw usage(`${option} takes a port from 1 to 65535`);
 	return port;
+}
+
+const MAX_BUILDERS = 64;
+
+/** `2`, `0..4`. */
+function buildersOption(args: Arguments): UpSettings['builders'] {
+	const [text, allowUnsandboxed] = [args.value('builders'), args.flag('allow-unsandboxed')];
+	if (text === null) {
+		if (allowUnsandboxed)
+			throw usage('--allow-unsandboxed stands with --builders: it is about those', 'such as --builders 0..2 --allow-unsandboxed');
+		return null;
+	}
+	const [, from, to] = /^(\d+)(?:\.\.(\d+))?$/.exec(text) ?? [];
+	const [min, max] = [Number(from), Number(to ?? from)];
+	if (from === undefined || min > max || max > MAX_BUILDERS) {
+		throw usage(`--builders takes a number, or the least and the most as 0..4; at most ${MAX_BUILDERS}`);
+	}
+	return { min, max, allowUnsandboxed };
 }
 
 /** `0.0.0.0:7443`; `none` ends what an earlier one began. */

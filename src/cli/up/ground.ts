@@ -16,6 +16,8 @@ export interface Ground {
 	/** Renews what is about to expire; asked again after `lookEachMs`. */
 	look(): Promise<void>;
 	readonly lookEachMs: number;
+	/** What it keeps besides its programs is kept no more. */
+	release?(): void;
 	describe(): Omit<Ready, 'pid' | 'adopted' | 'programs'>;
 }
 

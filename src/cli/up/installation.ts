@@ -18,6 +18,8 @@ export interface UpSettings {
 	store?: string | null;
 	/** Where control listens for other machines, over TLS; null: as the last time; `none`: nowhere. */
 	listen?: Listen | 'none' | null;
+	/** How many builders there are at least and at most; null: as the last time. */
+	builders?: Builders | null;
 	/** One depot, agent and pair of edges per region, as on servers of their own. */
 	separate: boolean;
 	/** The place of a supervisor that runs is taken; what it started runs on, and is replaced where it is of another version. */
@@ -31,8 +33,19 @@ export interface Layout {
 	edgePort: number;
 	store?: string | null;
 	listen?: Listen | null;
+	builders?: Builders;
 	separate: boolean;
 }
+
+export interface Builders {
+	min: number;
+	max: number;
+	/** Builds run with all that the builder itself may do, where nothing keeps them apart. */
+	allowUnsandboxed: boolean;
+}
+
+/** None while there is nothing to build: an idle one holds some 60 MiB. */
+export const DEFAULT_BUILDERS: Builders = { min: 0, max: 2, allowUnsandboxed: false };
 
 export interface Listen {
 	host: string;
@@ -85,7 +98,17 @@ export async function chooseLayout(settings: UpSettings): Promise<Layout> {
 	const listen = settings.listen === 'none' ? null : (settings.listen ?? before?.listen ?? null);
 	const same = held?.listen !== undefined && held.listen.port === listen?.port;
 	if (listen && !same && !(await isFree(listen.port, listen.host))) throw portTaken(listen.port, '--listen');
-	return { data, regions, port, edgePort, separate, store: settings.store ?? before?.store ?? null, listen };
+	const builders = settings.builders ?? before?.builders;
+	return {
+		data,
+		regions,
+		port,
+		edgePort,
+		separate,
+		store: settings.store ?? before?.store ?? null,
+		listen,
+		...(builders ? { builders } : {}),
+	};
 }
 
 /** Programs whose life says that this installation runs: instances live on by themselves, a supervisor holds no port. */
@@ -135,6 +158,7 @@ interface Remembered {
 	/** True where DATABASE_URL named a server of the team's. */
 	ownDatabase?: boolean;
 	listen?: Listen;
+	builders?: Builders;
 }
 
 export function remembered(data: string): Remembered | null {
@@ -147,7 +171,7 @@ export function remembered(data: string): Remembered | null {
 }
 
 export function remember(layout: Layout, programs: Record<string, string>): void {
-	const { regions, port, edgePort, store, listen } = layout;
+	const { regions, port, edgePort, store, listen, builders } = layout;
 	const ownDatabase = Boolean(process.env['DATABASE_URL']);
 	const kept = {
 		regions,
@@ -158,6 +182,7 @@ export function remember(layout: Layout, programs: Record<string, string>): void
 		ownDatabase,
 		...(store ? { store } : {}),
 		...(listen ? { listen } : {}),
+		...(builders ? { builders } : {}),
 	};
 	replaceFile(join(layout.data, 'installation.json'), kept);
 }

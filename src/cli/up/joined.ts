@@ -126,10 +126,12 @@ export function serverPrograms(data: string, identity: ServerIdentity): Program[
 	};
 	const depot = () => program('depot', 'depot', { upstreams: identity.control, listen: { host: everywhere, port: identity.depotPort } });
 	const agent = () => program('agent', 'agent', { listen: { host: everywhere, port: identity.agentPort } });
+	const builder = () => program('builder', 'builder-0', { upstreams: identity.control });
 	const edge = (n: number) => program('edge', `edge-${n}`, { regions: [{ name: region, port: identity.edgePort }], host: everywhere });
 	return [
 		...(roles.includes('depot') ? [depot()] : []),
 		...(roles.includes('agent') ? [agent()] : []),
+		...(roles.includes('builder') ? [builder()] : []),
 		...(roles.includes('edge') ? Array.from({ length: EDGES }, (_, n) => edge(n)) : []),
 	];
 }

@@ -20,12 +20,15 @@ const BACKOFF_LONGEST_MS = 10_000;
 const GOOD_LIFE_MS = 30_000;
 const OLD_LOG_BYTES = 32 * 1024 * 1024;
 const STOP_WITHIN_MS = 5_000;
+const CLEAN = 'exit code 0';
 /** An edge lets requests end that are in flight (30 s); the others are gone at once. */
 const REPLACE_WITHIN_MS = 35_000;
 
 export interface KeeperEvents {
 	/** It ended without being told to; `inMs`: when it is started again. */
 	ended(program: Program, how: string, inMs: number): void;
+	/** False: it stays as it is until it is begun again. Absent: it is started again, whatever it ended of. */
+	again?(program: Program): boolean;
 }
 
 export class Keeper {
@@ -131,6 +134,11 @@ export class Keeper {
 		this.identity = null;
 		if (systemClock.monotonic() - this.startedAt > GOOD_LIFE_MS) this.failures = 0;
 		const delayMs = this.failures === 0 ? 0 : Math.min(BACKOFF_FIRST_MS * 2 ** (this.failures - 1), BACKOFF_LONGEST_MS);
+		if (this.#events.again?.(this.program) === false) {
+			this.failures = how === CLEAN ? 0 : this.failures + 1;
+			this.#log.info('ended', { pid: identity.pid, how });
+			return;
+		}
 		this.failures++;
 		this.#log.warn('ended', { pid: identity.pid, how, againInMs: delayMs });
 		this.#events.ended(this.program, how, delayMs);

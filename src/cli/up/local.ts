@@ -1,9 +1,14 @@
 import type { Log } from '#log/log.ts';
-import { controlReady, hasCredential, loginAddress, obtainCredential, regionsReady } from './control.ts';
+import { ask } from '../server.ts';
+import { BuilderPool } from './builders.ts';
+import { adminServer, controlReady, hasCredential, loginAddress, obtainCredential, regionsReady } from './control.ts';
 import type { Ground, Starting } from './ground.ts';
-import { edgeUrl, remember, writeEndpoint, type Layout } from './installation.ts';
-import { controlProgram, healthOf, regionPrograms, type Program } from './programs.ts';
+import { DEFAULT_BUILDERS, edgeUrl, remember, writeEndpoint, type Layout } from './installation.ts';
+import { builderPrograms, controlProgram, healthOf, regionPrograms, type Program } from './programs.ts';
 import { tellParent } from './told.ts';
+
+/** Shorter than what a request waits for an answer. */
+const DEMAND_WAIT_MS = 20_000;
 
 /** Control's own machine: control, and the programs of the regions that are there. */
 export class LocalGround implements Ground {
@@ -12,6 +17,7 @@ export class LocalGround implements Ground {
 	readonly lookEachMs = 600_000;
 	readonly #layout: Layout;
 	readonly #log: Log;
+	readonly #builders: BuilderPool;
 	/** What `jibe login` takes on other machines. */
 	#login: string | null = null;
 
@@ -20,6 +26,17 @@ export class LocalGround implements Ground {
 		this.#layout = layout;
 		this.#log = log;
 		this.programs = [controlProgram(layout), ...regionPrograms(layout)];
+		this.#builders = new BuilderPool({
+			data: layout.data,
+			programs: builderPrograms(layout),
+			min: (layout.builders ?? DEFAULT_BUILDERS).min,
+			demand: async () =>
+				(await ask(adminServer(layout), { path: `/api/v1/builds/queue?wait=${DEMAND_WAIT_MS}` })) as { claimable: number; idle: number },
+			admit: async (program) => {
+				if (!hasCredential(program)) await obtainCredential(layout, program);
+			},
+			log,
+		});
 	}
 
 	remember(runs: Record<string, string>): void {
@@ -44,6 +61,11 @@ export class LocalGround implements Ground {
 		await replaceStale();
 		await regionsReady(this.#layout, given, (missing) => tellParent({ now: `Waiting for ${missing.join(', ')}…` }));
 		this.#login = this.#layout.listen ? await loginAddress(this.#layout) : null;
+		await this.#builders.open();
+	}
+
+	release(): void {
+		this.#builders.release();
 	}
 
 	health(program: Program): ReturnType<Ground['health']> {
@@ -52,6 +74,7 @@ export class LocalGround implements Ground {
 
 	/** Programs read their credential's file again when they connect. */
 	async look(): Promise<void> {
+		this.#builders.trimLogs();
 		for (const program of this.programs) {
 			if (hasCredential(program)) continue;
 			await obtainCredential(this.#layout, program);

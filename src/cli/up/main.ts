@@ -169,6 +169,7 @@ class House {
 	}
 
 	release(): void {
+		this.ground.release?.();
 		for (const keeper of this.#keepers) keeper.release();
 	}
 

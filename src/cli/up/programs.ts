@@ -4,7 +4,7 @@ import { canonicalJson, sha256 } from '#digest/digest.ts';
 import { runDirectory } from '#process/directory.ts';
 import type { Role } from '#wire/region.ts';
 import type { Target } from './frozen.ts';
-import type { Layout } from './installation.ts';
+import { DEFAULT_BUILDERS, type Layout } from './installation.ts';
 
 /** A program of this installation, as it is to be started. */
 export interface Program {
@@ -61,6 +61,22 @@ export function regionPrograms(layout: Layout): Program[] {
 		];
 	});
 }
+
+/** Of this machine's own pool: `builder-0` to `builder-<max - 1>`. Those beyond `min` end when there was nothing to build for a while. */
+export function builderPrograms({ data, port, builders = DEFAULT_BUILDERS }: Layout): Program[] {
+	return Array.from({ length: builders.max }, (_, n): Program => {
+		const name = `builder-${n}`;
+		const credentialFile = join(data, 'credentials', 'builder.json');
+		const upstreams = [`http://127.0.0.1:${port}`];
+		const idle = n < builders.min ? {} : { idleMs: BUILDER_IDLE_MS };
+		const { allowUnsandboxed } = builders;
+		const settings = { data, name, server: LOCAL_SERVER, upstreams, credentialFile, allowUnsandboxed, ...idle };
+		return { role: 'builder', name, label: name, settings, regions: [], credentialFile, server: LOCAL_SERVER };
+	});
+}
+
+/** People push again soon after they have pushed. */
+const BUILDER_IDLE_MS = 5 * 60_000;
 
 /** What a program that runs must have been started with to be left as it is: its settings, and what its file holds. */
 export function programDigest(program: Program): string {
@@ -123,14 +139,17 @@ export function nodeOptions(role: string): string[] {
 
 const PASSED_ON =
 	/^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|XDG_.*|SUDO_[UG]ID|NODE_EXTRA_CA_CERTS|JIBE_.*|DATABASE_URL|PG[A-Z]+|AWS_[A-Z0-9_]+)$/;
+/** Proxies and registries: what builds install goes through them. */
+const WAY_OUT = /^((https?|all|no)_proxy|npm_config_registry|goproxy|gonosumdb|gonoproxy|pip_index_url|pip_extra_index_url|rustup_home)$/i;
 const KEPT_BACK: ReadonlySet<string> = new Set(['JIBE_TOKEN', 'JIBE_SERVER', 'JIBE_PROGRAM', 'JIBE_DATA']);
 
 /** The environment of a program: not what a shell happens to have. Settings go here, so that `ps` shows none of them. */
 export function programEnvironment(data: string, role: string, settings: object): Record<string, string> {
 	const env: Record<string, string> = {};
 	for (const [name, value] of Object.entries(process.env)) {
-		if (value === undefined || !PASSED_ON.test(name) || KEPT_BACK.has(name)) continue;
+		if (value === undefined || !(PASSED_ON.test(name) || WAY_OUT.test(name)) || KEPT_BACK.has(name)) continue;
 		if (/^(DATABASE_URL|PG|AWS_|JIBE_MASTER_KEY)/.test(name) && role !== 'control' && role !== 'up') continue;
+		if (WAY_OUT.test(name) && role !== 'builder' && role !== 'up') continue;
 		env[name] = value;
 	}
 	return { ...env, ...THRIFTY_MALLOC, NODE_COMPILE_CACHE: join(data, 'cache', 'v8'), JIBE_PROGRAM: JSON.stringify(settings) };
