@@ -7,6 +7,7 @@ import type { State } from '#state/state.ts';
 import type { SweptStore } from '#store/blob-store.ts';
 import { acceptLinks, type Acceptor } from '#wire/accept.ts';
 import { readCredential, type Claims } from '#wire/credential.ts';
+import { edgeOf } from './app-edge.ts';
 import { bearer, hostAllowed } from './access.ts';
 import { adminRoutes } from './api/admin.ts';
 import { appRoutes } from './api/apps.ts';
@@ -130,6 +131,8 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		store: state.deployments,
 		hub,
 		urlOf,
+		edgeOf: (region, app, environment) => edgeOf(roster, region, urlOf(app, environment)),
+		schemaFloor: (app, environment) => state.deployments.floor(app, environment),
 		owner: options.owner,
 		joined: roster,
 		log,

@@ -13,16 +13,17 @@ export function bwrapOptions(launch: Launch, filter: number | null): string[] {
 		'--unshare-user', '--uid', id, '--gid', id,
 	]; // prettier-ignore
 	return [
-		...['--unshare-pid', '--unshare-ipc', '--unshare-uts', '--die-with-parent', '--new-session', '--hostname', HOSTNAME],
-		...(network ? [] : ['--unshare-net']),
-		...['--cap-drop', 'ALL', ...user],
-		...['--ro-bind', root, '/', '--proc', '/proc', '--dev', '/dev'],
-		...['--perms', '1777', '--size', String(SHARED_MEMORY_MIB * 2 ** 20), '--tmpfs', '/dev/shm'],
-		...places.flatMap(({ from, to, readonly }) => [readonly ? '--ro-bind' : '--bind', from, to]),
-		...['--clearenv', ...Object.entries(launch.env).flatMap(([name, value]) => ['--setenv', name, value])],
-		...(filter === null ? [] : ['--seccomp', String(filter)]),
-		...['--chdir', launch.cwd],
-	];
+		['--unshare-pid', '--unshare-ipc', '--unshare-uts', '--die-with-parent', '--new-session', '--hostname', HOSTNAME],
+		network ? [] : ['--unshare-net'],
+		['--cap-drop', 'ALL', ...user],
+		['--ro-bind', root, '/', '--proc', '/proc', '--dev', '/dev'],
+		['--perms', '1777', '--size', String(SHARED_MEMORY_MIB * 2 ** 20), '--tmpfs', '/dev/shm'],
+		...places.map(({ from, to, readonly }) => [readonly ? '--ro-bind' : '--bind', from, to]),
+		['--clearenv'],
+		...Object.entries(launch.env).map(([name, value]) => ['--setenv', name, value]),
+		filter === null ? [] : ['--seccomp', String(filter)],
+		['--chdir', launch.cwd],
+	].flat();
 }
 
 export function bwrapCommand({ words }: Launch): string[] {

@@ -6,7 +6,7 @@ import { createCgroup, limitCgroup, type Cgroup } from '#process/cgroup.ts';
 import { Holder } from './holder.ts';
 import { Isolated } from './isolated.ts';
 import { Launcher } from './launcher.ts';
-import { endGroup, type Nest } from './leftovers.ts';
+import { endGroup, removeNest, type Nest } from './leftovers.ts';
 import { DEFAULT_LIMITS, type Mount, type Sandbox, type Sandboxes, type SandboxKind, type SandboxOptions } from './sandbox.ts';
 import { fillTree, prepareTree, removeTree, type Tree } from './tree.ts';
 import { copyTree, prepareCopy } from './unsandboxed.ts';
@@ -56,9 +56,9 @@ export class Factory implements Sandboxes {
 		const limits = { ...DEFAULT_LIMITS, ...of.limits };
 		try {
 			if (prepared.group) limitCgroup(prepared.group, limits);
-			const whole = { ...of, readOnly: [...toolchains, ...(of.readOnly ?? [])] };
 			const { tree, holder } = prepared;
-			const filled = holder === null ? copyTree(tree, whole) : await fillTree(tree, holder, whole, this.settings.copies);
+			const whole = { ...of, readOnly: [...toolchains, ...(of.readOnly ?? [])] };
+			const filled = holder === null ? copyTree(tree, of) : await fillTree(tree, holder, whole, this.settings.copies);
 			const sandbox = new Isolated({
 				...prepared,
 				tree: filled,
@@ -84,7 +84,7 @@ export class Factory implements Sandboxes {
 		await Promise.all([...this.living].map((sandbox) => sandbox.destroy()));
 		// One that failed has cleared up and was told to whoever asked for it.
 		if (spare) await spare.then((prepared) => this.discard(prepared), () => {}); // prettier-ignore
-		await removeTree(this.settings.nest.directory);
+		await removeNest(this.settings.nest);
 	}
 
 	private take(): Promise<Prepared> {

@@ -1,4 +1,4 @@
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import type { Log } from '#log/log.ts';
 import { Running } from './command.ts';
 import { DiskWatch } from './disk.ts';
@@ -111,8 +111,10 @@ export class Isolated implements Sandbox {
 
 	private fixedEnv(): Record<string, string> {
 		const { kind, path, tree } = this.parts;
-		const moved: Record<string, string> = kind === 'none' ? { HOME: this.paths.home, TMPDIR: join(tree.directory, 'tmp') } : {};
-		return { ...FIXED_ENV, ...moved, PATH: [...path, ...DEFAULT_PATH].join(':') };
+		if (kind !== 'none') return { ...FIXED_ENV, PATH: [...path, ...DEFAULT_PATH].join(delimiter) };
+		// Tools lie where they lie.
+		const own = process.env['PATH'] ?? DEFAULT_PATH.join(delimiter);
+		return { ...FIXED_ENV, HOME: this.paths.home, TMPDIR: join(tree.directory, 'tmp'), PATH: own };
 	}
 
 	private refuseWhen(wrong: boolean, why: string): void {

@@ -2,14 +2,15 @@ import { hash } from 'node:crypto';
 import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { pause } from '#clock/clock.ts';
-import { cgroupAbilities, cgroupPids, createCgroup, killCgroup, removeCgroupTree, type Cgroup } from '#process/cgroup.ts';
+import { cgroupAbilities, cgroupPids, createCgroup, killCgroup, removeCgroup, removeCgroupTree, type Cgroup } from '#process/cgroup.ts';
 import { isAlive, ownIdentity } from '#process/identity.ts';
 import { removeTree } from './tree.ts';
 
 /** Sandboxes of one builder lie below a directory that names its process, so that another one knows when nobody owns them. */
 export interface Nest {
 	directory: string;
-	/** Of the group of a sandbox; null where there are none. */
+	/** The parent of the sandboxes' groups; null where there are none. */
+	groups: string | null;
 	groupName(id: string): string | null;
 }
 
@@ -27,8 +28,15 @@ export async function sweepLeftovers(directory: string): Promise<void> {
 		if (pid === undefined || start === undefined || isAlive({ pid: Number(pid), start: start.replace('.', ':') })) continue;
 		const nest = nestOf(directory, name);
 		for (const id of readdirSync(nest.directory)) await endGroup(nest, id);
-		await removeTree(nest.directory);
+		await removeNest(nest);
 	}
+}
+
+/** Its sandboxes have ended. */
+export async function removeNest(nest: Nest): Promise<void> {
+	await removeTree(nest.directory);
+	// The last builder of a directory takes the parent of its groups away; the kernel refuses while there are others.
+	if (nest.groups !== null) removeCgroup(createCgroup(nest.groups, {}));
 }
 
 const NEST = /^(\d+)-(.+)$/;
@@ -36,8 +44,8 @@ const GROUP_HASH_LENGTH = 8;
 
 function nestOf(directory: string, name: string): Nest {
 	const parent = `jibe-builds-${hash('sha256', directory, 'hex').slice(0, GROUP_HASH_LENGTH)}`;
-	const grouped = cgroupAbilities().limits.length > 0;
-	return { directory: join(directory, name), groupName: (id) => (grouped ? `${parent}/${name}-${id}` : null) };
+	const groups = cgroupAbilities().limits.length > 0 ? parent : null;
+	return { directory: join(directory, name), groups, groupName: (id) => groups && `${groups}/${name}-${id}` };
 }
 
 const END_MS = 5_000;

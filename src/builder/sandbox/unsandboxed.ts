@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, symlinkSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
-import { SandboxError, SOURCE_PATH, type SandboxOptions } from './sandbox.ts';
+import { HOME_PATH, SandboxError, SOURCE_PATH, type SandboxOptions } from './sandbox.ts';
 import { asPlaces, copyInto, writeSecret, type Tree } from './tree.ts';
 
 /** The tree of a command that runs as the builder itself: a copy of the source, and links in place of mounts. */
@@ -17,16 +17,19 @@ export function copyTree(tree: Tree, of: SandboxOptions): Tree {
 	copyInto(join(directory, 'source'), [of.source, ...(of.layers ?? [])]);
 	for (const { from, to } of [...asPlaces(of.readOnly, true), ...asPlaces(of.writable, false)]) {
 		if (from === to) continue;
-		if (!to.startsWith(`${SOURCE_PATH}/`)) {
-			throw new SandboxError(
-				'sandbox_mount',
-				`Without a sandbox ${from} can't be seen as ${to}: only below ${SOURCE_PATH}, or where it is`,
-			);
+		const link = linkOf(directory, to);
+		if (link === null) {
+			const where = `only below ${SOURCE_PATH} and ${HOME_PATH}, or where it is`;
+			throw new SandboxError('sandbox_mount', `Without a sandbox ${from} can't be seen as ${to}: ${where}`);
 		}
-		const link = join(directory, 'source', relative(SOURCE_PATH, to));
 		mkdirSync(dirname(link), { recursive: true });
 		symlinkSync(from, link);
 	}
 	for (const [name, value] of Object.entries(of.secrets ?? {})) writeSecret(join(directory, 'secrets'), name, value);
 	return tree;
+}
+
+function linkOf(directory: string, to: string): string | null {
+	if (to.startsWith(`${SOURCE_PATH}/`)) return join(directory, 'source', relative(SOURCE_PATH, to));
+	return to.startsWith(`${HOME_PATH}/`) ? join(directory, 'home', relative(HOME_PATH, to)) : null;
 }

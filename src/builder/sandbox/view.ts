@@ -22,7 +22,7 @@ const CONFIGURATION = [
 	/^alternatives$/, /^ca-certificates(\.conf)?$/, /^crypto-policies$/, /^fonts$/, /^java.*$/, /^ld\.so\.(cache|conf|conf\.d)$/,
 	/^magic(\.mime)?$/, /^maven$/, /^mime\.types$/, /^perl$/, /^pki$/, /^protocols$/, /^python.*$/, /^services$/, /^ssl$/,
 ]; // prettier-ignore
-/** Below /etc/ssl and /etc/pki, where root keeps keys too. They are unreadable to a build; as places they are named only whole. */
+
 let known: MachineRoot | undefined;
 
 export function machineRoot(): MachineRoot {
