@@ -22,6 +22,7 @@ import { pageRoutes } from './api/pages.ts';
 import { releaseRoutes } from './api/releases.ts';
 import { secretRoutes } from './api/secrets.ts';
 import { serverRoutes } from './api/servers.ts';
+import { stepRoutes } from './api/steps.ts';
 import { gatesEnded } from './builds/builds.ts';
 import { BuildDesk } from './builds/desk.ts';
 import { BuildLogs } from './builds/log.ts';
@@ -191,6 +192,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		...blobRoutes(house),
 		...buildRoutes(house),
 		...builderRoutes(house),
+		...stepRoutes(house),
 		...serverRoutes(house),
 		...backupRoutes(house, options.version),
 		...packageRoutes(house),

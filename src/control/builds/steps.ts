@@ -1,4 +1,4 @@
-import { sha256, type Digest } from '#digest/digest.ts';
+import type { Digest } from '#digest/digest.ts';
 import { differences, keyOf } from '#build/steps/key.ts';
 import type { Fence } from '#state/builds.ts';
 import type { StepRun } from '#state/steps.ts';
@@ -44,7 +44,7 @@ export async function findStep(
 		cached: entry !== null,
 		at: house.clock.now(),
 	});
-	const stored = await house.store.has([parts.inputs as Digest]);
+	const stored = await house.store.has([parts.inputs]);
 	return { entry, inputs: domainWritten(job) !== null && stored.size === 0 };
 }
 
@@ -61,7 +61,7 @@ export async function storeStep(
 	checkKey(entry.key, parts);
 	const wanted = [entry.archive, entry.log].filter((digest) => digest !== null);
 	for (const digest of wanted) if (!blobs.has(digest)) throw new Refusal('bad_upload', 400, `the upload has no blob ${digest}`);
-	const known = new Set<Digest>([...wanted, parts.inputs as Digest]);
+	const known = new Set<Digest>([...wanted, parts.inputs]);
 	for (const digest of blobs.keys()) {
 		if (!known.has(digest)) throw new Refusal('bad_upload', 400, `nothing of the step names the blob ${digest}`);
 	}
@@ -146,7 +146,7 @@ export async function why(
 
 async function told({ store }: House, { parts }: StepRun): Promise<{ parts: StepParts; inputs: Buffer | null }> {
 	try {
-		return { parts, inputs: await store.read(parts.inputs as Digest) };
+		return { parts, inputs: await store.read(parts.inputs) };
 	} catch (error) {
 		if (!(error instanceof BlobMissing || error instanceof BlobCorrupt)) throw error;
 		return { parts, inputs: null };
@@ -158,7 +158,7 @@ function cut(text: string | null): string | null {
 }
 
 function checkKey(key: Digest, parts: StepParts): void {
-	if (keyOf(parts as StepParts & { inputs: Digest }) === key) return;
+	if (keyOf(parts) === key) return;
 	throw new Refusal('bad_key', 400, `the key ${key} is not that of what the step depends on`);
 }
 
