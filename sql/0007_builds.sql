@@ -210,8 +210,8 @@ begin
 		return jsonb_build_object('id', p ->> 'id', 'already', false);
 	end if;
 	b.lane := (v_job ->> 'lane') || coalesce('@' || (v_job ->> 'platform'), '');
-	insert into jibe.build_lane (name) values (b.lane) on conflict do nothing;
-	perform from jibe.build_lane where name = b.lane for update;
+	-- Made or locked: one that is empty may be collected at this moment.
+	insert into jibe.build_lane as l (name) values (b.lane) on conflict (name) do update set name = excluded.name;
 	b.app := v_job ->> 'app';
 	b.environment := v_job ->> 'environment';
 	b.kind := v_job ->> 'kind';

@@ -140,7 +140,13 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		clock,
 	});
 	const manifests = new Manifests({ store, state });
-	const builds = new BuildDesk({ state, onGatesLost: (of) => gatesLost(house, of), log, clock });
+	const builds = new BuildDesk({
+		state,
+		onGatesLost: (of) => gatesLost(house, of),
+		onEnded: (ended) => house.metrics.add('jibe_builds_total', { state: ended }),
+		log,
+		clock,
+	});
 	const house: House = {
 		installation,
 		state,

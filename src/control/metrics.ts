@@ -21,6 +21,16 @@ const FAMILIES = {
 	jibe_region_connected: { kind: 'gauge', help: '1 while the depot of the region is connected.' },
 	jibe_region_edges: { kind: 'gauge', help: 'Edges connected in the region.' },
 	jibe_database_up: { kind: 'gauge', help: '1 while PostgreSQL answers.' },
+	jibe_builds_total: { kind: 'counter', help: 'Builds that ended, by state; what became a deployment is "deployed".' },
+	jibe_builds_waiting: { kind: 'gauge', help: 'Builds that wait for a builder.' },
+	jibe_builds_claimable: {
+		kind: 'gauge',
+		help: 'Those of them that a builder could begin now: one of each repository that builds nothing.',
+	},
+	jibe_builds_running: { kind: 'gauge', help: 'Builds that a builder has.' },
+	jibe_builds_dead: { kind: 'gauge', help: 'Builds whose attempts are used up, until a person has them retried.' },
+	jibe_builds_oldest_seconds: { kind: 'gauge', help: 'For how long the oldest of those that wait has been waiting; 0 while none does.' },
+	jibe_builders_idle: { kind: 'gauge', help: 'Builders that wait for a job at this control.' },
 	jibe_feed_clients: { kind: 'gauge', help: 'WebSockets that read the feed.' },
 } as const satisfies Record<string, { kind: Family['kind']; help: string }>;
 

@@ -224,6 +224,25 @@ describe('what is reported', () => {
 	});
 });
 
+test('logs are kept for 30 days, builds for 90; what waits stays', async () => {
+	const state = await cluster.state();
+	const day = 86_400_000;
+	const now = systemClock.now();
+	const waiting = await state.builds.enqueue(newBuild({ app: 'shop', lane: 'shop' }));
+	const { id } = await state.builds.enqueue(newBuild({ priority: 'hotfix' }));
+	const of = await claimed(state, 'w1');
+	await state.builds.log(of, { first: 0, count: 1, bytes: 1, packed: Buffer.from('x') });
+	await state.builds.finish(of, { state: 'BuildFailed', ...END, at: now });
+	const lines = () => state.builds.lines({ id, attempt: 0, from: 0, limit: 9 });
+	await state.collect(now + 29 * day);
+	assert.equal((await lines()).length, 1);
+	await state.collect(now + 31 * day);
+	assert.deepEqual([(await lines()).length, (await state.builds.build(id))?.state], [0, 'BuildFailed']);
+	await state.collect(now + 91 * day);
+	assert.equal(await state.builds.build(id), null);
+	assert.equal((await claimed(state, 'w2')).id, waiting.id);
+});
+
 describe('the artifact', () => {
 	test('takes the build over as the deployment of the same id, once, and tells no stage twice', async () => {
 		const state = await cluster.state();

@@ -13,6 +13,10 @@ const LIVE_RELEASES_KEPT = 50;
 const REMOVED_KEPT_MS = 30 * DAY_MS;
 const EVENTS_KEPT_MS = 90 * DAY_MS;
 const AUDIT_KEPT_MS = 400 * DAY_MS;
+const BUILD_LOGS_KEPT_MS = 30 * DAY_MS;
+/** As long as the events of a deployment. */
+const BUILDS_KEPT_MS = EVENTS_KEPT_MS;
+const BATCHES_AT_ONCE = 5_000;
 /** The lock that `create_deployment` and `lease_blobs` share. */
 const BLOB_LOCK = 7104302;
 
@@ -26,6 +30,7 @@ export async function collect(db: Database, now: number): Promise<Collected> {
 	const [events, auditEntries] = [await pruneEvents(db, now), await pruneAudit(db, now)];
 	await db.call('jibe_forget_removed', 'select jibe.forget_removed($1)', [now - REMOVED_KEPT_MS]);
 	await dropExpired(db, now);
+	await dropBuilds(db, now);
 	return { wanted, releases, events, auditEntries };
 }
 
@@ -105,4 +110,32 @@ async function pruneAudit(db: Database, now: number): Promise<number> {
 async function dropExpired(db: Database, now: number): Promise<void> {
 	await db.rows(db.build.deleteFrom('jibe.login_code').where('expires_at', '<', now));
 	await db.rows(db.build.deleteFrom('jibe.session').where('expires_at', '<', now));
+}
+
+/** Logs, then what is left of builds; a build's steps and log go with it. In pieces, so that nobody waits for long. */
+async function dropBuilds(db: Database, now: number): Promise<void> {
+	for (let dropped = BATCHES_AT_ONCE; dropped === BATCHES_AT_ONCE;) {
+		dropped = await db.call(
+			'jibe_drop_build_logs',
+			`with dropped as (
+				delete from jibe.build_log where (build, attempt, first) in (
+					select build, attempt, first from jibe.build_log where at < $1 limit $2) returning 1)
+			select count(*)::integer from dropped`,
+			[now - BUILD_LOGS_KEPT_MS, BATCHES_AT_ONCE],
+		);
+	}
+	await db.rows(
+		db.build
+			.deleteFrom('jibe.build')
+			.where('phase', '=', 'ended')
+			.where('ended_at', '<', now - BUILDS_KEPT_MS),
+	);
+	await db.rows(
+		db.build
+			.deleteFrom('jibe.build_lane')
+			.where('running', 'is', null)
+			.where('head', 'is', null)
+			.where('served_at', '<', sql<Date>`clock_timestamp() - interval '90 days'`)
+			.where('served_at', '>', sql<Date>`'-infinity'`),
+	);
 }

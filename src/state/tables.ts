@@ -107,6 +107,7 @@ export interface Tables {
 		dead: boolean;
 		retried: string | null;
 	};
+	'jibe.build_lane': { name: string; running: string | null; head: string | null; served_at: Date };
 	'jibe.build_job': { id: string; job: NewBuild };
 	'jibe.build_log': { build: string; attempt: number; first: number; next: number; bytes: number; at: number; lines: Buffer };
 	'jibe.want': { app: string; environment: string; region: string; epoch: number; version: number; removed: boolean };

@@ -108,7 +108,7 @@ function programRoutes(house: House): Route[] {
 	];
 }
 
-function installationRoutes({ state, url, metrics, clock }: House): Route[] {
+function installationRoutes({ state, url, metrics, builds, clock }: House): Route[] {
 	return [
 		route({
 			method: 'POST',
@@ -150,7 +150,10 @@ function installationRoutes({ state, url, metrics, clock }: House): Route[] {
 			summary: 'Numbers for Prometheus.',
 			role: 'viewer',
 			answer: 'text/plain; version=0.0.4',
-			handle: () => Promise.resolve(new Raw(metrics.text(), 'text/plain; version=0.0.4; charset=utf-8')),
+			async handle() {
+				await builds.measure(metrics);
+				return new Raw(metrics.text(), 'text/plain; version=0.0.4; charset=utf-8');
+			},
 		}),
 	];
 }

@@ -76,7 +76,8 @@ function jobRoutes(house: House): Route[] {
 				if (build?.phase === 'gating' && build.attempt === attempt && build.worker === worker) {
 					await gatesEnded(house, of, { passed: end.state === 'gates-passed', summary: (end.detail ?? end.reason ?? '').slice(0, 8_000) });
 				}
-				await state.builds.finish(of, end);
+				const { was, build: ended } = await state.builds.finish(of, end);
+				if (was === 'running') house.metrics.add('jibe_builds_total', { state: ended.reason === end.state ? end.state : ended.state });
 				builds.told(params.id, true);
 				builds.hint();
 				return {};

@@ -87,14 +87,19 @@ function askedBy({ app, environment, commit, branch, dirty = false, ancestors, b
 
 /** The same is live already, or on its way, as another deployment: then this build has ended with that. */
 async function concluded(house: House, fence: Fence, { deployment }: { deployment: Deployment }) {
-	if (deployment.id === fence.id) return { deployment, already: false };
+	if (deployment.id === fence.id) {
+		house.metrics.add('jibe_builds_total', { state: 'deployed' });
+		return { deployment, already: false };
+	}
 	const detail = `what it made is ${deployment.id}, release v${deployment.release}`;
 	const end = { state: 'Superseded', reason: 'already_live', detail, at: house.clock.now(), became: deployment.id } as const;
+	house.metrics.add('jibe_builds_total', { state: 'Superseded' });
 	await house.state.builds.finish(fence, end);
 	return { deployment, already: true };
 }
 
 async function refused(house: House, fence: Fence, { code, message, hint }: Refusal): Promise<void> {
 	const detail = hint === null ? message : `${message}\n${hint}`;
+	house.metrics.add('jibe_builds_total', { state: 'DeployFailed' });
 	await house.state.builds.finish(fence, { state: 'DeployFailed', reason: code, detail, at: house.clock.now() });
 }

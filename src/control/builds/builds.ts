@@ -38,6 +38,7 @@ export async function cancel(house: House, id: string, by: string): Promise<Buil
 	if (build.phase === 'ended' || build.phase === 'stopping')
 		throw new Refusal('already_ended', 409, `${id} has ended: ${build.state}`, `look at it with "jibe status ${build.app}"`);
 	const halted = await house.state.builds.halt(id, 'cancelled', by);
+	house.metrics.add('jibe_builds_total', { state: halted.state });
 	house.builds.told(id, true);
 	house.builds.hint();
 	return halted;

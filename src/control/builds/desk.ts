@@ -4,6 +4,7 @@ import type { ClaimedBuild, Fence, QueueNumbers, Stop, Swept } from '#state/buil
 import type { State } from '#state/state.ts';
 import type { Event } from '#wire/api.ts';
 import { BUILD_LIMIT_MS, CLAIM_WAIT_MS, HOLD_MS, LEASE_MS, MAX_ATTEMPTS } from '#wire/builds.ts';
+import type { Metrics } from '../metrics.ts';
 
 /**
  * What waits at this control for something to happen to builds: builders for a job, beats for the word to stop, readers for
@@ -34,6 +35,8 @@ export interface DeskOptions {
 	state: State;
 	/** The last attempt of a build was lost while its gates held back a deployment. */
 	onGatesLost(of: Fence): void;
+	/** An attempt was its last, or took too long. */
+	onEnded(state: string): void;
 	log: Log;
 	clock: Clock;
 	/** Others than the usual ones, for tests. */
@@ -133,6 +136,21 @@ export class BuildDesk {
 		}
 	}
 
+	/** For Prometheus. Without a database the other numbers are still told. */
+	async measure(metrics: Metrics): Promise<void> {
+		metrics.set('jibe_builders_idle', {}, this.idle);
+		try {
+			const { waiting, claimable, running, dead, oldestMs } = await this.#of.state.builds.queue();
+			metrics.set('jibe_builds_waiting', {}, waiting);
+			metrics.set('jibe_builds_claimable', {}, claimable);
+			metrics.set('jibe_builds_running', {}, running);
+			metrics.set('jibe_builds_dead', {}, dead);
+			metrics.set('jibe_builds_oldest_seconds', {}, (oldestMs ?? 0) / 1000);
+		} catch (error) {
+			this.#of.log.warn('builds.unmeasured', { error });
+		}
+	}
+
 	close(): void {
 		this.#closed = true;
 		for (const stop of this.#stops) stop();
@@ -215,6 +233,7 @@ export class BuildDesk {
 	#swept(swept: Swept): void {
 		this.#of.log.warn(`build.${swept.outcome}`, { ...swept });
 		if (swept.outcome === 'dead' && swept.deployed) this.#of.onGatesLost(swept);
+		if (swept.outcome === 'dead' || swept.outcome === 'timed-out') this.#of.onEnded('TimedOut');
 		this.told(swept.id, true);
 		this.hint();
 	}
