@@ -131,7 +131,16 @@ test('the master key changes while everything runs; lost, it is said what that m
 	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
 	assert.equal((await answer())?.['url'], 'postgres://notes:third-of-them@db/notes');
 
+	const doctor = async () => {
+		const { json: found } = await jibe.api('/api/v1/doctor');
+		const { findings } = found as { findings: { check: string; state: string; detail: string; hint: string | null }[] };
+		return findings.find(({ check }) => check === 'secrets');
+	};
+	assert.deepEqual([(await doctor())?.state, (await doctor())?.hint], ['ok', null]);
 	renameSync(file, `${file}.kept`);
+	assert.equal((await doctor())?.state, 'bad');
+	assert.match((await doctor())!.detail, /DATABASE_URL of app \(production\)/);
+	assert.match((await doctor())!.hint!, /--lost-key/);
 	app.write('more.txt', 'three');
 	const lost = await jibe.expect(4, ['deploy'], { cwd: app.dir });
 	assert.match(lost.stderr, /DATABASE_URL of app \(production\)/);

@@ -8,7 +8,7 @@ import type { ServerRow } from '#state/joined-servers.ts';
 import { CLOCK_OFF_MS } from '#wire/join.ts';
 import type { serverCheckup } from '#wire/api.ts';
 import type { House } from './house.ts';
-import type { ServerView } from './ports.ts';
+import { Refusal, type ServerView } from './ports.ts';
 
 /** What control finds when it looks at what it stands on, and what it knows of every server. */
 
@@ -30,6 +30,7 @@ export async function controlFindings(house: House, settings: { version: string;
 		blobStore(house),
 		replicas(house, settings.version),
 		names(house),
+		masterKey(house),
 		Promise.resolve(certificates(house, settings.certFile)),
 		Promise.resolve(regions(house)),
 	]);
@@ -126,6 +127,18 @@ async function replicas({ state, sharedStore }: House, version: string): Promise
 		];
 	} catch (error) {
 		return [bad('replicas', `can't be asked: ${(error as Error).message}`, 'the database has to answer first')];
+	}
+}
+
+/** Without it no secret is to be read again, and nobody notices before the next deploy. */
+async function masterKey({ secrets }: House): Promise<Finding[]> {
+	try {
+		const tried = await secrets.tried();
+		if (!tried) return [];
+		return [ok('secrets', `the master key is in ${tried.where}, and opens what was tried (${tried.opened})`)];
+	} catch (error) {
+		if (error instanceof Refusal) return [bad('secrets', error.message, error.hint ?? 'look at where the master key is kept')];
+		return [bad('secrets', `they can't be asked for: ${(error as Error).message}`, 'the database has to answer first')];
 	}
 }
 

@@ -11,6 +11,7 @@ const REWRAP_BATCH = 200;
 /** Rewrapped while somebody still seals under the former key: such rounds end at once. */
 const REWRAP_ROUNDS = 10_000;
 const LISTED_NAMES = 10;
+const MAX_TRIED = 20;
 
 export interface SecretsOptions {
 	state: State;
@@ -122,6 +123,26 @@ export class SecretKeeper {
 		const lost = (await this.of.state.secrets.useMasterKey({ id: target.id, instead, lost: true, by })) ?? [];
 		this.of.log.warn('master_key.given_up', { keyId: target.id, lost: lost.length });
 		return { keyId: target.id, lost };
+	}
+
+	/** null: nothing was sealed yet. Opens one of each app's environment, newest first, to see. @throws Refusal where it can't */
+	async tried(): Promise<{ where: string; opened: number } | null> {
+		const { secrets } = this.of.state;
+		if ((await secrets.masterKey()) === null) return null;
+		await this.keys(false);
+		const rows = (await secrets.list(null)).filter(({ revokedAt }) => revokedAt === null);
+		const newest = new Map(rows.toReversed().map((row) => [`${row.app} ${row.environment} ${row.name}`, row]));
+		const tried = [...newest.values()].slice(0, MAX_TRIED);
+		for (const { app, environment, name, version } of tried) {
+			try {
+				await this.opened({ app, environment }, { [name]: version });
+			} catch (error) {
+				if (error instanceof Refusal) throw error;
+				const hint = `jibe secret set ${name} --app ${app} --env ${environment}`;
+				throw new Refusal('secret_damaged', 503, `${name} of ${app} (${environment}) does not open: its row was changed`, hint);
+			}
+		}
+		return { where: this.source().where, opened: tried.length };
 	}
 
 	/** What a sealed backup carries; null where the master key is not in Jibe's keeping. */
