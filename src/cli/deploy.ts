@@ -17,7 +17,16 @@ import type { Invocation, Verb } from './verbs.ts';
 
 export const verb: Verb = {
 	syntax: {
-		options: { from: 'value', regions: 'list', strategy: 'value', reason: 'value', now: 'flag', force: 'flag', detach: 'flag' },
+		options: {
+			from: 'value',
+			regions: 'list',
+			strategy: 'value',
+			reason: 'value',
+			now: 'flag',
+			force: 'flag',
+			detach: 'flag',
+			remote: 'flag',
+		},
 		positionals: ['DIR'],
 		optional: 0,
 	},
@@ -29,6 +38,10 @@ export const verb: Verb = {
 		if (from !== null) {
 			const { deployFrom } = await import('./from.ts');
 			return deployFrom(from, invocation, narrowed(await readProject(directory, environment), args), bootMs);
+		}
+		if (args.flag('remote')) {
+			const { deployRemote } = await import('./remote/remote.ts');
+			return deployRemote(invocation, directory, bootMs);
 		}
 		const git = gitFacts(directory);
 		const project = narrowed(await readProject(directory, environment), args);

@@ -66,6 +66,7 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	others: 'all other branches: preview, ignore',
 	production: 'the branch that goes to production; none',
 	secret: 'token, clone, webhook or deploy-key: its value comes from standard input',
+	remote: 'build on a builder, from the source as it is here',
 	'keep-data': 'leave the directory, for another time',
 	host: "where the region's other servers reach this one; else the address it speaks to control from",
 	json: 'one JSON object, the last line of stdout',

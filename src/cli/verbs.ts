@@ -36,7 +36,7 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 	down: { usage: 'down [--data DIR]', summary: 'stop everything of it', load: () => import('./down.ts') },
 	init: { usage: 'init [DIR]', summary: 'write a first jibe.json', load: () => import('./init.ts') },
 	deploy: {
-		usage: 'deploy [DIR] [--regions a,b] [--strategy walk] [--reason TEXT] [--now] [--force] [--detach]',
+		usage: 'deploy [DIR] [--remote] [--regions a,b] [--strategy walk] [--reason TEXT] [--now] [--force] [--detach]',
 		summary: 'take a directory live',
 		load: () => import('./deploy.ts'),
 	},
