@@ -157,12 +157,14 @@ function makeVendor(key: string, closure: Closure, patched: readonly string[]): 
 	const about: Record<string, string> = {};
 	for (const locked of packages) {
 		const at = closure.hoisted ? locked.at : storePlace(locked);
-		const files = packageFiles(locked.dir, at, keepAll);
+		// Where it really is: what led there may be gone by the time its bytes are read.
+		const dir = realpathSync(locked.dir);
+		const files = packageFiles(dir, at, keepAll);
 		native ||= files.native;
-		for (const path of whereBuilt(locked.dir)) watched.add(path);
+		for (const path of whereBuilt(dir)) watched.add(path);
 		cached.files.push(...files.files);
 		cached.links.push(...files.links);
-		cached.folders.push([realpathSync(locked.dir), at]);
+		cached.folders.push([dir, at]);
 		about[at] = `${locked.name}@${locked.version}`;
 	}
 	if (!closure.hoisted) cached.links.push(...storeLinks(packages));
