@@ -34,6 +34,8 @@ import { Hub, namedBy } from './hub.ts';
 import { Manifests } from './manifests.ts';
 import { Metrics } from './metrics.ts';
 import { Outbound } from './outbound/outbound.ts';
+import { pushesOf } from './repositories/branches.ts';
+import { openForges } from './repositories/forges.ts';
 import { RepositorySecrets } from './repositories/secrets.ts';
 import { openApi } from './openapi.ts';
 import { Others, type OthersOptions } from './others.ts';
@@ -189,7 +191,9 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 			clock,
 		});
 	const acceptors = [server, ...(tls ? [tls.server] : [])].map(accept);
+	const forges = openForges(house, pushesOf(house), tls?.addresses[0] ?? url);
 	const routes: Route[] = [
+		...forges.routes,
 		...deploymentRoutes(house),
 		...appRoutes(house),
 		...releaseRoutes(house),
@@ -208,6 +212,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	routes.push(...pageRoutes(house, options.pages, document));
 	await others?.join(house);
 	await driver.resume();
+	forges.begin();
 	const programProblem = (request: IncomingMessage, role: 'depot' | 'builder') =>
 		problemOf(programClaims(bearer(request), role, installation.publicPem, clock), role, request, roster);
 	router.resolve(createRouter({ routes, state, names, programProblem, log }));
@@ -220,6 +225,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		async close() {
 			for (const part of [...watching, builds, roster, ...(tls ? [tls] : [])]) part.close();
 			announcing?.cancel();
+			await forges.close();
 			await close(closing, others);
 		},
 	};

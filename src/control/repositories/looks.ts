@@ -25,15 +25,16 @@ export interface Looked {
 export class Looks {
 	private readonly worker = `look-${randomId()}`;
 	private readonly house: Pick<House, 'state' | 'clock' | 'log'>;
-	private readonly look: (claimed: Claimed) => Promise<Looked>;
+	private readonly look: (claimed: Claimed, stop: AbortSignal) => Promise<Looked>;
 	private timer: Timer | null = null;
 	private readonly running = new Set<Promise<void>>();
-	private claiming = false;
+	private claiming: Promise<void> | null = null;
+	private readonly stop = new AbortController();
 	/** Something came while it was looked for. */
 	private again = false;
 	private closed = false;
 
-	constructor(house: Pick<House, 'state' | 'clock' | 'log'>, look: (claimed: Claimed) => Promise<Looked>) {
+	constructor(house: Pick<House, 'state' | 'clock' | 'log'>, look: (claimed: Claimed, stop: AbortSignal) => Promise<Looked>) {
 		this.house = house;
 		this.look = look;
 	}
@@ -41,17 +42,23 @@ export class Looks {
 	/** Something waits. */
 	hurry(): void {
 		this.again = true;
-		if (!this.claiming && !this.closed) void this.claim();
+		if (this.claiming || this.closed) return;
+		this.claiming = this.claim().finally(() => {
+			this.claiming = null;
+			if (this.again && this.running.size < AT_ONCE) this.hurry();
+		});
 	}
 
+	/** What is being looked at is left for whoever comes next. */
 	async close(): Promise<void> {
 		this.closed = true;
 		this.timer?.cancel();
+		this.stop.abort();
+		await this.claiming;
 		await Promise.all(this.running);
 	}
 
 	private async claim(): Promise<void> {
-		this.claiming = true;
 		this.timer?.cancel();
 		const { state, log } = this.house;
 		try {
@@ -63,12 +70,10 @@ export class Looks {
 				this.start(claimed);
 			}
 		} catch (error) {
+			this.again = false;
 			log.warn('looks.not_claimed', { error });
-		} finally {
-			this.claiming = false;
-			if (this.again && this.running.size < AT_ONCE) this.hurry();
-			else await this.sleep();
 		}
+		if (!this.again) await this.sleep();
 	}
 
 	private start(claimed: Claimed): void {
@@ -99,8 +104,9 @@ export class Looks {
 
 	private async tried(claimed: Claimed): Promise<{ looked: Looked; againAt: number | null }> {
 		try {
-			return { looked: await this.look(claimed), againAt: null };
+			return { looked: await this.look(claimed, this.stop.signal), againAt: null };
 		} catch (error) {
+			if (this.closed) return { looked: { state: 'failed', outcome: 'control was stopped' }, againAt: this.house.clock.now() };
 			const known = error instanceof CloneError || error instanceof Refusal;
 			if (!known) this.house.log.error('look.failed', { repository: claimed.repository, ref: claimed.ref, error });
 			const outcome = known ? `${error.code}: ${error.message}` : 'internal: the log of control says why';

@@ -74,10 +74,10 @@ export class Mirrors {
 	 * Brings `remote` (`refs/heads/main`, `refs/pull/7/head`, or a commit) here as `local`, with all files of its newest
 	 * commit. @throws CloneError
 	 */
-	async bring(row: RepositoryRow, secrets: Opened, remote: string, local: string): Promise<Moved> {
+	async bring(row: RepositoryRow, secrets: Opened, remote: string, local: string, stop?: AbortSignal): Promise<Moved> {
 		const directory = await this.house.git.make(row.name);
 		const before = await readRef(directory, local);
-		const way = await this.way(row, secrets, directory);
+		const way: Way = { ...(await this.way(row, secrets, directory)), ...(stop ? { signal: stop } : {}) };
 		try {
 			const there = await this.fetch(directory, way, `+${remote}:${local}`);
 			if (!there) {
@@ -147,9 +147,17 @@ export class Mirrors {
 			throw new CloneError('repository_damaged', `${way.target.host} has not sent ${still.length} files of commit ${commit}`, true);
 	}
 
-	private async run(args: string[], directory: string, { config, env }: Way, input?: string): Promise<void> {
+	private async run(args: string[], directory: string, { config, env, signal }: Way, input?: string): Promise<void> {
 		const { limitMs, maxPackBytes: maxFileBytes } = this.limits;
-		await git(args, { directory, config, env, limitMs, maxFileBytes, ...(input === undefined ? {} : { input }) });
+		await git(args, {
+			directory,
+			config,
+			env,
+			limitMs,
+			maxFileBytes,
+			...(input === undefined ? {} : { input }),
+			...(signal ? { signal } : {}),
+		});
 	}
 
 	/** How git gets there, and as whom. */
@@ -206,6 +214,8 @@ interface Way {
 	authorization: string | null;
 	config: Record<string, string>;
 	env: Record<string, string>;
+	/** Ends what is under way. */
+	signal?: AbortSignal;
 	close(): Promise<void>;
 }
 

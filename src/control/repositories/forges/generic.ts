@@ -20,9 +20,9 @@ export const generic: ForgeDialect = {
 	status: null,
 };
 
-/** When it was signed, wall ms. */
+/** The end of the second that it was signed in, wall ms. */
 export function signedAt(headers: IncomingHttpHeaders): number {
-	return Number(readSignature(headers).t) * 1000;
+	return Number(readSignature(headers).t) * 1000 + 999;
 }
 
 function readSignature(headers: IncomingHttpHeaders): { t: string; v1: string } {

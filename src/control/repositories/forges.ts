@@ -1,0 +1,31 @@
+import { hookRoutes } from '../api/hooks.ts';
+import { repositoryRoutes } from '../api/repositories.ts';
+import type { House } from '../house.ts';
+import type { Route } from '../route.ts';
+import { look, type Pushes } from './look.ts';
+import { Looks } from './looks.ts';
+import { Mirrors } from './mirror.ts';
+import { Statuses } from './statuses.ts';
+
+/** Repositories that live elsewhere: what their forges tell is worked off, and they are told what comes of it. */
+export interface Forges {
+	routes: Route[];
+	/** Takes up what waits. */
+	begin(): void;
+	close(): Promise<void>;
+}
+
+/** `publicUrl`: of control, as people and forges reach it. */
+export function openForges(house: House, pushes: Pushes, publicUrl: string): Forges {
+	const mirrors = new Mirrors(house);
+	const looks = new Looks(house, (claimed, stop) => look({ house, mirrors, pushes, stop }, claimed));
+	const statuses = new Statuses(house, publicUrl);
+	const hurry = () => looks.hurry();
+	return {
+		routes: [...hookRoutes(house, hurry), ...repositoryRoutes(house, hurry)],
+		begin: hurry,
+		async close() {
+			await Promise.all([looks.close(), statuses.close()]);
+		},
+	};
+}
