@@ -6,7 +6,7 @@ import { removePidFile, writePidFile } from '#process/pid-file.ts';
 import { readCredentialFile } from '#wire/credential.ts';
 import { openJoined } from '#wire/joined.ts';
 import { connectControl } from './control.ts';
-import { openPlainSteps as openSteps } from './plain-steps.ts';
+import { openSteps } from './steps/open.ts';
 import { work } from './work.ts';
 import { Workshop } from './workshop.ts';
 
