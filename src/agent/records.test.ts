@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, truncateSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
@@ -47,6 +47,9 @@ test('the last whole line of a record counts, whatever was cut off after it', (t
 test('a record that changes for ever does not grow for ever', (t) => {
 	const directory = home(t);
 	const records = openRecords(directory, quiet);
+	for (let n = 0; n < 200; n++) records.remember({ wants: [], releases: [], settled: [{ region: 'fra', app: 'notes', environment: 'x'.repeat(50_000), epoch: 1, version: n }] }); // prettier-ignore
+	assert.ok(statSync(join(directory, 'wants.json')).size < 4 * 1024 * 1024);
+	assert.equal(openRecords(directory, quiet).memory().settled[0]?.version, 199);
 	for (let n = 0; n < 1_000; n++) records.update(record(n % 2 ? 'warm' : 'serving'));
 	assert.ok(readFileSync(join(directory, 'instances', '7m4k92xy.json'), 'utf8').split('\n').length <= 64);
 	assert.deepEqual(openRecords(directory, quiet).instances(), [record('warm')]);

@@ -68,13 +68,15 @@ export function openRecords(home: string, log: Log): Records {
 		}
 	};
 	const fileOf = (id: string) => join(directory, `${id}.json`);
-	const lines = new Map<string, number>();
-	const put = (record: InstanceRecord) => {
-		const file = fileOf(record.id);
-		const count = (lines.get(file) ?? MAX_LINES) + 1;
-		if (count > MAX_LINES) write(file, record);
-		else appendFileSync(file, `\n${JSON.stringify(record)}`);
-		lines.set(file, count > MAX_LINES ? 1 : count);
+	const written = new Map<string, { lines: number; bytes: number; last: string }>();
+	const put = (file: string, value: object) => {
+		const text = JSON.stringify(value);
+		const before = written.get(file);
+		if (before?.last === text) return;
+		const whole = !before || before.lines === MAX_LINES || before.bytes + text.length > MAX_BYTES;
+		if (whole) write(file, text);
+		else appendFileSync(file, `\n${text}`);
+		written.set(file, { lines: whole ? 1 : before.lines + 1, bytes: whole ? text.length : before.bytes + text.length, last: text });
 	};
 	let flush: NodeJS.Immediate | null = null;
 	const retry = () => {
@@ -84,19 +86,19 @@ export function openRecords(home: string, log: Log): Records {
 	};
 	return {
 		instances: () => readdirSync(directory).filter((name) => name.endsWith('.json')).flatMap((name) => read<InstanceRecord>(join(directory, name), log) ?? []), // prettier-ignore
-		save: put,
-		update: (record) => tryTo(fileOf(record.id), () => put(record)),
+		save: (record) => put(fileOf(record.id), record),
+		update: (record) => tryTo(fileOf(record.id), () => put(fileOf(record.id), record)),
 		updateSoon(record) {
-			unwritten.set(fileOf(record.id), () => put(record));
+			unwritten.set(fileOf(record.id), () => put(fileOf(record.id), record));
 			flush ??= setImmediate(retry);
 		},
 		forget(id) {
 			unwritten.delete(fileOf(id));
-			lines.delete(fileOf(id));
+			written.delete(fileOf(id));
 			rmSync(fileOf(id), { force: true });
 		},
 		memory: () => read<Memory>(memoryFile, log) ?? { wants: [], releases: [], settled: [] },
-		remember: (memory) => tryTo(memoryFile, () => write(memoryFile, memory)),
+		remember: (memory) => tryTo(memoryFile, () => put(memoryFile, memory)),
 		retry,
 	};
 }
@@ -106,9 +108,11 @@ export function openRecords(home: string, log: Log): Records {
  * one to the disk first: 1 to 2 ms for each of the 48 instances that a rollback over 24 regions moves, measured.
  */
 const MAX_LINES = 64;
+/** Or when the file gets larger than this. */
+const MAX_BYTES = 4 * 1024 * 1024;
 
-function write(file: string, value: object): void {
-	writeFileSync(`${file}.draft`, JSON.stringify(value), { mode: 0o600 });
+function write(file: string, text: string): void {
+	writeFileSync(`${file}.draft`, text, { mode: 0o600 });
 	renameSync(`${file}.draft`, file);
 }
 
