@@ -7,7 +7,7 @@ import type { Ground } from '../ground.ts';
 import type { OutputFile, Sandbox, SandboxResult, Sandboxes } from '../sandbox/sandbox.ts';
 import { pack, type Made } from './archive.ts';
 import type { Printed } from './printed.ts';
-import { matcher, type SourceFiles } from './source.ts';
+import { linkTo, matcher, type SourceFiles } from './source.ts';
 import { stage } from './stage.ts';
 import { strip } from './strip.ts';
 
@@ -103,7 +103,7 @@ async function outputsOf(step: PlannedStep, sandbox: Sandbox, of: Execution): Pr
 
 /** As the lists of inputs say it. */
 function contentOf({ at, target, executable }: OutputFile): string {
-	return target === null ? `${sha256(readFileSync(at))}${executable ? ' x' : ''}` : `-> ${target}`;
+	return target === null ? `${sha256(readFileSync(at))}${executable ? ' x' : ''}` : linkTo(target);
 }
 
 function isInstalled({ path, at, target }: OutputFile, { ground }: Execution): boolean {

@@ -15,7 +15,7 @@ import { Places } from './places.ts';
 import { Printed } from './printed.ts';
 import { readSource, select, type SourceFiles } from './source.ts';
 
-export const openSteps: OpenSteps = async (ground) => new Steps(ground, readSource(ground.checkout, `${ground.checkout}.digests`));
+export const openSteps: OpenSteps = async (ground) => new Steps(ground, readSource(ground.checkout));
 
 /** A step that has ended well. */
 interface Done {

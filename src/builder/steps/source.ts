@@ -1,15 +1,5 @@
-import {
-	readFileSync,
-	readdirSync,
-	readlinkSync,
-	lchownSync,
-	lstatSync,
-	mkdirSync,
-	renameSync,
-	writeFileSync,
-	type BigIntStats,
-} from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, lchownSync, lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, renameSync, rmSync, writeFileSync, type BigIntStats } from 'node:fs'; // prettier-ignore
+import { basename, dirname, join } from 'node:path';
 import { systemClock } from '#clock/clock.ts';
 import { sha256 } from '#digest/digest.ts';
 import { globs } from '#build/ignore.ts';
@@ -30,8 +20,9 @@ const NEVER = new Set(['.git', 'node_modules']);
 const STAMP_GRANULARITY_NS = 20_000_000n;
 const MAX_FILES = 250_000;
 
-/** `memory`: a file that keeps what is known of the digests. */
-export function readSource(checkout: string, memory: string): SourceFiles {
+/** What is known of digests is kept in `digests`, beside the folder that holds the checkouts. */
+export function readSource(checkout: string): SourceFiles {
+	const memory = join(checkout, '..', '..', 'digests', basename(checkout));
 	const startedNs = BigInt(systemClock.now()) * 1_000_000n;
 	const known = recall(memory);
 	const seen: Memory = {};
@@ -41,7 +32,7 @@ export function readSource(checkout: string, memory: string): SourceFiles {
 		const at = join(checkout, path);
 		let stat = lstatSync(at, { bigint: true });
 		if (give(at, stat)) stat = lstatSync(at, { bigint: true });
-		if (stat.isSymbolicLink()) files.push({ path, is: `-> ${readlinkSync(at)}` });
+		if (stat.isSymbolicLink()) files.push({ path, is: linkTo(readlinkSync(at)) });
 		if (!stat.isFile()) continue;
 		const stamp = `${stat.size} ${stat.mtimeNs} ${stat.ctimeNs} ${stat.ino} ${stat.mode}`;
 		const before = known[path];
@@ -49,8 +40,13 @@ export function readSource(checkout: string, memory: string): SourceFiles {
 		files.push({ path, is });
 		if (stat.mtimeNs < startedNs - STAMP_GRANULARITY_NS && stat.ctimeNs < startedNs - STAMP_GRANULARITY_NS) seen[path] = [stamp, is];
 	}
-	remember(memory, seen);
+	remember(memory, seen, dirname(checkout));
 	return { files, isAll: (inputs) => inputs.length === files.length };
+}
+
+/** As lists of inputs say what a link is. */
+export function linkTo(target: string): string {
+	return `-> ${JSON.stringify(target)}`;
 }
 
 /** By path: stamps, and what was in it. */
@@ -83,8 +79,9 @@ function recall(file: string): Memory {
 	}
 }
 
-function remember(file: string, seen: Memory): void {
+function remember(file: string, seen: Memory, checkouts: string): void {
 	mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+	for (const name of readdirSync(dirname(file))) if (!existsSync(join(checkouts, name))) rmSync(join(dirname(file), name), { force: true });
 	const draft = `${file}.${process.pid}`;
 	writeFileSync(draft, JSON.stringify(seen), { mode: 0o600 });
 	renameSync(draft, file);
