@@ -45,6 +45,7 @@ export function dialDepots(options: DepotLinksOptions): DepotLinks {
 			...(tls ? { tls } : {}),
 			credential: options.credential,
 			hello: options.hello,
+			isKnown: (text) => heard.isRepeated(text, depot),
 			onMessage(message) {
 				if (message.type === 'servers') return void peers?.take(message);
 				const news = message.type === 'wants' ? heard.unsaid(message, depot) : message;
@@ -91,9 +92,26 @@ export function dialDepots(options: DepotLinksOptions): DepotLinks {
 	};
 }
 
-/** Which depot said the newest version of each want first: what the others say of it is no news. */
+/** What is only ever news once, whoever says it: wants have versions, and reports of instances an order (but for older agents'). */
+const SAID_ONCE = /^\{"type":"(?:wants"|instances".*"order":)/s;
+const REPEATS_REMEMBERED = 32;
+const MAX_REPEAT_LENGTH = 256 * 1024;
+
+/** Which depot said what first: what the others say of it is no news. */
 class Heard {
+	/** Frame → the depot that sent it. Three depots say the same within milliseconds, and to read a frame costs more than to compare it. */
+	readonly #frames = new Map<string, string>();
 	readonly #newest = new Map<string, Version & { depot: string }>();
+
+	/** Another depot sent the same words a moment ago. */
+	isRepeated(text: string, depot: string): boolean {
+		if (text.length > MAX_REPEAT_LENGTH || !SAID_ONCE.test(text)) return false;
+		const first = this.#frames.get(text);
+		if (first !== undefined) return first !== depot;
+		if (this.#frames.size >= REPEATS_REMEMBERED) this.#frames.delete(this.#frames.keys().next().value!);
+		this.#frames.set(text, depot);
+		return false;
+	}
 
 	/** What of it was not said by another depot before; null: nothing. */
 	unsaid(message: Wants, depot: string): Wants | null {

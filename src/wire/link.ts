@@ -35,6 +35,8 @@ export interface DialOptions {
 	credential: () => string;
 	/** First frame of each connection. */
 	hello: () => Hello;
+	/** true: this frame says nothing new, and is not even read. */
+	isKnown?(text: string): boolean;
 	/** `text` is the frame as it came, for those that pass it on. */
 	onMessage(message: DownMessage, text: string): void;
 	onUp?(): void;
@@ -75,8 +77,9 @@ export function dial(options: DialOptions): Link {
 		});
 		trying.on('message', (data, binary) => {
 			const text = binary ? null : frameText(data);
-			const message = text === null ? null : readFrame(downMessage, text, log);
-			if (message !== null && text !== null) options.onMessage(message, text);
+			if (text === null || options.isKnown?.(text)) return;
+			const message = readFrame(downMessage, text, log);
+			if (message !== null) options.onMessage(message, text);
 		});
 		trying.on('close', (code, said) => {
 			pulse.stop();

@@ -111,6 +111,42 @@ test('links go to every depot of the region, and come and go with the list; what
 	assert.equal(heard.some(([from]) => from === OWN_DEPOT), false); // prettier-ignore
 });
 
+test('a report that another depot has passed on in the same words is not read again, unless it does not say its order', async (t) => {
+	const authority = openAuthority(t);
+	const depots = [await depot(t, authority, 'one'), await depot(t, authority, 'three')];
+	const heard: string[] = [];
+	let onHeard = () => {};
+	const links = dialDepots({
+		socket: null,
+		peers: peersOf(authority, 'two', listOf(1, authority.peer('two'), ...depots.map(({ peer }) => peer))),
+		regions: ['fra'],
+		credential: () => 'two',
+		hello: () => hello,
+		onMessage(message, from) {
+			heard.push(`${from} ${message.type} ${message.type === 'instances' ? message.groups[0]?.order?.count : ''}`);
+			onHeard();
+		},
+		onUp: () => {},
+		log,
+		clock,
+	});
+	t.after(() => links.close());
+	const [first, second] = await Promise.all(depots.map((one) => one.link()));
+	const report = (order: object): DownMessage => ({ type: 'instances', server: 'two', groups: [{ region: 'fra', app: 'notes', environment: 'production', instances: [], ...order }] }); // prettier-ignore
+	const say = async (link: ServerLink, message: DownMessage, count: number) => {
+		const whole = new Promise<void>((resolve) => (onHeard = () => heard.length >= count && resolve()));
+		link.send(message);
+		await whole;
+	};
+	const ordered = report({ order: { run: 1, count: 7 } });
+	await say(first!, ordered, 1);
+	await say(first!, ordered, 2);
+	await say(first!, report({}), 3);
+	second!.send(ordered);
+	await say(second!, report({}), 4);
+	assert.deepEqual(heard, ['one instances 7', 'one instances 7', 'one instances undefined', 'three instances undefined']);
+});
+
 function peersOf(authority: TestAuthority, server: string, list?: Servers): Peers {
 	const peers = new Peers({ directory: authority.server(server).directory, server, log });
 	if (list) peers.take(list);

@@ -28,7 +28,9 @@ export interface PlannedStep {
 export function planSteps({ build, test }: Pick<AppConfig, 'build' | 'test'>): PlannedStep[] {
 	const builds = named('build', build).map(([name, step]) => planned(name, 'build', step, []));
 	const names = builds.map(({ name }) => name);
-	const tests = named('test', test).map(([name, step]) => planned(name, typeof step === 'object' && step.gate ? 'gate' : 'test', step, names));
+	const tests = named('test', test).map(([name, step]) =>
+		planned(name, typeof step === 'object' && step.gate ? 'gate' : 'test', step, names),
+	);
 	return [...builds, ...tests];
 }
 
