@@ -90,6 +90,8 @@ export interface RegionProgress {
 	moved: boolean;
 	/** What it pointed at before that. */
 	before: number | null;
+	/** How many instances of that there were; only where they are replaced one by one. */
+	full?: number | null;
 	/** From the rollout's beginning to its confirmation. */
 	ms: number | null;
 	reason: string | null;

@@ -3,6 +3,7 @@ import { checked, checksFailure } from './checks.ts';
 import { askEarly, EARLY_WAIT_MS, gateAnswered, waitsForEarly } from './gate.ts';
 import { isGated } from './plan.ts';
 import { hasMoved, isTesting, type Effect, type Facts, type Rollout, type RolloutEvent, type RolloutState, type Step } from './rollout.ts';
+import { preparedCount } from './rolling.ts';
 import { dropped, NOTHING, prepared, sameWanted } from './runs.ts';
 import { startSwing, swing, SWING_TIMEOUT_MS } from './swing.ts';
 import { awaitTask, isUnplaced, TASK_PLACE_MS, taskEnded, taskFailure, type TaskEnd } from './tasks.ts';
@@ -188,7 +189,7 @@ function startEverywhere(rollout: Rollout, facts: Facts): Effect[] {
 	return rollout.regions.flatMap((region): Effect[] => {
 		const wanted = facts.regions[region.name]?.wanted ?? NOTHING;
 		if (region.stage !== 'preparing' || wanted.run.some((run) => run.release === rollout.release && run.as !== 'warm')) return [];
-		const next = prepared(wanted, rollout.release, rollout.plan.instances);
+		const next = prepared(wanted, rollout.release, preparedCount(rollout.plan));
 		return sameWanted(wanted, next) ? [] : [{ type: 'write', region: region.name, wanted: next }];
 	});
 }
