@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { planDeploy, WAVE_TIMEOUT_MS, WHOLE_BP } from './plan.ts';
+import { LEAVING_MS } from './rolling.ts';
 import { newRollout, type Facts, type RegionFacts, type Rollout, type RolloutEvent, type Wanted } from './rollout.ts';
 import { NOTHING, prepared } from './runs.ts';
 import { step } from './step.ts';
@@ -58,8 +59,11 @@ test('one instance after the other is replaced: never more than one too many, an
 	const scene = new Scene(4, { release: 1, instances: 4 });
 	for (let i = 0; i < 4; i++) scene.starts();
 	assert.deepEqual(scene.written, [
+		'3 old, 1 new, 2500',
 		'3 old, 2 new, 2500',
+		'2 old, 2 new, 5000',
 		'2 old, 3 new, 5000',
+		'1 old, 3 new, 7500',
 		'1 old, 4 new, 7500',
 		'1 old, 4 new, 10000',
 		'0 old, 4 new, 10000',
@@ -72,10 +76,23 @@ test('where nothing served all of them start at once; where fewer or more served
 	assert.deepEqual(first.written, ['0 old, 3 new, 10000']);
 	const more = new Scene(2, { release: 1, instances: 6 });
 	more.starts().starts();
-	assert.deepEqual(more.written, ['3 old, 2 new, 5000', '1 old, 2 new, 10000', '0 old, 2 new, 10000']);
+	assert.deepEqual(more.written, ['3 old, 1 new, 5000', '3 old, 2 new, 5000', '1 old, 2 new, 10000', '0 old, 2 new, 10000']);
 	const fewer = new Scene(3, { release: 1, instances: 1 });
 	fewer.starts().starts().starts();
-	assert.deepEqual(fewer.written.slice(0, 2), ['1 old, 2 new, 3333', '1 old, 3 new, 6667']);
+	assert.deepEqual(fewer.written.slice(0, 3), ['1 old, 1 new, 3333', '1 old, 2 new, 3333', '1 old, 2 new, 6667']);
+});
+
+test('the next one starts when what was taken out has ended, or its streams take too long', () => {
+	const scene = new Scene(3, { release: 1, instances: 3 });
+	scene.fact.others = 3;
+	scene.starts();
+	assert.deepEqual(scene.written, ['2 old, 1 new, 3333']);
+	scene.fact.others = 2;
+	assert.deepEqual(scene.tell().written.slice(1), ['2 old, 2 new, 3333']);
+	scene.starts();
+	assert.deepEqual(scene.written.slice(2), ['1 old, 2 new, 6667']);
+	scene.now += LEAVING_MS;
+	assert.deepEqual(scene.tell().written.slice(3), ['1 old, 3 new, 6667']);
 });
 
 test('an instance that does not come: everything swings back, and the old ones are as many as before', () => {

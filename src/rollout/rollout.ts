@@ -131,6 +131,8 @@ export interface RegionFacts {
 	confirmed: boolean;
 	/** How the rollout's release is doing there. */
 	target: Readiness;
+	/** Instances of other releases that have not ended; asked for where they are replaced one by one. */
+	others?: number;
 	/** Server that could run a task of this release; looked for where there is one to run. */
 	worker?: string | null;
 }

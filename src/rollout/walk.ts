@@ -2,7 +2,7 @@ import { checksFailure, waitsForChecks } from './checks.ts';
 import { askGate, newGate, passedEarly } from './gate.ts';
 import { moved, NOTHING, sameWanted, settled } from './runs.ts';
 import { isGated } from './plan.ts';
-import { rolled, rollingWaits } from './rolling.ts';
+import { rolled, rollingStep } from './rolling.ts';
 import { startSwing } from './swing.ts';
 import { awaitTask } from './tasks.ts';
 import type { Effect, Facts, Gate, RegionProgress, Rollout } from './rollout.ts';
@@ -150,9 +150,10 @@ function moveGate(rollout: Rollout, facts: Facts): Effect[] {
 function nextRung(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	const members = rollout.regions.filter((region) => facts.regions[region.name]?.wanted?.candidate?.release === rollout.release);
 	// Where nothing served before there is nothing to share the traffic with.
-	const waits = rollingWaits(rollout, rollout.regions.filter(({ stage }) => stage === 'live'), facts); // prettier-ignore
-	if (waits?.failed) return startSwing(rollout, 'instance_failed', waits.failed, false, facts, now);
-	if (waits) return tooLate(rollout, now) ? timedOut(rollout, facts, now) : [];
+	const rolling = rollingStep(rollout, facts, now);
+	if (rolling?.type === 'failed') return startSwing(rollout, 'instance_failed', rolling.detail, false, facts, now);
+	if (rolling && tooLate(rollout, now)) return timedOut(rollout, facts, now);
+	if (rolling) return rolling.type === 'write' ? rolling.writes : [];
 	if (members.length === 0) return nextWave(rollout, facts, now);
 	rollout.rungAt ??= now;
 	if (now < rollout.rungAt + rollout.plan.holdMs) return [];

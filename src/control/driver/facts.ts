@@ -41,8 +41,13 @@ function regionFacts(
 		wanted: want ? wantedOf(want) : null,
 		confirmed: want !== undefined && applied !== null && compareVersions(applied, want) >= 0,
 		target: readiness(scene.hub.instances(key), rollout.release, wantedCount(want, rollout)),
+		...(rollout.plan.rolling ? { others: othersIn(scene.hub.instances(key), rollout.release) } : {}),
 		...(rollout.plan.tasks?.some((kind) => !rollout.done?.includes(kind)) ? { worker: workerIn(scene, region, rollout.release) } : {}),
 	};
+}
+
+function othersIn(instances: readonly Instance[], release: number): number {
+	return instances.filter((one) => one.release !== release && one.state !== 'failed').length;
 }
 
 /** Fewer than in the end while they are replaced one by one. */
