@@ -13,7 +13,7 @@ import { buildWhenStale } from './built.ts';
 /** Two cores are what we promise to be quick on. Stories wait as long as they compute: for a region to be lost, for a limit to pass. */
 const CONCURRENCY = 5;
 /** No single file may take longer than this: a hanging test ends with its name instead of with the CI job. */
-const FILE_TIMEOUT_MS = 180_000;
+const FILE_TIMEOUT_MS = 300_000;
 const SLOWEST_SHOWN = 12;
 /** The beginnings of reasons for which a test may be skipped in CI: what that machine need not have. */
 const EXPECTED_SKIPS = [

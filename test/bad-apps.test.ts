@@ -98,16 +98,13 @@ describe('each bad app is stopped or swung back', { concurrency: true }, () => {
 		const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
 		assert.equal(result.json?.['state'], 'Deployed');
 		for (const region of [0, 1]) assert.equal((await jibe.request(region, 'dies.localhost', '/doom')).body, 'second');
-		await eventually(
-			async () => ((await jibe.request(0, 'dies.localhost', '/')).body === 'first' ? true : null),
-			'swing back of the app that dies',
-			60_000,
-		);
-		const history = JSON.parse((await jibe.api('/api/v1/deployments?app=dies')).body) as {
-			deployments: { kind: string; by: string; cause: string | null }[];
-		};
-		assert.equal(history.deployments[0]?.kind, 'rollback');
-		assert.equal(history.deployments[0]?.cause, result.json['deployment']);
+		// An edge asks the one before already while there is no healthy instance: what counts is the way back.
+		const back = await eventually(async () => {
+			const newest = await jibe.newest('dies');
+			return newest?.kind === 'rollback' ? newest : null;
+		}, 'swing back of the app that dies');
+		assert.equal(back.cause, result.json['deployment']);
+		await eventually(async () => ((await jibe.request(0, 'dies.localhost', '/')).body === 'first' ? true : null), 'the first again');
 	});
 
 	test('an app that passes its probes and then fails is swung back everywhere by the watch', async () => {
@@ -117,14 +114,10 @@ describe('each bad app is stopped or swung back', { concurrency: true }, () => {
 		app.write('server.ts', lateFailure('second', true));
 		const result = await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
 		await using traffic = startTraffic(jibe, 'later.localhost', '/', [0, 1]);
-		await eventually(
-			async () => {
-				const bodies = await Promise.all([0, 1].map(async (region) => (await jibe.request(region, 'later.localhost', '/')).body));
-				return bodies.every((body) => body === 'first') ? true : null;
-			},
-			'swing back after errors',
-			30_000,
-		);
+		await eventually(async () => {
+			const bodies = await Promise.all([0, 1].map(async (region) => (await jibe.request(region, 'later.localhost', '/')).body));
+			return bodies.every((body) => body === 'first') ? true : null;
+		}, 'swing back after errors');
 		await traffic.stop();
 		const shown = await jibe.expect(0, ['history', 'later', '--json']);
 		assert.match(shown.stdout, new RegExp(String(result.json?.['deployment'])));

@@ -35,16 +35,12 @@ async function everywhere(): Promise<string[]> {
 }
 
 /** Another process of the role than these, however long the old one takes to be noticed. */
-async function replaced(role: string, old: readonly Program[], withinMs = 30_000): Promise<void> {
+async function replaced(role: string, old: readonly Program[]): Promise<void> {
 	const pids = new Set(old.map(({ pid }) => pid));
-	await eventually(
-		() => {
-			const now = jibe.programs(role);
-			return now.length >= old.length && now.every(({ pid }) => !pids.has(pid)) ? true : null;
-		},
-		`new ${role} after its death`,
-		withinMs,
-	);
+	await eventually(() => {
+		const now = jibe.programs(role);
+		return now.length >= old.length && now.every(({ pid }) => !pids.has(pid)) ? true : null;
+	}, `new ${role} after its death`);
 }
 
 for (const role of ['control', 'depot', 'agent'] as const) {

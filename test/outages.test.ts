@@ -30,14 +30,10 @@ after(async () => {
 });
 
 async function everywhere(words: string): Promise<void> {
-	await eventually(
-		async () => {
-			const bodies = await Promise.all([0, 1].map(async (region) => (await jibe.request(region, HOST, '/')).body));
-			return bodies.every((body) => body === words) ? true : null;
-		},
-		`${words} everywhere`,
-		40_000,
-	);
+	await eventually(async () => {
+		const bodies = await Promise.all([0, 1].map(async (region) => (await jibe.request(region, HOST, '/')).body));
+		return bodies.every((body) => body === words) ? true : null;
+	}, `${words} everywhere`);
 }
 
 async function deployNext(): Promise<void> {
@@ -60,14 +56,10 @@ async function inMidDeploy(harm: () => Promise<void> | void): Promise<void> {
 	early.catch(() => {});
 	await harm();
 	const { code, stderr } = await deploy;
-	const end = await eventually(
-		async () => {
-			const newest = await jibe.newest('app');
-			return newest !== null && ENDED.has(newest.state) ? newest : null;
-		},
-		'end of the deployment',
-		60_000,
-	);
+	const end = await eventually(async () => {
+		const newest = await jibe.newest('app');
+		return newest !== null && ENDED.has(newest.state) ? newest : null;
+	}, 'end of the deployment');
 	if (end.state !== 'Deployed') assert.notEqual(code, 0, stderr);
 	await everywhere(end.state === 'Deployed' ? words : before);
 	if (end.state !== 'Deployed') edition--;
@@ -84,7 +76,7 @@ test('a deploy while control restarts waits for it', async () => {
 test('PostgreSQL frozen at rest: traffic goes on, it is replaced, and the next deploy goes live', async () => {
 	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
 	signal(all('postgres'), 'SIGSTOP');
-	await eventually(async () => ((await jibe.api('/api/v1/apps')).status === 200 ? true : null), 'answer from the database', 40_000);
+	await eventually(async () => ((await jibe.api('/api/v1/apps')).status === 200 ? true : null), 'answer from the database');
 	await deployNext();
 	await traffic.stop();
 	assert.deepEqual(traffic.failures, []);

@@ -66,7 +66,7 @@ test('only the agent of a region stopped, after its turn: that region alone is p
 	} finally {
 		kill(agent.pid, 'SIGCONT');
 	}
-	await eventually(async () => ((await jibe.request(1, HOST, '/')).body === 'two' ? true : null), 'catching up of the region', 40_000);
+	await eventually(async () => ((await jibe.request(1, HOST, '/')).body === 'two' ? true : null), 'catching up of the region');
 	await traffic.stop();
 	assert.deepEqual(traffic.failures, []);
 });

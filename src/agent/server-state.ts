@@ -24,6 +24,8 @@ const SCARCE_DISK_MIB = 2_048;
 const MUCH_SCARCE_DISK_MIB = 64;
 const MIB = 1024 * 1024;
 const CHECKUP_EACH_MS = 60_000;
+/** What is wrong may be so for a moment only: a neighbour whose programs are being replaced. */
+const CHECKUP_AGAIN_MS = 5_000;
 
 type Findings = NonNullable<ServerState['findings']>;
 export type Checkup = () => Promise<Findings>;
@@ -52,7 +54,8 @@ export function createStateTeller(of: {
 	let lookedAt: number | null = null;
 	const lookAround = async () => {
 		const now = clock.monotonic();
-		if (!of.checkup || (lookedAt !== null && now - lookedAt < CHECKUP_EACH_MS)) return;
+		const periodMs = findings.some(({ state }) => state === 'bad') ? CHECKUP_AGAIN_MS : CHECKUP_EACH_MS;
+		if (!of.checkup || (lookedAt !== null && now - lookedAt < periodMs)) return;
 		lookedAt = now;
 		findings = await of.checkup();
 	};

@@ -92,7 +92,7 @@ function removeOthers(root: string, relative: string, wanted: ReadonlySet<string
  * have. One sentence each. `also`: other trees that links may lead to, as those do that the builder made itself.
  */
 export function confine(root: string, also: readonly string[] = []): string[] {
-	const inside = [root, ...also].map((path) => realpathSync(path));
+	const inside = [root, ...also].map((path) => realpathSync.native(path));
 	const said: string[] = [];
 	for (const path of linksIn(root, '')) {
 		const full = join(root, path);
@@ -105,8 +105,8 @@ export function confine(root: string, also: readonly string[] = []): string[] {
 }
 
 function leadsInside(link: string, roots: readonly string[]): boolean {
-	// A link to nothing may still find something: what builds leave there.
-	const end = existsSync(link) ? realpathSync(link) : resolve(realpathSync(dirname(link)), readlinkSync(link));
+	// Not Node's own, which takes "a/.." for nothing whatever a is. A link to nothing may still find something: what builds leave there.
+	const end = existsSync(link) ? realpathSync.native(link) : resolve(realpathSync.native(dirname(link)), readlinkSync(link));
 	return roots.some((root) => end === root || end.startsWith(`${root}/`));
 }
 

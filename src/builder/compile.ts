@@ -96,9 +96,9 @@ function modulesIn(layer: string, relative: string): string[] {
 
 /** A lockfile or a setting may name any directory. */
 function refuseElsewhere(built: BuildResult, allowed: readonly string[]): void {
-	const roots = allowed.map((path) => realpathSync(path));
+	const roots = allowed.map((path) => realpathSync.native(path));
 	for (const file of built.readFrom()) {
-		const real = lstatSync(file, { throwIfNoEntry: false }) === undefined ? file : realpathSync(file);
+		const real = lstatSync(file, { throwIfNoEntry: false }) === undefined ? file : realpathSync.native(file);
 		if (roots.some((root) => real.startsWith(`${root}/`))) continue;
 		throw new BuildFault(
 			'outside',

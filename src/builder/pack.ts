@@ -56,7 +56,7 @@ export async function packFiles({ checkout, directory, config, outputs }: Packin
 		);
 	if (wanted.length > MAX_FILES)
 		throw new BuildFault('too_large', `an artifact may have ${MAX_FILES} files, this one has ${wanted.length}`, null);
-	return madeOf(wanted, root, realpathSync(checkout));
+	return madeOf(wanted, root, realpathSync.native(checkout));
 }
 
 function madeOf(paths: readonly string[], root: string, checkout: string): Made {
@@ -65,7 +65,7 @@ function madeOf(paths: readonly string[], root: string, checkout: string): Made 
 	let bytes = 0;
 	for (const path of paths) {
 		const disk = join(root, path);
-		if (!existsSync(disk) || !realpathSync(disk).startsWith(`${checkout}/`) || !statSync(disk).isFile()) continue;
+		if (!existsSync(disk) || !realpathSync.native(disk).startsWith(`${checkout}/`) || !statSync(disk).isFile()) continue;
 		checkPath(path);
 		const stat = statSync(disk);
 		bytes += stat.size;

@@ -45,6 +45,12 @@ export const verb: Verb = {
 		}
 		const git = gitFacts(directory);
 		const project = narrowed(await readProject(directory, environment), args);
+		if (project.config.build !== undefined) {
+			// What they make is made in a sandbox or not at all, so that it is the same wherever it is made.
+			out.say('Its build steps run on a builder, as with --remote');
+			const { deployRemote } = await import('./remote/remote.ts');
+			return deployRemote(invocation, directory, bootMs);
+		}
 		const server = findServer(data);
 		const { sending, outcome, built } = await buildAndSend({ invocation, project, server, directory, git });
 		const { uploadedBytes, sentAtMs } = sending;

@@ -55,6 +55,7 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 		summary: "an app's output, or a build's",
 		load: () => import('./logs.ts'),
 	},
+	why: { usage: 'why STEP [APP|dpl_…]', summary: 'what made a step of the build run again', load: () => import('./why.ts') },
 	build: { usage: 'build [DIR] [--verify]', summary: 'compile without deploying', load: () => import('./build.ts') },
 	plan: { usage: 'plan [DIR]', summary: 'what a deploy would do', load: () => import('./plan.ts') },
 	'config check': { usage: 'config check [DIR]', summary: 'check jibe.json', load: () => import('./config-check.ts') },

@@ -36,6 +36,7 @@ import { Metrics } from './metrics.ts';
 import { Outbound } from './outbound/outbound.ts';
 import { pushesOf } from './repositories/branches.ts';
 import { openForges } from './repositories/forges.ts';
+import { Mirrors } from './repositories/mirror.ts';
 import { RepositorySecrets } from './repositories/secrets.ts';
 import { openApi } from './openapi.ts';
 import { Others, type OthersOptions } from './others.ts';
@@ -149,6 +150,8 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		log,
 		clock,
 	});
+	const git = new Repositories(options.data);
+	const outbound = openOutbound(state, [...(tls?.addresses ?? []), ...names], clock);
 	const house: House = {
 		installation,
 		state,
@@ -161,9 +164,10 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		secrets,
 		builds,
 		buildLogs: new BuildLogs(state),
-		git: new Repositories(options.data),
-		outbound: openOutbound(state, [...(tls?.addresses ?? []), ...names], clock),
+		git,
+		outbound,
 		repositorySecrets: new RepositorySecrets({ state, secrets }),
+		mirrors: new Mirrors({ git, outbound, log }),
 		roster,
 		clocks: new Map(),
 		url,

@@ -11,6 +11,7 @@ import type { Manifests } from './manifests.ts';
 import type { Metrics } from './metrics.ts';
 import type { Outbound } from './outbound/outbound.ts';
 import type { Driver } from './ports.ts';
+import type { Mirrors } from './repositories/mirror.ts';
 import type { RepositorySecrets } from './repositories/secrets.ts';
 import type { Reserve } from './reserve.ts';
 import type { Roster } from './roster.ts';
@@ -36,6 +37,7 @@ export interface House {
 	/** To addresses that users name. */
 	outbound: Outbound;
 	repositorySecrets: RepositorySecrets;
+	mirrors: Mirrors;
 	/** The servers that joined. */
 	roster: Roster;
 	/** How far off the wall clocks of servers are, as they last said. */

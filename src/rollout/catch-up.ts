@@ -1,4 +1,5 @@
 import { askGate, newGate } from './gate.ts';
+import { preparedCount } from './rolling.ts';
 import { moved, NOTHING, prepared, settled } from './runs.ts';
 import { awaitTask } from './tasks.ts';
 import type { Effect, Facts, RegionFacts, RegionProgress, Rollout } from './rollout.ts';
@@ -25,7 +26,7 @@ function bringBack(rollout: Rollout, region: RegionProgress, facts: Facts): Effe
 	const fact = facts.regions[region.name]!;
 	const wanted = fact.wanted ?? NOTHING;
 	if (!wanted.run.some((entry) => entry.release === release)) {
-		return [{ type: 'write', region: region.name, wanted: prepared(wanted, release, plan.instances) }];
+		return [{ type: 'write', region: region.name, wanted: prepared(wanted, release, preparedCount(plan)) }];
 	}
 	if (fact.target.state === 'failed') Object.assign(region, { stage: 'failed', reason: fact.target.reason });
 	if (fact.target.state !== 'ready') return [];

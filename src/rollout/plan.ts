@@ -8,7 +8,7 @@ export const TESTS_TIMEOUT_MS = 30 * 60_000;
 export const WAVE_TIMEOUT_MS = 120_000;
 /** After this a rollback lists the regions that have not confirmed as pending. */
 export const ROLLBACK_TIMEOUT_MS = 10_000;
-const WHOLE_BP = 10_000;
+export const WHOLE_BP = 10_000;
 
 export type Strategy =
 	| { type: 'walk'; watchMs: number; minRegions?: number; waves?: readonly ('rest' | readonly string[])[] }
@@ -51,12 +51,14 @@ export interface Plan {
 	strict: boolean;
 	/** What is run on a server of the first region beside it. Absent: nothing. */
 	tasks?: readonly TaskKind[];
+	/** In each region one instance after the other is replaced. */
+	rolling?: boolean;
 	/** canary: what the end of the window brings where nothing was decided in it; absent: it goes on. */
 	onWindowEnd?: 'hold' | 'rollback';
 }
 
 export class PlanError extends Error {
-	readonly code: 'strategy_unsupported' | 'bad_waves' | 'no_regions';
+	readonly code: 'bad_waves' | 'no_regions';
 	constructor(code: PlanError['code'], message: string) {
 		super(message);
 		this.code = code;
@@ -77,9 +79,10 @@ export function planDeploy(input: PlanInput): Plan {
 	const regions = [...input.regions];
 	if (regions.length === 0) throw new PlanError('no_regions', 'there is no region to deploy to; start some with `jibe up --regions`');
 	const waves = wavesOf(input.strategy, regions);
-	const ramp = rampOf(input.strategy);
+	const ramp = rampOf(input.strategy, input.instances);
 	return {
 		...limits(input, regions),
+		...(input.strategy.type === 'rolling' ? { rolling: true, keepWarm: false } : {}),
 		waves,
 		// The last wave has nothing to hold back any more: what follows it is the watch. A single wave is gated.
 		gates: waves.map((_, index) => index === 0 || index < waves.length - 1),
@@ -131,13 +134,10 @@ function wavesOf(strategy: Strategy, regions: string[]): string[][] {
 		case 'walk':
 		case 'canary':
 			return strategy.waves ? customWaves(strategy.waves, regions) : firstThenRest(regions);
+		case 'rolling':
+			return firstThenRest(regions);
 		case 'blue-green':
 			return [regions];
-		case 'rolling':
-			throw new PlanError(
-				'strategy_unsupported',
-				'the strategy "rolling" replaces instances in place, which this version does not do; use "walk", which needs room for two releases',
-			);
 	}
 }
 
@@ -157,7 +157,9 @@ function customWaves(waves: readonly ('rest' | readonly string[])[], regions: st
 	return all.filter((wave) => wave.length > 0);
 }
 
-function rampOf(strategy: Strategy): number[] {
+function rampOf(strategy: Strategy, instances: number): number[] {
+	// One weight for each instance.
+	if (strategy.type === 'rolling') return Array.from({ length: instances }, (_, i) => Math.round(((i + 1) * WHOLE_BP) / instances));
 	if (strategy.type !== 'canary') return [WHOLE_BP];
 	const below = strategy.ramp.map((percent) => Math.round(percent * 100)).filter((weight) => weight < WHOLE_BP);
 	const rising = below.every((weight, index) => index === 0 || weight > below[index - 1]!);

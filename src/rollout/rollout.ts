@@ -90,6 +90,8 @@ export interface RegionProgress {
 	moved: boolean;
 	/** What it pointed at before that. */
 	before: number | null;
+	/** How many instances of that there were; only where they are replaced one by one. */
+	full?: number | null;
 	/** From the rollout's beginning to its confirmation. */
 	ms: number | null;
 	reason: string | null;
@@ -129,6 +131,8 @@ export interface RegionFacts {
 	confirmed: boolean;
 	/** How the rollout's release is doing there. */
 	target: Readiness;
+	/** Instances of other releases that have not ended; asked for where they are replaced one by one. */
+	others?: number;
 	/** Server that could run a task of this release; looked for where there is one to run. */
 	worker?: string | null;
 }

@@ -3,6 +3,7 @@ import { checked, checksFailure } from './checks.ts';
 import { askEarly, EARLY_WAIT_MS, gateAnswered, waitsForEarly } from './gate.ts';
 import { isGated } from './plan.ts';
 import { hasMoved, isTesting, type Effect, type Facts, type Rollout, type RolloutEvent, type RolloutState, type Step } from './rollout.ts';
+import { LEAVING_MS, preparedCount } from './rolling.ts';
 import { dropped, NOTHING, prepared, sameWanted } from './runs.ts';
 import { startSwing, swing, SWING_TIMEOUT_MS } from './swing.ts';
 import { awaitTask, isUnplaced, TASK_PLACE_MS, taskEnded, taskFailure, type TaskEnd } from './tasks.ts';
@@ -188,7 +189,7 @@ function startEverywhere(rollout: Rollout, facts: Facts): Effect[] {
 	return rollout.regions.flatMap((region): Effect[] => {
 		const wanted = facts.regions[region.name]?.wanted ?? NOTHING;
 		if (region.stage !== 'preparing' || wanted.run.some((run) => run.release === rollout.release && run.as !== 'warm')) return [];
-		const next = prepared(wanted, rollout.release, rollout.plan.instances);
+		const next = prepared(wanted, rollout.release, preparedCount(rollout.plan));
 		return sameWanted(wanted, next) ? [] : [{ type: 'write', region: region.name, wanted: next }];
 	});
 }
@@ -241,6 +242,7 @@ export function nextLook(rollout: Rollout, now: number): number | null {
 	if (rollout.phase === 'preparing') times.push(since + plan.prepareMs);
 	if (rollout.phase === 'preparing' && rollout.times.prepared !== null) times.push(rollout.times.prepared + EARLY_WAIT_MS);
 	if (rollout.phase === 'walking') times.push(since + plan.confirmMs, since + plan.waveMs);
+	if (rollout.phase === 'walking' && plan.rolling) times.push(since + LEAVING_MS);
 	if (rollout.phase === 'walking' && rollout.rungAt !== null) times.push(rollout.rungAt + plan.holdMs);
 	if (rollout.phase === 'swinging') times.push(since + SWING_TIMEOUT_MS);
 	if (rollout.gate && !rollout.gate.asked) times.push(rollout.gate.notBefore);

@@ -1,4 +1,5 @@
 import { ROLLBACK_TIMEOUT_MS } from './plan.ts';
+import { restored } from './rolling.ts';
 import { NOTHING, prepared, sameWanted, serves, swungBack } from './runs.ts';
 import type { Effect, Facts, RegionProgress, Rollout } from './rollout.ts';
 
@@ -36,7 +37,12 @@ export function swing(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	if (rollout.regions.some((region) => region.stage === 'swinging')) return [];
 	rollout.phase = 'ended';
 	rollout.times.ended = now;
-	return [{ type: 'transition', to: 'RolledBack', reason: rollout.reason, detail: rollout.detail }];
+	const again = rollout.regions.flatMap((region): Effect[] => {
+		const wanted = facts.regions[region.name]?.wanted ?? NOTHING;
+		const next = restored(wanted, region);
+		return sameWanted(wanted, next) ? [] : [{ type: 'write', region: region.name, wanted: next }];
+	});
+	return [...again, { type: 'transition', to: 'RolledBack', reason: rollout.reason, detail: rollout.detail }];
 }
 
 /** Where the release still serves, or still stands prepared. Nothing where another deployment has written already. */

@@ -2,6 +2,7 @@ import { checksFailure, waitsForChecks } from './checks.ts';
 import { askGate, newGate, passedEarly } from './gate.ts';
 import { moved, NOTHING, sameWanted, settled } from './runs.ts';
 import { isGated } from './plan.ts';
+import { rolled, rollingStep } from './rolling.ts';
 import { startSwing } from './swing.ts';
 import { awaitTask } from './tasks.ts';
 import type { Effect, Facts, Gate, RegionProgress, Rollout } from './rollout.ts';
@@ -76,8 +77,9 @@ function movePointer(rollout: Rollout, region: RegionProgress, facts: Facts): Ef
 	const wanted = facts.regions[region.name]?.wanted ?? NOTHING;
 	const { plan, release } = rollout;
 	if (!region.moved) region.before = wanted.primary;
+	if (!region.moved && plan.rolling) region.full = wanted.run.find((entry) => entry.release === region.before)?.instances ?? null;
 	Object.assign(region, { stage: 'moving', moved: true, reason: null });
-	const next = moved(wanted, release, plan.instances, plan.ramp[rollout.rung]!);
+	const next = plan.rolling ? rolled(wanted, rollout, region) : moved(wanted, release, plan.instances, plan.ramp[rollout.rung]!);
 	// Without a gate nothing is asked of what served before: it may stand by at once.
 	return { type: 'write', region: region.name, wanted: isGated(plan) ? next : settled(next, standby(rollout, region), facts.keep) };
 }
@@ -148,6 +150,10 @@ function moveGate(rollout: Rollout, facts: Facts): Effect[] {
 function nextRung(rollout: Rollout, facts: Facts, now: number): Effect[] {
 	const members = rollout.regions.filter((region) => facts.regions[region.name]?.wanted?.candidate?.release === rollout.release);
 	// Where nothing served before there is nothing to share the traffic with.
+	const rolling = rollingStep(rollout, facts, now);
+	if (rolling?.type === 'failed') return startSwing(rollout, 'instance_failed', rolling.detail, false, facts, now);
+	if (rolling && tooLate(rollout, now)) return timedOut(rollout, facts, now);
+	if (rolling) return rolling.type === 'write' ? rolling.writes : [];
 	if (members.length === 0) return nextWave(rollout, facts, now);
 	rollout.rungAt ??= now;
 	if (now < rollout.rungAt + rollout.plan.holdMs) return [];

@@ -21,9 +21,9 @@ import { takeArtifact } from '../builds/artifact.ts';
 import { claim, gatesEnded } from '../builds/builds.ts';
 import { GRANTED_MS } from '../builds/desk.ts';
 import { refuseWhenSpent } from '../deploy.ts';
-import { archive } from '../git/archive.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
+import { sourceOf } from '../repositories/source.ts';
 import { ANSWERED, route, type Route } from '../route.ts';
 
 /** What builders ask: a job, then everything about it under the attempt that they were given. */
@@ -138,7 +138,7 @@ function bytesRoutes(house: House): Route[] {
 			answer: 'application/zstd',
 			async handle({ params, query, response }) {
 				const { source } = await own({ ...params, ...query });
-				const bytes = await archive(house, source);
+				const bytes = await sourceOf(house, source);
 				response.writeHead(200, { 'content-type': 'application/zstd', 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' });
 				// Cut off in the middle, the connection breaks: the builder does not take half of it for the whole.
 				await pipeline(bytes, response).catch((error: unknown) => house.log.warn('build.source_cut', { build: params.id, error }));

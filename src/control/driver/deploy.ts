@@ -1,6 +1,7 @@
 import { canonicalJson } from '#digest/digest.ts';
 import type { Plan } from '#rollout/plan.ts';
 import { isOpen, newRollout } from '#rollout/rollout.ts';
+import { preparedCount } from '#rollout/rolling.ts';
 import { dropped, prepared, sameWanted } from '#rollout/runs.ts';
 import type { Deployment, DeploymentState } from '#wire/api.ts';
 import { Refusal, type DeployInput, type PointerWrite } from '../ports.ts';
@@ -136,7 +137,7 @@ function prepareEverywhere(
 		[...regions].flatMap((region) => {
 			const wanted = wantedOf(lane.wants.get(region));
 			const without = superseded.reduce((left, walk) => dropped(left, walk.rollout.release), wanted);
-			const next = prepares && plan.regions.includes(region) ? prepared(without, fresh.release, plan.instances) : without;
+			const next = prepares && plan.regions.includes(region) ? prepared(without, fresh.release, preparedCount(plan)) : without;
 			return sameWanted(wanted, next) ? [] : [pointerWrite(lane, region, next, fresh)];
 		});
 	const all = writes(true);

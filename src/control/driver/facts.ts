@@ -40,9 +40,19 @@ function regionFacts(
 	return {
 		wanted: want ? wantedOf(want) : null,
 		confirmed: want !== undefined && applied !== null && compareVersions(applied, want) >= 0,
-		target: readiness(scene.hub.instances(key), rollout.release, rollout.plan.instances),
+		target: readiness(scene.hub.instances(key), rollout.release, wantedCount(want, rollout)),
+		...(rollout.plan.rolling ? { others: othersIn(scene.hub.instances(key), rollout.release) } : {}),
 		...(rollout.plan.tasks?.some((kind) => !rollout.done?.includes(kind)) ? { worker: workerIn(scene, region, rollout.release) } : {}),
 	};
+}
+
+function othersIn(instances: readonly Instance[], release: number): number {
+	return instances.filter((one) => one.release !== release && one.state !== 'failed').length;
+}
+
+/** Fewer than in the end while they are replaced one by one. */
+function wantedCount(want: Want | undefined, { release, plan }: Pick<Rollout, 'release' | 'plan'>): number {
+	return want?.run.find((run) => run.release === release)?.instances ?? plan.instances;
 }
 
 /** A server that may have the release's files and secrets: one that it is placed on, or else could be. */

@@ -1,6 +1,7 @@
 import type { Harm } from '#canary/watch.ts';
 import type { Plan } from '#rollout/plan.ts';
 import { hasMoved, isOpen, newRollout, type Rollout } from '#rollout/rollout.ts';
+import { preparedCount } from '#rollout/rolling.ts';
 import { prepared } from '#rollout/runs.ts';
 import { step } from '#rollout/step.ts';
 import type { Deployment, DeploymentState } from '#wire/api.ts';
@@ -166,7 +167,7 @@ function fromDisk(lane: Lane, { spec, config }: KnownRelease, now: number): Begu
 	const plan = rollbackPlan(config, lane.presence.names(), false);
 	const rollout = begin(spec.release, plan, lane.swinging().length > 0, now);
 	const writes = plan.regions.map((region) =>
-		pointerWrite(lane, region, prepared(wantedOf(lane.wants.get(region)), spec.release, plan.instances)),
+		pointerWrite(lane, region, prepared(wantedOf(lane.wants.get(region)), spec.release, preparedCount(plan))),
 	);
 	return { rollout, state: rollout.state, writes };
 }

@@ -4,7 +4,6 @@ import type { House } from '../house.ts';
 import type { Route } from '../route.ts';
 import { look, type Pushes } from './look.ts';
 import { Looks } from './looks.ts';
-import { Mirrors } from './mirror.ts';
 import { Statuses } from './statuses.ts';
 
 /** Repositories that live elsewhere: what their forges tell is worked off, and they are told what comes of it. */
@@ -17,8 +16,7 @@ export interface Forges {
 
 /** `publicUrl`: of control, as people and forges reach it. */
 export function openForges(house: House, pushes: Pushes, publicUrl: string): Forges {
-	const mirrors = new Mirrors(house);
-	const looks = new Looks(house, (claimed, stop) => look({ house, mirrors, pushes, stop }, claimed));
+	const looks = new Looks(house, (claimed, stop) => look({ house, pushes, stop }, claimed));
 	const statuses = new Statuses(house, publicUrl);
 	const hurry = () => looks.hurry();
 	return {

@@ -5,7 +5,7 @@ import type { House } from '../house.ts';
 import { fork } from './fork.ts';
 import type { ToldPull } from './forges/forge.ts';
 import type { Looked } from './looks.ts';
-import { CloneError, type Mirrors } from './mirror.ts';
+import { CloneError } from './mirror.ts';
 
 /** What a look makes of a branch that is where it is now. Answers, for people, what comes of it. */
 export interface Pushes {
@@ -17,7 +17,6 @@ export interface Pushes {
 /** What a look needs. */
 export interface Looking {
 	house: House;
-	mirrors: Mirrors;
 	pushes: Pushes;
 	/** Ends what is under way. */
 	stop: AbortSignal;
@@ -37,10 +36,10 @@ export async function look(of: Looking, claimed: Claimed): Promise<Looked> {
 	return { state: 'ignored', outcome: `nothing is known of ${claimed.event}` };
 }
 
-async function branch({ house, mirrors, pushes, stop }: Looking, row: RepositoryRow, ref: string): Promise<Looked> {
+async function branch({ house, pushes, stop }: Looking, row: RepositoryRow, ref: string): Promise<Looked> {
 	const name = ref.slice('refs/heads/'.length);
 	const by = `push:${row.name}`;
-	const { after } = await mirrors.bring(row, await house.repositorySecrets.open(row), ref, fetchedRef(ref), stop);
+	const { after } = await house.mirrors.bring(row, await house.repositorySecrets.open(row), ref, fetchedRef(ref), stop);
 	const directory = house.git.directory(row.name);
 	const before = (await git(['for-each-ref', '--format=%(objectname)', ref], { directory })).trim() || null;
 	if (after === null) {
@@ -60,7 +59,7 @@ function fetchedRef(ref: string): string {
 }
 
 /** Those of the repository's own branches are pushed there; those of forks wait for a person. */
-async function pull({ house, mirrors, stop }: Looking, row: RepositoryRow, told: ToldPull): Promise<Looked> {
+async function pull({ house, stop }: Looking, row: RepositoryRow, told: ToldPull): Promise<Looked> {
 	if (!told.fork) return { state: 'ignored', outcome: 'its branch is one of this repository, and built as such' };
 	const { number, title, author, branch: from, state } = told;
 	const seen = { repository: row.name, number, title, author, from: told.from ?? 'a fork that is gone', branch: from };
@@ -69,7 +68,7 @@ async function pull({ house, mirrors, stop }: Looking, row: RepositoryRow, told:
 		return { state: 'done', outcome: 'it is closed' };
 	}
 	if (row.rules.forks === 'ignore') return { state: 'ignored', outcome: 'pull requests from forks are not built' };
-	const { after } = await mirrors.bring(row, await house.repositorySecrets.open(row), told.ref, `refs/jibe/pull/${number}`, stop);
+	const { after } = await house.mirrors.bring(row, await house.repositorySecrets.open(row), told.ref, `refs/jibe/pull/${number}`, stop);
 	if (after === null) throw new CloneError('repository_not_found', `the forge has no ${told.ref} (yet)`, true);
 	const now = await house.state.repositories.sawPullRequest({ ...seen, commit: after, state });
 	if (now.approved?.commit === after) return approved(house, row, number);

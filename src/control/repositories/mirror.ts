@@ -24,6 +24,8 @@ const LOW_SPEED_BYTES = '1000';
 const LOW_SPEED_S = '30';
 const SSH_CONNECT_S = 15;
 const KEY_MODE = 0o600;
+/** Knows `http.curloptResolve`. */
+const OLDEST_GIT = [2, 37] as const;
 
 export interface FetchLimits {
 	limitMs: number;
@@ -39,6 +41,7 @@ export interface Moved {
 }
 
 export type CloneErrorCode =
+	| 'git_too_old'
 	| 'address_refused'
 	| 'insecure_url'
 	| 'clone_unauthorised'
@@ -64,6 +67,7 @@ export class CloneError extends Error {
 export class Mirrors {
 	private readonly house: Pick<House, 'git' | 'outbound' | 'log'>;
 	private readonly limits: FetchLimits;
+	private version: number[] | null = null;
 
 	constructor(house: Pick<House, 'git' | 'outbound' | 'log'>, limits: FetchLimits = FETCH_LIMITS) {
 		this.house = house;
@@ -160,10 +164,24 @@ export class Mirrors {
 		});
 	}
 
+	/** An older git would ask for the address again, and might be told another. */
+	private async checkVersion(directory: string): Promise<void> {
+		this.version ??=
+			/(\d+)\.(\d+)/
+				.exec(await git(['version'], { directory }))
+				?.slice(1)
+				.map(Number) ?? [];
+		const [major = 0, minor = 0] = this.version;
+		if (major > OLDEST_GIT[0] || (major === OLDEST_GIT[0] && minor >= OLDEST_GIT[1])) return;
+		const message = `control's git is ${major}.${minor}: to fetch from elsewhere safely it has to be ${OLDEST_GIT.join('.')} or later`;
+		throw new CloneError('git_too_old', message, false);
+	}
+
 	/** How git gets there, and as whom. */
 	private async way(row: RepositoryRow, secrets: Opened, directory: string): Promise<Way> {
 		const target = readCloneUrl(row.url ?? '');
 		const { host, port, protocol } = target;
+		if (protocol !== 'ssh') await this.checkVersion(directory);
 		let address: string;
 		let listed: boolean;
 		try {
