@@ -9,6 +9,7 @@ import { sha256 } from '#digest/digest.ts';
 import { createLog } from '#log/log.ts';
 import { Peers } from '#wire/peers.ts';
 import { createPeerHttps, listenForPeers } from '#wire/tls-listener.ts';
+import { encodeUpload } from '#wire/upload.ts';
 import { listOf, openAuthority } from '../../test/fixtures/certificates.ts';
 import { createDepotClient } from './depot-client.ts';
 
@@ -36,6 +37,20 @@ test('what no depot gives is said in the words of the last; bytes of another dig
 	await assert.rejects(house.client.blob(BLOB), { code: 'fetch', message: /no release placed on your server/ });
 	house.answers.other = (_request, response) => void response.end('false');
 	await assert.rejects(house.client.blob(BLOB), /do not have that digest/);
+});
+
+test("many blobs come in one answer; bytes that were not asked for are nobody's", async (t) => {
+	const house = await region(t);
+	const texts = ['one', 'two', 'three'];
+	const paths: string[] = [];
+	house.answers.own = (request, response) => {
+		paths.push(`${request.method} ${request.url}`);
+		if (request.method === 'GET') return void response.end('three');
+		response.end(encodeUpload({}, ['one', 'two', 'four'].map((text) => Buffer.from(text)))); // prettier-ignore
+	};
+	const blobs = await Promise.all(texts.map((text) => house.client.blob(sha256(text))));
+	assert.deepEqual(blobs.map(String), texts);
+	assert.deepEqual(paths, ['POST /blobs', `GET /blobs/${sha256('three')}`]);
 });
 
 async function region(t: TestContext) {

@@ -7,6 +7,8 @@ import { applyDelta, treeOf, type Entry, type Manifest } from '#store/manifest.t
 import type { Peers } from '#wire/peers.ts';
 import type { ServerPeer } from '#wire/region.ts';
 import { SECRETS_PATH } from '#wire/secrets.ts';
+import { decodeUpload } from '#wire/upload.ts';
+import { inBatches } from './batches.ts';
 
 /** Blobs and trees from a depot of the region, the one on this server first; everything is checked against its digest. */
 export interface DepotClient {
@@ -20,6 +22,7 @@ export interface DepotClient {
 }
 
 const MAX_CONNECTIONS = 16;
+const MAX_BATCH = 500;
 const FETCH_TIMEOUT_MS = 60_000;
 /** A server that is not there must not keep a start waiting: the next depot is asked. */
 const CONNECT_LIMIT_MS = 2_000;
@@ -76,12 +79,18 @@ export function createDepotClient(of: DepotClientOptions): DepotClient {
 		throw new FetchError(`the depot gave no ${path}: ${wordsOf(failure)}`, { cause: failure });
 	}
 
+	async function oneBlob(digest: Digest): Promise<Buffer> {
+		const bytes = await get(`/blobs/${digest}`);
+		if (sha256(bytes) !== digest) throw new FetchError(`the depot's bytes for ${digest} do not have that digest`);
+		return bytes;
+	}
+
 	return {
-		async blob(digest) {
-			const bytes = await get(`/blobs/${digest}`);
-			if (sha256(bytes) !== digest) throw new FetchError(`the depot's bytes for ${digest} do not have that digest`);
-			return bytes;
-		},
+		blob: inBatches({
+			one: oneBlob,
+			many: async (digests) => decodeUpload(await get('/blobs', JSON.stringify({ digests }))).blobs,
+			most: MAX_BATCH,
+		}),
 		async tree(root) {
 			const { set } = JSON.parse((await get(`/trees/${root}`)).toString()) as { set?: Record<string, Entry> };
 			const manifest = applyDelta(new Map(), { set: set ?? {}, delete: [] });

@@ -30,7 +30,8 @@ interface Slot {
 	users: number;
 }
 
-const FETCHES_AT_A_TIME = 16;
+/** So many travel in one request; each is in memory until it is written. */
+const FETCHES_AT_A_TIME = 128;
 
 export interface Shelf {
 	/** @throws FetchError */
