@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { cgroupAbilities } from './cgroup.ts';
+import { ok, warn, type Finding } from './checkup.ts';
 import { isRoot } from './directory.ts';
 
 /** What can keep a build apart from this machine, the best first. Whether it really works, a builder tries when it starts. */
@@ -13,6 +14,16 @@ export interface BuildIsolation {
 	missing: string[];
 	/** What to install or to change; null where nothing is missing. */
 	hint: string | null;
+}
+
+/** For `jibe doctor`: what builds on this machine would be kept apart by. */
+export function buildFindings(): Finding[] {
+	const { kinds, missing, hint } = buildIsolation();
+	const [best] = kinds;
+	if (best === undefined) return [warn('builds', 'no builds are run here: nothing keeps them apart from this machine', hint ?? '')];
+	const sentence = `${best} keeps each build in a file system, processes and a network of its own`;
+	if (missing.length === 0) return [ok('builds', `${sentence}; its memory, processes and CPU are limited`)];
+	return [ok('builds', sentence), ...missing.map((detail) => warn('builds', detail, hint ?? ''))];
 }
 
 let known: BuildIsolation | undefined;

@@ -51,8 +51,8 @@ test('who is gone loses what it claimed, and who comes back late ends nothing', 
 	assert.equal(lost?.repository, 'c');
 	const taken = await deliveries.claim('next', LEASE_MS);
 	assert.deepEqual([taken?.ids, taken?.attempts], [['1'], 2]);
-	assert.equal(await deliveries.beat(lost!, 'gone', LEASE_MS), false);
-	await end(deliveries, lost!, 'gone');
+	assert.equal(await deliveries.beat(lost, 'gone', LEASE_MS), false);
+	await end(deliveries, lost, 'gone');
 	assert.equal((await deliveries.get('c', '1'))?.state, 'waiting');
 	assert.equal(await deliveries.beat(taken!, 'next', LEASE_MS), true);
 	const againAt = Date.now() + 60_000;

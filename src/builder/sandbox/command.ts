@@ -1,13 +1,16 @@
-import { systemClock, type Timer } from '#clock/clock.ts';
-import { cgroupOomKills, cgroupPidsRefused, killCgroup } from '#process/cgroup.ts';
+import { pause, systemClock, type Timer } from '#clock/clock.ts';
+import { cgroupOomKills, cgroupPids, cgroupPidsRefused, killCgroup, type Cgroup } from '#process/cgroup.ts';
+import { identify } from '#process/identity.ts';
 import type { DiskWatch } from './disk.ts';
-import type { Ground, Start } from './launch.ts';
+import { groupsOf, type Ground, type Start } from './launch.ts';
 import type { Ended, Launcher } from './launcher.ts';
 import { SandboxError, type SandboxCommand, type SandboxReason, type SandboxResult } from './sandbox.ts';
 
 /** One command from its start to the end of its output, within its limits. */
 
 const LOOK_MS = 250;
+const EMPTY_MS = 10_000;
+const EMPTY_LOOK_MS = 2;
 const SIGNAL_EXIT = 128;
 const SIGXFSZ = 25;
 /** Of what it complained about, for an error's message. */
@@ -44,7 +47,7 @@ export class Running {
 		if (this.killed) return;
 		this.killed = true;
 		this.reason = reason;
-		if (this.ground.group) killCgroup(this.ground.group);
+		for (const group of groupsOf(this.ground)) killCgroup(group);
 		// Without a group: its processes; whoever left them hangs on the sandbox's first process, which ends with whoever started it.
 		this.launcher.kill();
 	}
@@ -53,13 +56,24 @@ export class Running {
 		this.timers = [systemClock.after(this.of.timeoutMs, () => this.kill('timeout')), systemClock.every(LOOK_MS, () => void this.look())];
 		try {
 			const how = await this.launcher.ended;
-			// What outlives the command is of no use to anybody, and would keep its output open.
-			if (this.ground.group) killCgroup(this.ground.group);
+			await this.empty();
 			await Promise.all(outputs);
 			return await this.conclude(how);
 		} finally {
 			for (const timer of this.timers) timer.cancel();
 		}
+	}
+
+	/** What outlives the command is of no use to anybody, keeps its output open, and could change what is taken from the sandbox. */
+	private async empty(): Promise<void> {
+		for (let waited = 0; waited < EMPTY_MS; waited += EMPTY_LOOK_MS) {
+			const first = this.start.firstPid();
+			const busy = groupsOf(this.ground).filter((group) => cgroupPids(group).length > 0);
+			if (busy.length === 0 && (first === null || identify(first) === null)) return;
+			for (const group of busy) killCgroup(group);
+			await pause(EMPTY_LOOK_MS);
+		}
+		throw new SandboxError('sandbox_failed', `Processes of a build could not be ended within ${EMPTY_MS} ms`);
 	}
 
 	/** Limits that the kernel only refuses by: whoever goes on against them would go on until its time is over. */
@@ -94,8 +108,9 @@ export class Running {
 	}
 
 	private counted(): Counted {
-		const { group } = this.ground;
-		return group === null ? { oomKills: 0, refused: 0 } : { oomKills: cgroupOomKills(group), refused: cgroupPidsRefused(group) };
+		const groups = groupsOf(this.ground);
+		const sum = (count: (group: Cgroup) => number) => groups.reduce((all, group) => all + count(group), 0);
+		return { oomKills: sum(cgroupOomKills), refused: sum(cgroupPidsRefused) };
 	}
 
 	private read(stream: 'out' | 'err'): Promise<void> {
@@ -115,7 +130,7 @@ export class Running {
 	}
 }
 
-type Watched = Pick<Ground, 'kind' | 'group' | 'limits'>;
+type Watched = Pick<Ground, 'kind' | 'id' | 'group' | 'limits'>;
 
 interface Counted {
 	oomKills: number;

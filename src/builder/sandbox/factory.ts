@@ -114,8 +114,8 @@ export class Factory implements Sandboxes {
 			prepared.group = name === null ? null : createCgroup(name, {});
 			if (kind === 'none') prepared.tree = prepareCopy(directory);
 			else {
-				prepared.holder = await Holder.open();
-				prepared.tree = await prepareTree(directory, prepared.holder, prepared.group);
+				prepared.holder = await Holder.open(prepared.group);
+				prepared.tree = await prepareTree(directory, prepared.holder);
 			}
 			prepared.launcher = new Launcher(directory, prepared.holder, prepared.group);
 			return prepared;

@@ -1,4 +1,6 @@
 import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
+import { join } from 'node:path';
+import { cgroupDoors, type Cgroup } from '#process/cgroup.ts';
 import { isRoot } from '#process/directory.ts';
 import { SandboxError } from './sandbox.ts';
 
@@ -27,7 +29,7 @@ export class Holder {
 		child.stdout.setEncoding('utf8').on('data', (text: string) => this.heard(text));
 	}
 
-	static async open(): Promise<Holder> {
+	static async open(group: Cgroup | null): Promise<Holder> {
 		const namespaces = isRoot() ? [] : ['--user', '--map-root-user'];
 		const child = spawn('unshare', [...namespaces, '--mount', '--propagation', 'slave', '/bin/sh'], {
 			cwd: '/',
@@ -44,8 +46,7 @@ export class Holder {
 		const holder = new Holder(child, child.pid);
 		child.stderr.setEncoding('utf8').on('data', (text: string) => (holder.text += text));
 		try {
-			// What makes crun give up: a version 2 tree beside version 1. It needs neither: limits are set by the builder.
-			await holder.run('if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi');
+			await holder.run([...killAtEnd(group), WITHOUT_UNIFIED].join('\n'));
 		} catch (error) {
 			await holder.close();
 			throw error;
@@ -93,6 +94,18 @@ export class Holder {
 		this.waiting?.reject(new SandboxError('sandbox_failed', `The mounts of a sandbox could not be made: ${why}`));
 		this.waiting = null;
 	}
+}
+
+/** What makes crun give up: a version 2 tree beside version 1. It needs neither: limits are set by the builder. */
+const WITHOUT_UNIFIED = 'if [ -d /sys/fs/cgroup/unified ]; then umount -l /sys/fs/cgroup/unified; fi';
+const KILL_ROUNDS = '1 2 3 4 5 6 7 8 9 10';
+
+/** A builder that is killed closes the holder's input, and with it everything that runs here ends. Nobody reads what is said then. */
+function killAtEnd(group: Cgroup | null): string[] {
+	if (group === null) return [];
+	if (group.unified) return [`exec 9>${quote(join(group.unified, 'cgroup.kill'))}`, `trap 'exec >/dev/null 2>&1; echo 1 >&9' EXIT`];
+	const round = `kill -9 $(cat ${cgroupDoors(group).map(quote).join(' ')})`;
+	return [`trap ${quote(`exec >/dev/null 2>&1; for i in ${KILL_ROUNDS}; do ${round}; done`)} EXIT`];
 }
 
 export const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';

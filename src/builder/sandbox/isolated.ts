@@ -57,18 +57,17 @@ export class Isolated implements Sandbox {
 		this.refuseWhen(this.running !== null, 'a command runs in it: those that run beside one another need one each');
 		const { tree, kind } = this.parts;
 		const network = of.network ?? false;
-		const start = prepareStart(
-			{ ...this.parts, directory: join(tree.directory, `run${this.commands++}`) },
-			{
-				root: join(tree.directory, 'root'),
-				places: [...tree.places, ...(network ? networkFiles() : [])],
-				words: typeof of.command === 'string' ? ['/bin/sh', '-c', of.command] : of.command,
-				cwd: of.cwd ?? this.paths.source,
-				env: { ...this.fixedEnv(), ...of.env },
-				network: network || kind === 'none',
-			},
-		);
-		this.running = new Running(this.parts, start, of, this.disk, this.takeLauncher());
+		const count = this.commands++;
+		const ground = { ...this.parts, id: `${this.parts.id}-${count}`, directory: join(tree.directory, `run${count}`) };
+		const start = prepareStart(ground, {
+			root: join(tree.directory, 'root'),
+			places: [...tree.places, ...(network ? networkFiles() : [])],
+			words: typeof of.command === 'string' ? ['/bin/sh', '-c', of.command] : of.command,
+			cwd: of.cwd ?? this.paths.source,
+			env: { ...this.fixedEnv(), ...of.env },
+			network: network || kind === 'none',
+		});
+		this.running = new Running(ground, start, of, this.disk, this.takeLauncher());
 		try {
 			return await this.running.result;
 		} finally {

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Cgroup } from '#process/cgroup.ts';
 import { bwrapCommand, bwrapOptions } from './bwrap.ts';
@@ -13,13 +13,15 @@ export interface Start {
 	script: string;
 	/** Whether the command itself was reached, once all has ended. */
 	reached(): boolean;
+	/** Of the sandbox's first process, whose end is the end of all that is in it; null where the group tells. */
+	firstPid(): number | null;
 	/** What whoever should have started it says. */
 	complaint(): string;
 }
 
 export interface Ground {
 	kind: SandboxKind;
-	/** Names the sandbox on this machine. */
+	/** Names the command on this machine. */
 	id: string;
 	/** For the files of this one command. */
 	directory: string;
@@ -29,9 +31,9 @@ export interface Ground {
 
 export function prepareStart(ground: Ground, launch: Launch): Start {
 	mkdirSync(ground.directory, { mode: 0o700 });
-	const { lines = [], words, reached, complaint } = runners[ground.kind](ground, launch);
+	const { lines = [], words, reached, complaint, firstPid = () => null } = runners[ground.kind](ground, launch);
 	const limits = [`ulimit -n ${openFiles()}`, `ulimit -f ${fileBlocks(ground.limits)}`];
-	return { script: [...limits, ...lines, `exec ${words.join(' ')} </dev/null`].join('\n'), reached, complaint };
+	return { script: [...limits, ...lines, `exec ${words.join(' ')} </dev/null`].join('\n'), reached, complaint, firstPid };
 }
 
 const OPEN_FILES = 65_536;
@@ -53,11 +55,14 @@ function hardLimit(name: string): number {
 	return hard === undefined || hard === 'unlimited' ? Number.POSITIVE_INFINITY : Number(hard);
 }
 
-type Runner = (ground: Ground, launch: Launch) => { lines?: string[]; words: string[] } & Pick<Start, 'reached' | 'complaint'>;
+type Runner = (
+	ground: Ground,
+	launch: Launch,
+) => { lines?: string[]; words: string[] } & Partial<Pick<Start, 'firstPid'>> & Pick<Start, 'reached' | 'complaint'>;
 
 const runners: Record<SandboxKind, Runner> = {
 	crun: (ground, launch) => ociRunner(ground, launch, ['crun', '--cgroup-manager=disabled'], null),
-	runc: (ground, launch) => ociRunner(ground, launch, ['runc'], groupBelow(ground)),
+	runc: (ground, launch) => ociRunner(ground, launch, ['runc'], pathBelow(ground)),
 	bwrap({ directory }, launch) {
 		const [words, status, filter] = [join(directory, 'words'), join(directory, 'status'), join(directory, 'filter')];
 		const program = kernelFilter(process.arch);
@@ -68,33 +73,44 @@ const runners: Record<SandboxKind, Runner> = {
 		return {
 			words: ['bwrap', '--json-status-fd', '9', '--args', '7', '--', ...bwrapCommand(launch).map(quote), ...descriptors],
 			reached: () => /"exit-code"/.test(tryRead(status)),
+			firstPid: () => Number(/"child-pid": (\d+)/.exec(tryRead(status))?.[1] ?? 0) || null,
 			complaint: () => '',
 		};
 	},
 	none: (_, { words, env, cwd }) => ({
-		lines: [`cd ${quote(cwd)}`, ...Object.entries(env).map(([name, value]) => `export ${quote(name)}=${quote(value)}`)],
+		lines: [`cd ${quote(cwd)}`, 'unset OLDPWD', ...Object.entries(env).map(([name, value]) => `export ${quote(name)}=${quote(value)}`)],
 		words: words.map(quote),
 		reached: () => true,
 		complaint: () => '',
 	}),
 };
 
-function ociRunner({ directory, id }: Ground, launch: Launch, program: string[], cgroupsPath: string | null): ReturnType<Runner> {
+function ociRunner({ kind, directory, id }: Ground, launch: Launch, program: string[], cgroupsPath: string | null): ReturnType<Runner> {
 	const [log, pid] = [join(directory, 'log'), join(directory, 'pid')];
 	writeFileSync(join(directory, 'config.json'), JSON.stringify(ociConfig(launch, cgroupsPath)), { mode: 0o600 });
+	// With its group goes the reason why it ended.
+	const keep = kind === 'runc' ? ['--keep'] : [];
 	const places = ['--root', join(directory, 'state'), '--log', log];
 	return {
-		words: [...program, ...places, 'run', '--bundle', directory, '--pid-file', pid, id].map(quote),
+		words: [...program, ...places, 'run', ...keep, '--bundle', directory, '--pid-file', pid, id].map(quote),
 		reached: () => tryRead(pid) !== '',
 		complaint: () => tryRead(log).trim(),
 	};
+}
+
+/** Where the processes of a command are: in our group, and with runc in the one that it makes below. Those that are there now. */
+export function groupsOf({ kind, id, group }: Pick<Ground, 'kind' | 'id' | 'group'>): Cgroup[] {
+	if (group === null) return [];
+	if (kind !== 'runc') return [group];
+	const below = Object.entries(group).map(([ability, directory]: [string, string]) => [ability, join(directory, id)] as const);
+	return [group, Object.fromEntries(below.filter(([, directory]) => existsSync(directory))) as Cgroup];
 }
 
 /**
  * runc insists on a group that it makes itself. Below ours it has our limits. In version 1 a relative path is taken below
  * the group that runc is in; in version 2 beside it, so there the path is named whole.
  */
-function groupBelow({ group, id }: Ground): string | null {
+function pathBelow({ group, id }: Ground): string | null {
 	if (group === null) return null;
 	const own = tryRead('/proc/self/cgroup').split('\n').filter(Boolean);
 	const onlyTwo = own.length === 1 && own[0]!.startsWith('0::');

@@ -3,7 +3,6 @@ import { chmodSync, chownSync, constants, cpSync, lstatSync, mkdirSync, statSync
 import { rm } from 'node:fs/promises';
 import { dirname, isAbsolute, join, normalize, relative } from 'node:path';
 import { isRoot } from '#process/directory.ts';
-import { cgroupDoors, type Cgroup } from '#process/cgroup.ts';
 import { quote, type Holder } from './holder.ts';
 import { BUILD_UID, HOME_PATH, SandboxError, SECRETS_PATH, SOURCE_PATH, type Mount, type SandboxOptions } from './sandbox.ts';
 import { machineRoot, type Place } from './view.ts';
@@ -37,7 +36,7 @@ const ETC: Record<string, string> = {
 };
 
 /** All that is the same for every sandbox; made before one is asked for. */
-export async function prepareTree(directory: string, holder: Holder, group: Cgroup | null): Promise<Tree> {
+export async function prepareTree(directory: string, holder: Holder): Promise<Tree> {
 	mkdirSync(directory, { recursive: true, mode: 0o700 });
 	const root = join(directory, 'root');
 	for (const name of SKELETON) mkdirSync(join(root, name), { recursive: true, mode: 0o755 });
@@ -49,7 +48,7 @@ export async function prepareTree(directory: string, holder: Holder, group: Cgro
 	const { places, links } = machineRoot();
 	for (const { path, target } of links) symlinkSync(target, join(root, path));
 	for (const { from, to } of places) makePoint(from, join(root, to));
-	await holder.run([`cd ${quote(directory)}`, 'mkfifo -m 666 out err', ...killAtEnd(group)].join(' && '));
+	await holder.run(`cd ${quote(directory)} && mkfifo -m 666 out err`);
 	const at = (name: string, to: string, readonly = false): Place => ({ from: join(directory, name), to, readonly });
 	return {
 		directory,
@@ -88,14 +87,6 @@ export async function removeTree(directory: string): Promise<void> {
 		spawnSync('chmod', ['-R', 'u+rwX', directory], { stdio: 'ignore' });
 		await rm(directory, { recursive: true, force: true });
 	}
-}
-
-/** A builder that is killed closes the holder's input, and with it everything that runs here ends. */
-function killAtEnd(group: Cgroup | null): string[] {
-	if (group === null) return [];
-	const kill = group.unified ? `echo 1 > ${quote(join(group.unified, 'cgroup.kill'))}` : 'false';
-	const doors = cgroupDoors(group).map(quote).join(' ');
-	return [`trap ${quote(`${kill} || kill -9 $(cat ${doors})`)} EXIT`];
 }
 
 function overlay(directory: string, lower: readonly string[]): string {

@@ -1,6 +1,7 @@
 import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import { buildFindings } from '#process/build-isolation.ts';
 import { bad, machineFindings, ok, warn, type Finding } from '#process/checkup.ts';
 import { readPidFiles } from '#process/pid-file.ts';
 import { readInstalled } from '../installed/note.ts';
@@ -15,6 +16,7 @@ export function localFindings(data: string): Finding[] {
 	return [
 		ok('Node', `${process.versions.node} at ${process.execPath}`),
 		...machineFindings(there ? data : tmpdir()).filter(({ check }) => there || check !== 'disk'),
+		...buildFindings(),
 		...tools(),
 		...dataDirectory(data),
 		...versions(data),

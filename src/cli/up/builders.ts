@@ -28,7 +28,8 @@ export interface PoolOptions {
 const SETTLE_MS = 500;
 const AGAIN_MS = 1_000;
 const LONGEST_PAUSE_MS = 30_000;
-const FROZEN_AFTER_MS = 20_000;
+/** Only one that is stopped is found so; whatever it was building is given to another. */
+const FROZEN_AFTER_MS = 5_000;
 
 export class BuilderPool {
 	readonly #of: PoolOptions;

@@ -103,7 +103,7 @@ export function scriptOf(role: Program['role'] | 'up'): string[] {
 }
 
 /** Without an answer for longer than this a program is frozen. A region's traffic hangs on its edges alone. */
-const FROZEN_AFTER_MS = { edge: 1_000, control: 10_000, depot: 20_000, agent: 20_000, builder: 20_000 } as const;
+const FROZEN_AFTER_MS = { edge: 1_000, control: 10_000, depot: 20_000, agent: 20_000, builder: 5_000 } as const;
 
 /** How a program is asked whether it is alive. */
 export function healthOf(program: Program, layout: Layout): { target: Target | null; limitMs: number } {
