@@ -99,6 +99,8 @@ export class Cache {
 		}
 		await this.put([...nodes.values(), ...blobs]);
 		this.remember(root, { manifest, blobs: blobsOf(manifest) });
+		// What came to control in batches before the deploy is in no gift.
+		void this.prefetch(manifest);
 	}
 
 	private remember(root: Digest, tree: CachedTree): CachedTree {
@@ -123,37 +125,34 @@ export class Cache {
 		return manifest;
 	}
 
+	/** Whoever asks for one of them meanwhile waits for the batch that it comes with. */
 	private async prefetch(manifest: Manifest): Promise<void> {
 		const small = [...manifest.values()].flatMap((entry) => ('link' in entry || entry[1] > BATCH_BLOB_BYTES ? [] : [entry[0]]));
-		const here = await this.store.has(small);
-		let missing = [...new Set(small)].filter((digest) => !here.has(digest) && !this.batched.has(digest));
+		const coming = new Map<Digest, (bytes: Buffer | null) => void>();
+		for (const digest of small) {
+			if (this.batched.has(digest)) continue;
+			const { promise, resolve } = Promise.withResolvers<Buffer | null>();
+			this.batched.set(digest, promise);
+			coming.set(digest, resolve);
+		}
+		const came = (digest: Digest, bytes: Buffer | null) => {
+			coming.get(digest)?.(bytes);
+			coming.delete(digest);
+			this.batched.delete(digest);
+		};
 		try {
-			while (missing.length > 0) {
-				const got = await this.pullBatch(missing.slice(0, BATCH_BLOBS));
+			for (const digest of await this.store.has([...coming.keys()])) came(digest, null);
+			while (coming.size > 0) {
+				const got = await this.upstream.blobs([...coming.keys()].slice(0, BATCH_BLOBS));
+				await this.put([...got.values()]);
 				if (got.size === 0) break;
-				missing = missing.filter((digest) => !got.has(digest));
+				for (const [digest, bytes] of got) came(digest, bytes);
 			}
 		} catch (error) {
 			// Whoever needs one of them asks for it, and hears of it.
-			this.log.warn('prefetch.failed', { missing: missing.length, error });
-		}
-	}
-
-	private async pullBatch(digests: readonly Digest[]): Promise<Map<Digest, Buffer>> {
-		const batch = this.upstream.blobs(digests);
-		for (const digest of digests) {
-			const one = batch.then(
-				(blobs) => blobs.get(digest) ?? null,
-				() => null,
-			);
-			this.batched.set(digest, one);
-		}
-		try {
-			const blobs = await batch;
-			await this.put([...blobs.values()]);
-			return blobs;
+			this.log.warn('prefetch.failed', { missing: coming.size, error });
 		} finally {
-			for (const digest of digests) this.batched.delete(digest);
+			for (const digest of Array.from(coming.keys())) came(digest, null);
 		}
 	}
 

@@ -199,6 +199,22 @@ test('a gift makes fetching unnecessary', async (t) => {
 	assert.equal(house.asked(root), 0);
 });
 
+test('what a gift leaves out is fetched at once, in one question', async (t) => {
+	const house = await start(t);
+	const files = { 'a.txt': 'in the gift', 'b.txt': 'uploaded before', 'c.txt': 'and this too' };
+	const root = house.publish(files);
+	const control = await house.control();
+	const agent = house.join('agent', 'agent', ['fra']);
+	await agent.next('welcome');
+	const set = Object.fromEntries(manifest(files)) as never;
+	const gift = { artifact: root, base: null, set, delete: [], blobs: { [sha256(files['a.txt'])]: Buffer.from(files['a.txt']).toString('base64') } }; // prettier-ignore
+	control.send({ type: 'wants', wants: [want('fra', 1, 1)], releases: [{ ...spec(1), artifact: root }], gift });
+	await agent.next('wants');
+	const bearer = house.credential('agent', ['fra']);
+	for (const text of Object.values(files)) assert.equal((await house.get(`/blobs/${sha256(text)}`, bearer)).body, text);
+	assert.deepEqual([house.questions(), house.asked(sha256(files['a.txt'])), house.asked(sha256(files['b.txt']))], [1, 0, 1]);
+});
+
 test('what control sends is checked against its digest', async (t) => {
 	const house = await start(t);
 	const control = await house.control();
@@ -298,6 +314,7 @@ async function start(t: TestContext) {
 	const heard = inbox<UpMessage>();
 	let waiting = Promise.withResolvers<ServerLink>();
 	let port = 0;
+	let questions = 0;
 	let stopControl = async () => {};
 	const credential = (role: Role, regions: string[], server = 'local') =>
 		issueCredential({ installation: 'here', role, server, regions, expires: 4_000_000_000 }, key.privatePem);
@@ -306,6 +323,7 @@ async function start(t: TestContext) {
 		const server = createServer((request, response) => {
 			const [, kind, name] = (request.url ?? '').split('/') as [string, string, Digest | undefined];
 			if (name) askedFor.push(name);
+			if (request.method === 'POST') questions++;
 			const found = kind === 'trees' ? JSON.stringify(trees.get(name!)) : blobs.get(name!);
 			if (request.method === 'GET') return response.writeHead(found === undefined ? 404 : 200).end(found);
 			let body = '';
@@ -390,6 +408,7 @@ async function start(t: TestContext) {
 			return root;
 		},
 		tamper: (digest: Digest, text: string) => void blobs.set(digest, text),
+		questions: () => questions,
 		asked: (name: string) => askedFor.filter((asked) => asked === name).length,
 		post(path: string, body: object, bearer: string): Promise<Buffer> {
 			return new Promise((resolve, reject) => {
