@@ -22,6 +22,7 @@ import { pageRoutes } from './api/pages.ts';
 import { releaseRoutes } from './api/releases.ts';
 import { secretRoutes } from './api/secrets.ts';
 import { serverRoutes } from './api/servers.ts';
+import { verifyRoutes } from './api/verify.ts';
 import { stepRoutes } from './api/steps.ts';
 import { gatesEnded } from './builds/builds.ts';
 import { BuildDesk } from './builds/desk.ts';
@@ -91,6 +92,8 @@ export interface ControlOptions {
 	sharedStore?: boolean;
 	/** Where it lives, when there may be others on this database; absent: there are none. */
 	replica?: Pick<OthersOptions, 'home' | 'times' | 'memory'>;
+	/** How long builders have to be heard again after control was away; for tests. */
+	builderGraceMs?: number | undefined;
 	reserve?: Reserve | null;
 	/** Where the master key of secrets is; absent: this control keeps none. */
 	masterKey?: MasterKeySource;
@@ -126,27 +129,13 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
 	const others = openOthers(options, [...(tls?.addresses ?? []), url], () => feed.restart());
 	const secrets = new SecretKeeper({ state, masterKey: options.masterKey, log });
-	const driver = options.createDriver({
-		revokedSecrets: ({ app, environment, secrets: pins = {} }) => secrets.revoked({ app, environment }, pins),
-		...(others ? { others: () => others.ids(), settled: () => others.settled() } : {}),
-		onReadOnly: (app, reason) => {
-			state.apps.setReadOnly(app, reason, 'jibe').catch((error: unknown) => log.warn('app.read_only_unsaid', { app, error }));
-		},
-		store: state.deployments,
-		hub,
-		urlOf,
-		edgeOf: (region, app, environment) => edgeOf(roster, region, urlOf(app, environment)),
-		schemaFloor: (app, environment) => state.deployments.floor(app, environment),
-		owner: options.owner,
-		joined: roster,
-		log,
-		clock,
-	});
+	const driver = options.createDriver(driverSettings(options, { hub, roster, secrets, others, urlOf }));
 	const manifests = new Manifests({ store, state });
 	const builds = new BuildDesk({
 		state,
 		onGatesLost: (of) => gatesLost(house, of),
 		onEnded: (ended) => house.metrics.add('jibe_builds_total', { state: ended }),
+		graceMs: options.builderGraceMs,
 		log,
 		clock,
 	});
@@ -206,6 +195,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		...blobRoutes(house),
 		...buildRoutes(house),
 		...builderRoutes(house),
+		...verifyRoutes(house),
 		...stepRoutes(house),
 		...serverRoutes(house),
 		...backupRoutes(house, options.version),
@@ -232,6 +222,35 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 			await forges.close();
 			await close(closing, others);
 		},
+	};
+}
+
+/** What the driver is given of the rest of the house. */
+function driverSettings(
+	{ state, owner, log, clock }: ControlOptions,
+	{
+		hub,
+		roster,
+		secrets,
+		others,
+		urlOf,
+	}: Pick<DriverSettings, 'urlOf'> & { hub: Hub; roster: Roster; secrets: SecretKeeper; others: Others | null },
+): DriverSettings {
+	return {
+		revokedSecrets: ({ app, environment, secrets: pins = {} }) => secrets.revoked({ app, environment }, pins),
+		...(others ? { others: () => others.ids(), settled: () => others.settled() } : {}),
+		onReadOnly: (app, reason) => {
+			state.apps.setReadOnly(app, reason, 'jibe').catch((error: unknown) => log.warn('app.read_only_unsaid', { app, error }));
+		},
+		store: state.deployments,
+		hub,
+		urlOf,
+		edgeOf: (region, app, environment) => edgeOf(roster, region, urlOf(app, environment)),
+		schemaFloor: (app, environment) => state.deployments.floor(app, environment),
+		owner,
+		joined: roster,
+		log,
+		clock,
 	};
 }
 
