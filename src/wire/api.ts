@@ -153,7 +153,8 @@ export type Event = z.infer<typeof event>;
  */
 export const progressLine = z.union([
 	z.object({ event }),
-	z.object({ result: deployment, already: z.boolean() }),
+	/** `sample`: control asks for the source, to have it built once more on a builder. */
+	z.object({ result: deployment, already: z.boolean(), sample: z.boolean().optional() }),
 	z.object({ error: z.object({ code: z.string(), message: z.string(), hint: z.string().nullable(), data: z.unknown().optional() }) }),
 ]);
 export type ProgressLine = z.infer<typeof progressLine>;
