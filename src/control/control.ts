@@ -9,21 +9,6 @@ import { acceptLinks, type Acceptor } from '#wire/accept.ts';
 import { readCredential, type Claims } from '#wire/credential.ts';
 import { edgeOf } from './app-edge.ts';
 import { bearer, hostAllowed } from './access.ts';
-import { adminRoutes } from './api/admin.ts';
-import { appRoutes } from './api/apps.ts';
-import { backupRoutes } from './api/backups.ts';
-import { blobRoutes } from './api/blobs.ts';
-import { builderRoutes } from './api/builders.ts';
-import { buildRoutes } from './api/builds.ts';
-import { deploymentRoutes } from './api/deployments.ts';
-import { doctorRoutes } from './api/doctor.ts';
-import { packageRoutes } from './api/packages.ts';
-import { pageRoutes } from './api/pages.ts';
-import { releaseRoutes } from './api/releases.ts';
-import { secretRoutes } from './api/secrets.ts';
-import { serverRoutes } from './api/servers.ts';
-import { verifyRoutes } from './api/verify.ts';
-import { stepRoutes } from './api/steps.ts';
 import { gatesEnded } from './builds/builds.ts';
 import { BuildDesk } from './builds/desk.ts';
 import { BuildLogs } from './builds/log.ts';
@@ -39,16 +24,15 @@ import { pushesOf } from './repositories/branches.ts';
 import { openForges } from './repositories/forges.ts';
 import { Mirrors } from './repositories/mirror.ts';
 import { RepositorySecrets } from './repositories/secrets.ts';
-import { openApi } from './openapi.ts';
 import { Others, type OthersOptions } from './others.ts';
 import type { MasterKeySource } from './master-key.ts';
 import type { Pages } from './pages.ts';
 import type { Driver } from './ports.ts';
 import type { Reserve } from './reserve.ts';
 import { watchHouse } from './watch.ts';
-import type { Route } from './route.ts';
 import { Roster } from './roster.ts';
 import { createRouter } from './router.ts';
+import { routesOf } from './routes.ts';
 import { watchRevocations } from './secret-changes.ts';
 import { SecretKeeper } from './secrets.ts';
 import { listenTls, type TlsSettings } from './tls.ts';
@@ -185,25 +169,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		});
 	const acceptors = [server, ...(tls ? [tls.server] : [])].map(accept);
 	const forges = openForges(house, pushesOf(house), tls?.addresses[0] ?? url);
-	const routes: Route[] = [
-		...forges.routes,
-		...deploymentRoutes(house),
-		...appRoutes(house),
-		...releaseRoutes(house),
-		...adminRoutes(house),
-		...secretRoutes(house),
-		...blobRoutes(house),
-		...buildRoutes(house),
-		...builderRoutes(house),
-		...verifyRoutes(house),
-		...stepRoutes(house),
-		...serverRoutes(house),
-		...backupRoutes(house, options.version),
-		...packageRoutes(house),
-		...doctorRoutes(house, { version: options.version, certFile: options.tls?.certFile }),
-	];
-	const document = () => openApi(routes, options.version);
-	routes.push(...pageRoutes(house, options.pages, document));
+	const routes = routesOf(house, forges.routes, { version: options.version, certFile: options.tls?.certFile, pages: options.pages });
 	await others?.join(house);
 	await driver.resume();
 	forges.begin();
