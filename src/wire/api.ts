@@ -211,6 +211,8 @@ export const appStatus = z.object({
 	rollbackTo: z.object({ release: releaseNumber, warm: z.boolean(), estimateMs: z.number() }).nullable(),
 	/** Why control is read-only for the app, or null. */
 	readOnly: z.string().nullable(),
+	/** What a person is waited for with, or ought to know. */
+	notices: z.array(z.string()).optional(),
 	regions: z.array(appRegion),
 });
 export type AppStatus = z.infer<typeof appStatus>;
