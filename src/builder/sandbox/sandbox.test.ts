@@ -120,6 +120,11 @@ function sameEverywhere(kind: SandboxKind): void {
 		await assert.rejects(one.run({ command: 'true', timeoutMs: 1000 }), { code: 'sandbox_busy' });
 	});
 
+	test('a command has ended when it has ended, whoever still holds its output', async () => {
+		const { exitCode, out } = await tell(await bed.sandbox(), 'setsid sleep 20 & echo done');
+		assert.deepEqual([exitCode, out], [0, 'done\n']);
+	});
+
 	test('a tool outside /usr is on PATH', async () => {
 		const { sandbox } = bed;
 		const { out } = await tell(await sandbox({ 'a.js': 'console.log(process.execPath, 6 * 7)' }), 'node a.js');
