@@ -120,6 +120,7 @@ for (const kind of ['crun', 'runc', 'bwrap'] satisfies SandboxKind[]) {
 		test('leads outputs astray by links', async () => {
 			const one = await bed.sandbox({ 'real/a': 'a' });
 			assert.equal((await tell(one, 'ln -s /etc dist; ln -s / real/root; ln -s /etc/passwd real/users; mkfifo real/pipe')).exitCode, 0);
+			assert.deepEqual(await one.outputs(['dist/passwd', 'real/root/etc/passwd']), []);
 			assert.deepEqual(
 				(await one.outputs(['dist/passwd', 'dist/**', 'dist', 'real/**'])).map(({ path, target }) => [path, target]),
 				[['dist', '/etc'], ['real/a', null], ['real/root', '/'], ['real/users', '/etc/passwd']], // prettier-ignore
