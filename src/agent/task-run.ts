@@ -123,7 +123,9 @@ class TaskLog {
 		this.#file = join(directory, `${name}.log`);
 		this.#scrub = scrub;
 		this.#clock = clock;
-		for (const old of [this.#file, `${this.#file}.1`]) rmSync(old, { force: true });
+		rmSync(`${this.#file}.1`, { force: true });
+		// First the log: an owner without one counts as long gone, and would be tidied up.
+		writeFileSync(this.#file, '', { mode: 0o600 });
 		writeFileSync(join(directory, `${name}.json`), JSON.stringify({ region, app, environment, release }));
 	}
 
