@@ -2,7 +2,7 @@
 export interface Row {
 	row: string;
 	value: number;
-	unit: 'ms' | 'bytes' | 'count' | '1/s' | 'MiB' | 'MiB/s';
+	unit: 'ms' | 'bytes' | 'count' | '1/s' | 'MiB' | 'MiB/s' | 'cores';
 	bar: number | null;
 	goal: number | null;
 	/** The same work done by others, in the same run. */

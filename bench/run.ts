@@ -8,7 +8,23 @@ import type { Row } from './row.ts';
 const STARTS = 7;
 const names = process.argv.slice(2).filter((word) => !word.startsWith('-'));
 const json = process.argv.includes('--json');
-const known = ['deploy', 'rollback', 'build', 'swing', 'edge', 'up', 'fanout', 'hop', 'fleet', 'backup', 'replica', 'sandbox'];
+const known = [
+	'deploy',
+	'rollback',
+	'build',
+	'swing',
+	'edge',
+	'up',
+	'fanout',
+	'hop',
+	'fleet',
+	'backup',
+	'replica',
+	'sandbox',
+	'queue',
+	'load',
+	'events',
+];
 
 if (names.length === 0 || names.some((name) => !existsSync(join(import.meta.dirname, `${name}.ts`)))) {
 	process.stderr.write(`npm run bench -- ${known.join('|')} [--json]\n`);

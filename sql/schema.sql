@@ -749,7 +749,8 @@ begin
 		return null;
 	end if;
 	update jibe.build set
-		phase = 'running', worker = p_worker, attempt = attempt + 1, leased_until = v_now + p_lease, deadline = v_now_ms + p_limit_ms, claimed_at = v_now_ms
+		-- Its artifact was taken from an earlier attempt: what is left are its gates.
+		phase = case when deployed then 'gating' else 'running' end, worker = p_worker, attempt = attempt + 1, leased_until = v_now + p_lease, deadline = v_now_ms + p_limit_ms, claimed_at = v_now_ms
 	where id = l.head returning * into b;
 	update jibe.build_lane set running = b.id, served_at = v_now, (head, head_priority, head_platform) = (
 		select n.id, n.priority, n.platform from jibe.build n
@@ -961,13 +962,13 @@ begin
 	if b.kind = 'deploy' then
 		for o in
 			select x.* from jibe.build x
-			where x.app = b.app and x.environment = b.environment and x.kind = 'deploy' and x.phase in ('waiting', 'running')
+			where x.app = b.app and x.environment = b.environment and x.kind = 'deploy' and x.phase in ('waiting', 'running') and not x.deployed
 				and (x.branch is not distinct from b.branch or (x.phase = 'waiting' and x.commit in (select jsonb_array_elements_text(v_job -> 'ancestors'))))
 			order by x.lane, x.id
 		loop
 			perform from jibe.build_lane where name = o.lane for update;
 			select * into o from jibe.build where id = o.id for update;
-			if o.phase in ('waiting', 'running') then
+			if o.phase in ('waiting', 'running') and not o.deployed then
 				v_events := v_events || jibe.stop_build(o, 'superseded', 'superseded', v_at);
 			end if;
 		end loop;
@@ -1615,6 +1616,11 @@ AS $function$
 declare
 	v_to text := case p_why when 'cancelled' then 'Cancelled' when 'superseded' then 'Superseded' else 'TimedOut' end;
 begin
+	if b.phase = 'waiting' and b.deployed then
+		update jibe.build set phase = 'ended' where id = b.id;
+		perform jibe.settle_lane(b.lane);
+		return '[]';
+	end if;
 	if b.phase = 'waiting' then
 		return jibe.end_build(b, v_to, p_reason, null, 'ended', p_at);
 	end if;
@@ -1640,9 +1646,10 @@ declare
 	v_done jsonb := '[]';
 begin
 	for v_id in
-		select x.id from jibe.build x left join jibe.deployment d on x.phase = 'gating' and d.id = x.id
-		where x.phase in ('running', 'gating', 'stopping')
-			and (x.leased_until < v_now or (x.phase = 'running' and x.deadline < extract(epoch from v_now) * 1000) or d.ended_at is not null)
+		select x.id from jibe.build x left join jibe.deployment d on x.deployed and d.id = x.id
+		where (x.phase in ('running', 'gating', 'stopping')
+				and (x.leased_until < v_now or (x.phase = 'running' and x.deadline < extract(epoch from v_now) * 1000) or d.ended_at is not null))
+			or (x.phase = 'waiting' and d.ended_at is not null)
 		order by x.lane, x.id
 	loop
 		perform from jibe.build_lane l where l.name = (select lane from jibe.build where id = v_id) for update;
@@ -1673,7 +1680,7 @@ begin
 		elsif b.phase = 'running' and b.deadline < extract(epoch from v_now) * 1000 then
 			v_outcome := 'timed-out';
 			v_events := v_events || jibe.stop_build(b, 'timed-out', 'build_limit', p_at);
-		elsif b.phase = 'gating' then
+		elsif b.deployed and b.phase in ('gating', 'waiting') then
 			v_events := v_events || jibe.stop_build(b, 'cancelled', null, p_at);
 			v_outcome := 'stopped';
 		end if;
@@ -1683,7 +1690,12 @@ begin
 		end if;
 	end loop;
 	perform jibe.publish(v_events);
-	return v_done;
+	-- Whoever was told of these may have died before it could tell the driver.
+	return v_done || (
+		select coalesce(jsonb_agg(jsonb_build_object(
+			'id', x.id, 'attempt', x.attempt, 'worker', x.worker, 'outcome', 'dead', 'deployed', true)), '[]')
+		from jibe.build x join jibe.deployment d on d.id = x.id
+		where x.dead and x.deployed and x.phase = 'ended' and d.ended_at is null and not v_done @> jsonb_build_array(jsonb_build_object('id', x.id)));
 end $function$
 
 

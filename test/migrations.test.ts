@@ -124,10 +124,12 @@ test('migrate.after waits for the end of the way back, and ends it: rollback bel
 	};
 	app.write('jibe.json', JSON.stringify(config)).write('server.ts', text('two'));
 	writeFileSync(own('after', 'fail'), '');
-	const { json } = await deploy(app, 0);
+	const id = String((await deploy(app, 0)).json?.['deployment']);
 	await eventually(() => (lines('after', 'ran').length === 1 ? true : null), 'migrate.after to run');
 	rmSync(own('after', 'fail'));
-	await eventually(async () => ((await jibe.cli(['promote', String(json?.['deployment'])])).code === 0 ? true : null), 'it to have failed');
+	const told = new RegExp(`migrate.after of ${id} failed; jibe promote ${id} runs it again: [^]*no such table`);
+	await eventually(async () => (told.test((await jibe.cli(['status', 'after'])).stdout) ? true : null), 'it to have failed');
+	await jibe.expect(0, ['promote', id]);
 	await eventually(() => (lines('after', 'done').length === 1 ? true : null), 'migrate.after to be done');
 	const refused = await eventually(async () => {
 		const result = await jibe.cli(['rollback', 'after', '--json']);

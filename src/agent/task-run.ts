@@ -53,10 +53,11 @@ const MAX_PROCESSES = 256;
 const TMP_MIB = 256;
 /** What one task may write to its log; the rest is counted. */
 const MAX_LOG_BYTES = 4 * 1024 * 1024;
+const CUT = `the rest is left out: a task may print ${MAX_LOG_BYTES / 1024 / 1024} MiB`;
 const KEPT_LINES = 30;
 const KEPT_CHARACTERS = 4_000;
 /** Its pipes are read no longer than this after its end: a child that it left behind may hold them. */
-const PIPES_GRACE_MS = 500;
+const PIPES_GRACE_MS = 5_000;
 const CGROUP_REMOVALS = 50;
 const CGROUP_REMOVAL_DELAY_MS = 20;
 
@@ -113,7 +114,7 @@ class TaskLog {
 	readonly #file: string;
 	readonly #scrub: Scrub;
 	readonly #clock: Clock;
-	readonly #last: string[] = [];
+	#last: string[] = [];
 	#left = MAX_LOG_BYTES;
 
 	constructor({ layout, clock }: TaskSurroundings, { name, region, spec: { app, environment, release }, scrub }: TaskCommand) {
@@ -122,45 +123,51 @@ class TaskLog {
 		this.#file = join(directory, `${name}.log`);
 		this.#scrub = scrub;
 		this.#clock = clock;
-		for (const old of [this.#file, `${this.#file}.1`]) rmSync(old, { force: true });
+		rmSync(`${this.#file}.1`, { force: true });
+		// First the log: an owner without one counts as long gone, and would be tidied up.
+		writeFileSync(this.#file, '', { mode: 0o600 });
 		writeFileSync(join(directory, `${name}.json`), JSON.stringify({ region, app, environment, release }));
 	}
 
 	read(stream: Readable, letter: 'o' | 'e'): Promise<void> {
 		const decoder = new StringDecoder('utf8');
 		let rest = '';
-		const take = (text: string) => {
+		const take = (text: string, end: boolean) => {
 			const lines = (rest + text).split('\n');
 			rest = lines.pop()!;
-			for (const line of lines) this.#line(line, letter);
-			if (rest.length <= MAX_LOG_LINE_BYTES) return;
-			this.#line(rest, letter);
-			rest = '';
+			if (rest !== '' && (end || rest.length > MAX_LOG_LINE_BYTES)) {
+				lines.push(rest);
+				rest = '';
+			}
+			this.#write(lines, letter);
 		};
 		return new Promise((resolve) => {
-			stream.on('data', (bytes: Buffer) => take(decoder.write(bytes)));
-			stream.on('error', () => resolve()).once('close', () => {
-				take(decoder.end());
-				if (rest !== '') this.#line(rest, letter);
+			stream.on('data', (bytes: Buffer) => take(decoder.write(bytes), false));
+			stream.on('error', () => resolve());
+			stream.once('close', () => {
+				take(decoder.end(), true);
 				resolve();
-			}); // prettier-ignore
+			});
 		});
 	}
 
 	tail(): string {
-		const text = this.#last.join('\n').slice(-KEPT_CHARACTERS);
+		const text = this.#last.map(this.#scrub).join('\n').slice(-KEPT_CHARACTERS);
 		return text === '' ? '' : `; its last output:\n${text}`;
 	}
 
-	#line(line: string, letter: 'o' | 'e'): void {
-		const text = this.#scrub(line.replace(/\r$/, ''));
-		this.#last.push(text);
-		if (this.#last.length > KEPT_LINES) this.#last.shift();
-		if (this.#left <= 0) return;
-		this.#left -= text.length;
-		const stamped = this.#left > 0 ? text : `the rest is left out: a task may print ${MAX_LOG_BYTES / 1024 / 1024} MiB`;
+	#write(lines: readonly string[], letter: 'o' | 'e'): void {
+		this.#last = [...this.#last, ...lines.slice(-KEPT_LINES)].slice(-KEPT_LINES);
+		let text = '';
+		for (const line of lines) {
+			if (this.#left <= 0) break;
+			this.#left -= line.length;
+			const shown = this.#left > 0 ? this.#scrub(line.replace(/\r$/, '')) : CUT;
+			text += `${STAMP}${this.#clock.now()} ${letter} ${shown}\n`;
+		}
+		if (text === '') return;
 		try {
-			appendFileSync(this.#file, `${STAMP}${this.#clock.now()} ${letter} ${stamped}\n`, { mode: 0o600 });
+			appendFileSync(this.#file, text, { mode: 0o600 });
 		} catch {
 			this.#left = 0; // a full disk: who waits gets the last lines all the same
 		}

@@ -17,13 +17,15 @@ import { readPidFiles } from '#process/pid-file.ts';
 import type { AppIndex } from '#store/app-index.ts';
 import { openDiskStore } from '#store/disk.ts';
 import { manifestOf, treeOf, wholeDelta, type Entry, type Manifest } from '#store/manifest.ts';
-import type { DownMessage, Instance, LogLines, ReleaseSpec, Run, ServerState, UpMessage } from '#wire/region.ts';
+import type { Place } from './layout.ts';
+import type { DownMessage, Instance, LogLines, ReleaseSpec, Run, ServerState, TaskOrder, TaskSaid, UpMessage } from '#wire/region.ts';
 import { newSigningKey } from '#wire/credential.ts';
 import { sealSecrets, SECRETS_PATH, secretsText, type OpenedSecret, type SecretsRequest } from '#wire/secrets.ts';
 import { createAgent, type Agent } from './agent.ts';
 import { createDepotClient } from './depot-client.ts';
 import { openLayout } from './main.ts';
 import { openSecretStore } from './secrets.ts';
+import { createTasks, type Tasks } from './tasks.ts';
 import { uidOf } from './uids.ts';
 import { releaseSpec } from '#wire/fixture.ts';
 
@@ -51,6 +53,11 @@ export interface Testbed {
 	logs: LogLines[];
 	/** What it said of its server. */
 	states: ServerState[];
+	/** Gives it a task, or asks again for it. */
+	task(spec: ReleaseSpec, command: string, more?: Partial<TaskOrder>): TaskOrder;
+	stopTask(id: string): void;
+	/** Resolves once it said that the task has ended. */
+	taskEnd(order: TaskOrder): Promise<TaskSaid>;
 	/** kill -9 in effect: this agent object stops without a word, another is made from the disk. */
 	restart(): Promise<void>;
 	close(): Promise<void>;
@@ -80,6 +87,8 @@ export async function openTestbed(
 	const obeyed = new Map<string, number>();
 	const logs: LogLines[] = [];
 	const states: ServerState[] = [];
+	const ended = new Map<string, TaskSaid>();
+	let tasks: Tasks | null = null;
 	const cgroups = `jibe-${basename(runDirectory(data))}`;
 	let version = 0;
 	const versions = new Map<string, { region: string; app: string; environment: string; epoch: number; version: number }>();
@@ -88,9 +97,13 @@ export async function openTestbed(
 	async function open(): Promise<Agent> {
 		const client = createDepotClient({ socketPath: depotSocket, credential: () => 'test' });
 		const log = createLog({ role: 'agent' }, { level: process.env['JIBE_TEST_LOG'] ? 'debug' : 'error' });
+		await tasks?.close();
 		const identity = () => ({ server: 'local', installation: 'here', publicKey: KEYS.publicPem, credential: 'test', serverKey: null });
-		return createAgent({
-			secrets: openSecretStore({ home: layout.home, identity, depot: client, log }),
+		const secretStore = openSecretStore({ home: layout.home, identity, depot: client, log });
+		const uid = isolation().uid ? (place: Place) => uidOf(data, place) : () => null;
+		const clock = options.clock ?? systemClock;
+		const agent = await createAgent({
+			secrets: secretStore,
 			data,
 			name: 'agent',
 			server: 'local',
@@ -99,13 +112,15 @@ export async function openTestbed(
 			cgroups,
 			store: await openDiskStore(join(layout.home, 'blobs'), { durable: false }),
 			depot: client,
-			uid: isolation().uid ? (place) => uidOf(data, place) : () => null,
+			uid,
 			...(options.budgetMiB === undefined ? {} : { budgetMiB: options.budgetMiB }),
 			...(options.dataMiB === undefined ? {} : { dataMiB: options.dataMiB }),
-			clock: options.clock ?? systemClock,
+			clock,
 			log,
-			send: (message) => hear(message),
+			send: hear,
 		});
+		tasks = createTasks({ data, server: 'local', layout, cgroups, shelf: agent.shelf, secrets: secretStore, uid, clock, log, send: hear });
+		return agent;
 	}
 
 	function hear(message: UpMessage): boolean {
@@ -113,6 +128,8 @@ export async function openTestbed(
 			said.set(`${region}/${app}`, instances);
 			if (obeys) obeyed.set(`${region}/${app}`, obeys.version);
 		}
+		tasks?.note(message);
+		if (message.type === 'taskSaid') ended.set(message.id, message);
 		if (message.type === 'logLines') logs.push(message);
 		if (message.type === 'serverState') states.push(message);
 		return true;
@@ -137,6 +154,22 @@ export async function openTestbed(
 		agent: await open(),
 		logs,
 		states,
+		task(spec, command, more = {}) {
+			const { app, environment } = spec;
+			const own = { type: 'task' as const, region: 'fra', server: 'local', kind: 'migrate-before' as const, secrets: false, env: {} };
+			const order = { ...own, id: `${spec.deployment}/migrate-before/1`, app, environment, release: spec, command, timeoutMs: 20_000, leaseMs: 20_000, ...more }; // prettier-ignore
+			tasks!.ordered(order);
+			return order;
+		},
+		stopTask: (id) => tasks!.stop(id),
+		async taskEnd({ id }) {
+			for (let step = 0; step < PATIENCE_STEPS; step++) {
+				const said = ended.get(id);
+				if (said && said.state !== 'running') return said;
+				await pause(STEP_MS);
+			}
+			throw new Error(`the task ${id} did not end`);
+		},
 		put: (files, more = {}) => tree(artifactOf(files, more)),
 		putVendor: (files) => tree(Object.entries(files).map(([path, text]) => [`node_modules/${path}`, text])),
 		secrets({ app, release: number }, list) {
@@ -175,6 +208,7 @@ export async function openTestbed(
 			bed.agent.connected();
 		},
 		async close() {
+			await tasks?.close();
 			bed.agent.close();
 			for (let i = 0; i < 100 && readPidFiles(data).some(({ alive }) => alive); i++) {
 				for (const file of readPidFiles(data)) killTree(file, file.cgroup);

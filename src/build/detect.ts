@@ -1,18 +1,26 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { readPackageJson, type PackageJson } from './closure.ts';
+import { detectLanguage } from './detect-language.ts';
+import { detectSite } from './detect-site.ts';
 
 /** What an app without jibe.json is, and why that is assumed. */
 
-export interface DetectedApp {
+export interface DetectedApp extends Detection {
 	app: string;
-	runtime: 'fetch' | 'process' | 'static';
+}
+
+export interface Detection {
+	runtime: 'fetch' | 'process' | 'static' | 'container';
 	/** fetch: the entry module. */
 	entry?: string;
 	/** process: the start command. */
 	start?: string;
 	/** static: the folder that is served. */
 	dir?: string;
+	/** As `build` in jibe.json. */
+	build?: Record<string, { run: string; outputs?: string[]; strip?: boolean }>;
+	test?: string;
 	/** One sentence each. */
 	assumptions: string[];
 }
@@ -26,12 +34,27 @@ const MAX_NAME = 40;
 export function detectApp(dir: string): DetectedApp | null {
 	const manifest = readPackageJson(dir);
 	const { app, why } = nameOf(dir, manifest);
-	return detectFetch(dir, app, why, manifest) ?? detectProcess(dir, app, why, manifest) ?? detectStatic(dir, app, why);
+	const found =
+		detectFetch(dir, manifest) ??
+		detectDockerfile(dir) ??
+		detectLanguage(dir, app) ??
+		detectSite(dir, manifest) ??
+		detectProcess(dir, manifest) ??
+		detectStatic(dir);
+	return found && { app, ...withProcfile(dir, found), assumptions: [why, ...withProcfile(dir, found).assumptions] };
 }
 
 function nameOf(dir: string, manifest: PackageJson | null): { app: string; why: string } {
-	const named = appName((manifest?.name ?? '').replace(/^@[^/]+\//, ''));
-	if (named !== '') return { app: named, why: `The app is called "${named}", as package.json says.` };
+	const said: [string, string | undefined][] = [
+		['package.json', manifest?.name?.replace(/^@[^/]+\//, '')],
+		['go.mod', textOf(dir, 'go.mod').match(/^module\s+"?\S*?([^/\s"]+?)(?:\/v\d+)?"?\s*$/m)?.[1]],
+		['Cargo.toml', textOf(dir, 'Cargo.toml').match(/^\[package\][^[]*?^name\s*=\s*"([^"]+)"/m)?.[1]],
+		['pyproject.toml', textOf(dir, 'pyproject.toml').match(/^\[(?:project|tool\.poetry)\][^[]*?^name\s*=\s*"([^"]+)"/m)?.[1]],
+	];
+	for (const [file, name = ''] of said) {
+		const named = appName(name);
+		if (named !== '') return { app: named, why: `The app is called "${named}", as ${file} says.` };
+	}
 	const app = appName(basename(dir)) || 'app';
 	return { app, why: `The app is called "${app}", after its folder.` };
 }
@@ -41,7 +64,7 @@ function appName(text: string): string {
 	return plain.replace(/^-+|-+$/g, '');
 }
 
-function detectFetch(dir: string, app: string, why: string, manifest: PackageJson | null): DetectedApp | null {
+function detectFetch(dir: string, manifest: PackageJson | null): Detection | null {
 	const declared = [manifest?.main, exportedMain(manifest?.exports)]
 		.filter((path) => path !== undefined)
 		.map((path) => path.replace(/^\.\//, ''));
@@ -49,7 +72,7 @@ function detectFetch(dir: string, app: string, why: string, manifest: PackageJso
 	for (const entry of [...declared, ...guessed]) {
 		if (!/\.[cm]?[jt]sx?$/.test(entry) || !existsSync(join(dir, entry))) continue;
 		if (!exportsDefault(readFileSync(join(dir, entry), 'utf8'))) continue;
-		return { app, runtime: 'fetch', entry, assumptions: [why, `${entry} exports what answers requests, so the runtime is "fetch".`] };
+		return { runtime: 'fetch', entry, assumptions: [`${entry} exports what answers requests, so the runtime is "fetch".`] };
 	}
 	return null;
 }
@@ -68,39 +91,51 @@ function exportedMain(exports: unknown): string | undefined {
 	return typeof value === 'string' ? value : undefined;
 }
 
-function detectProcess(dir: string, app: string, why: string, manifest: PackageJson | null): DetectedApp | null {
-	const start = (manifest as { scripts?: Record<string, string> } | null)?.scripts?.['start'];
+function detectDockerfile(dir: string): Detection | null {
+	if (!existsSync(join(dir, 'Dockerfile'))) return null;
+	return { runtime: 'container', assumptions: ['There is a Dockerfile, so the runtime is "container".'] };
+}
+
+function detectProcess(dir: string, manifest: PackageJson | null): Detection | null {
+	const { start, build } = (manifest as { scripts?: Record<string, string> } | null)?.scripts ?? {};
 	if (start !== undefined) {
 		return {
-			app,
 			runtime: 'process',
 			start: 'npm start',
-			assumptions: [why, `package.json has a start script (${start}), so the runtime is "process".`],
+			...(build === undefined ? {} : { build: { build: { run: 'npm run build' } } }),
+			assumptions: [
+				`package.json has a start script (${start}), so the runtime is "process".`,
+				...(build === undefined ? [] : [`It has a build script (${build}), which is run before.`]),
+			],
 		};
 	}
-	if (existsSync(join(dir, 'Procfile'))) {
-		const web = /^web:\s*(.+)$/m.exec(readFileSync(join(dir, 'Procfile'), 'utf8'))?.[1];
-		if (web !== undefined) return { app, runtime: 'process', start: web, assumptions: [why, `The Procfile starts "web" with \`${web}\`.`] };
-	}
+	if (procfileOf(dir) !== null) return { runtime: 'process', assumptions: [] };
 	const script = manifest
 		? ENTRIES.flatMap((entry) => EXTENSIONS.map((extension) => entry + extension)).find((path) => existsSync(join(dir, path)))
 		: undefined;
 	if (script === undefined) return null;
-	return {
-		app,
-		runtime: 'process',
-		start: `node ${script}`,
-		assumptions: [why, `${script} exports no default, so it is taken to listen on $PORT by itself: the runtime is "process".`],
-	};
+	const why = `${script} exports no default, so it is taken to listen on $PORT by itself: the runtime is "process".`;
+	return { runtime: 'process', start: `node ${script}`, assumptions: [why] };
 }
 
-function detectStatic(dir: string, app: string, why: string): DetectedApp | null {
+/** It says itself how it is started, whatever it is written in. */
+function withProcfile(dir: string, found: Detection): Detection {
+	const web = procfileOf(dir);
+	if (found.runtime !== 'process' || web === null || found.start === 'npm start') return found;
+	return { ...found, start: web, assumptions: [...found.assumptions, `The Procfile starts "web" with \`${web}\`.`] };
+}
+
+function procfileOf(dir: string): string | null {
+	return /^web:\s*(.+)$/m.exec(textOf(dir, 'Procfile'))?.[1] ?? null;
+}
+
+function detectStatic(dir: string): Detection | null {
 	const folder = STATIC_FOLDERS.find((name) => existsSync(join(dir, name)) && readdirSync(join(dir, name)).includes('index.html'));
 	if (folder === undefined) return null;
-	return {
-		app,
-		runtime: 'static',
-		dir: folder,
-		assumptions: [why, `There is ${folder === '.' ? '' : `${folder}/`}index.html, so files are served as they are.`],
-	};
+	const why = `There is ${folder === '.' ? '' : `${folder}/`}index.html, so files are served as they are.`;
+	return { runtime: 'static', dir: folder, assumptions: [why] };
+}
+
+function textOf(dir: string, name: string): string {
+	return existsSync(join(dir, name)) ? readFileSync(join(dir, name), 'utf8') : '';
 }

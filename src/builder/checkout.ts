@@ -18,13 +18,13 @@ export interface CheckedOut {
 const LIMITS: TarLimits = { entries: 250_000, bytes: 2 * 1024 * 1024 * 1024 };
 const MODE = { file: 0o644, executable: 0o755 };
 const EXECUTABLE_BIT = 0o100;
-/** Marks the top: no rule and no lockfile of a directory above is asked for. */
+/** Marks the top, in the directory above it: no rule and no lockfile from further up is asked for, and commands see no repository that is none. */
 const MARK = '.git';
 
 /** @throws TarError */
 export async function checkOut(archive: AsyncIterable<Uint8Array>, directory: string): Promise<CheckedOut> {
 	mkdirSync(directory, { recursive: true });
-	const wanted = new Set<string>([MARK]);
+	const wanted = new Set<string>();
 	const links: TarLink[] = [];
 	const made: CheckedOut = { files: 0, bytes: 0, timeS: 0, warnings: [] };
 	const heard = (mtimeS: number) => (made.timeS = Math.max(made.timeS, mtimeS));
@@ -38,7 +38,7 @@ export async function checkOut(archive: AsyncIterable<Uint8Array>, directory: st
 	}
 	removeOthers(directory, '', wanted);
 	for (const link of links) placeLink(link, directory);
-	mkdirSync(join(directory, MARK), { recursive: true });
+	mkdirSync(join(dirname(directory), MARK), { recursive: true });
 	made.warnings = confine(directory);
 	return made;
 }

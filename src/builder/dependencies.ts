@@ -61,15 +61,11 @@ export class Dependencies {
 	/** @throws BuildFault when they can't be installed */
 	async provide(install: Install, of: Installing): Promise<Provided> {
 		const { manager } = install;
-		const tools = [manager === 'pip' ? 'python3' : manager];
-		if (this.#of.toolchains.find(tools[0]!) === null) {
-			throw new BuildFault(
-				'no_tool',
-				`${install.files[0]} needs ${tools[0]}, which this builder does not have`,
-				`install ${tools[0]} on it`,
-			);
+		const { tool } = install;
+		if (this.#of.toolchains.find(tool) === null) {
+			throw new BuildFault('no_tool', `${install.files[0]} needs ${tool}, which this builder does not have`, `install ${tool} on it`);
 		}
-		const key = installKey(install, of.checkout, `${this.#of.toolchains.stamp(tools)}${install.scripted ? of.content : ''}`).slice(7);
+		const key = installKey(install, of.checkout, `${this.#of.toolchains.stamp([tool])}${install.scripted ? of.content : ''}`).slice(7);
 		for (const scope of scopesRead(of.job)) {
 			const kept = join(this.#of.directory, scope, key);
 			if (!existsSync(join(kept, ABOUT))) continue;

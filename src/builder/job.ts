@@ -10,7 +10,7 @@ import { Bringing, type Made } from './bring.ts';
 import { compile } from './compile.ts';
 import { BuildFault } from './fault.ts';
 import type { Ground, OpenSteps, Ran, StepRunner } from './ground.ts';
-import { findInstalls } from './managers.ts';
+import { findInstalls, type Install } from './managers.ts';
 import { packFiles } from './pack.ts';
 import type { Provided } from './dependencies.ts';
 import { fetchSource, readConfig } from './source.ts';
@@ -28,10 +28,10 @@ export async function build(attempt: Attempt, workshop: Workshop, openSteps: Ope
 		const source = await course.timed('source', 'source', () => fetchSource(attempt, workshop.checkouts), describeSource);
 		const { config, assumed } = await readConfig(source.directory, job);
 		for (const line of [...source.warnings, ...assumed]) attempt.line('source', 'jibe', line);
-		const installed = await course.install(source.directory, temporary);
+		const steps = planSteps(config);
+		const installed = await course.install(source.directory, temporary, config.runtime === 'fetch' && steps.length === 0);
 		const ground = course.ground(source, config, installed, temporary);
 		runner = await openSteps(ground);
-		const steps = planSteps(config);
 		const built = await runner.run(steps.filter(({ kind }) => kind === 'build'));
 		const made = await course.timed('compile', 'compile', () => course.make(ground, built, steps), describeMade);
 		if (job.kind === 'verify') return await compareWith(attempt, made);
@@ -79,10 +79,11 @@ class Course {
 		}
 	}
 
-	/** One kind after the other: they share the network, not the sandbox. */
-	async install(checkout: string, temporary: string): Promise<Provided[]> {
+	/** One kind after the other: they share the network, not the sandbox. `nodeOnly`: no command would see the others. */
+	async install(checkout: string, temporary: string, nodeOnly: boolean): Promise<Provided[]> {
 		const { job, stopped: signal } = this.#attempt;
-		const installs = findInstalls(checkout, job.directory);
+		const found = findInstalls(checkout, job.directory).filter(({ use }) => !nodeOnly || use.kind === 'node');
+		const installs = found.filter((install) => this.#canInstall(install));
 		const provided: Provided[] = [];
 		for (const install of installs) {
 			const name = installs.length === 1 ? 'dependencies' : `dependencies-${install.manager}`;
@@ -104,6 +105,13 @@ class Course {
 			}
 		}
 		return provided;
+	}
+
+	/** A lockfile of another language may lie there for no build's sake. */
+	#canInstall({ files, tool, use }: Install): boolean {
+		if (use.kind === 'node' || this.#workshop.toolchains.find(tool) !== null) return true;
+		this.#attempt.line('dependencies', 'jibe', `what ${files[0]} names is not installed: there is no ${tool} on this builder`);
+		return false;
 	}
 
 	ground(source: { directory: string; timeS: number }, config: AppConfig, installed: readonly Provided[], temporary: string): Ground {

@@ -23,8 +23,10 @@ export interface Install {
 	home: string | null;
 	/** What the manager has fetched before: of any version of the lockfile. */
 	downloads: string;
+	/** What has to be on the machine. */
+	tool: string;
 	/** Of steps, so that they find it. */
-	use: { env: Record<string, string>; path: string[] };
+	use: { kind: 'node' | 'other'; env: Record<string, string>; path: string[] };
 }
 
 const LOCKFILES: readonly (readonly [string, Install['manager']])[] = [
@@ -76,7 +78,7 @@ function installOf(manager: Install['manager'], source: string, at: string, lock
 	const below = (...names: string[]) =>
 		names.map((name) => (at === '' ? name : `${at}/${name}`)).filter((path) => existsSync(join(source, path)));
 	if (NODE_MANAGERS.has(manager)) return nodeInstall(manager as 'npm' | 'pnpm' | 'yarn', source, at, below(lockfile, ...NODE_SETTINGS));
-	const common = { manager, at, scripted: false, outputs: [] as string[] };
+	const common = { manager, tool: manager === 'pip' ? 'python3' : manager, at, scripted: false, outputs: [] as string[] };
 	switch (manager) {
 		case 'go': {
 			const modules = `${HOME_PATH}/go/pkg/mod`;
@@ -87,7 +89,7 @@ function installOf(manager: Install['manager'], source: string, at: string, lock
 				env: { GOFLAGS: '-modcacherw' },
 				home: modules,
 				downloads: `${HOME_PATH}/.cache/go-downloads`,
-				use: { env: { GOMODCACHE: modules, GOFLAGS: '-mod=readonly', GOPROXY: 'off' }, path: [] },
+				use: { kind: 'other', env: { GOMODCACHE: modules, GOFLAGS: '-mod=readonly', GOPROXY: 'off' }, path: [] },
 			};
 		}
 		case 'cargo': {
@@ -99,7 +101,7 @@ function installOf(manager: Install['manager'], source: string, at: string, lock
 				env: {},
 				home: registry,
 				downloads: `${HOME_PATH}/.cache/cargo-downloads`,
-				use: { env: { CARGO_NET_OFFLINE: 'true' }, path: [] },
+				use: { kind: 'other', env: { CARGO_NET_OFFLINE: 'true' }, path: [] },
 			};
 		}
 		default: {
@@ -112,7 +114,7 @@ function installOf(manager: Install['manager'], source: string, at: string, lock
 				outputs: [`${at === '' ? '' : `${at}/`}${VENV}/**`],
 				home: null,
 				downloads: `${HOME_PATH}/.cache/pip`,
-				use: { env: { VIRTUAL_ENV: venv }, path: [`${venv}/bin`] },
+				use: { kind: 'other', env: { VIRTUAL_ENV: venv }, path: [`${venv}/bin`] },
 			};
 		}
 	}
@@ -146,13 +148,14 @@ function nodeInstall(manager: 'npm' | 'pnpm' | 'yarn', source: string, at: strin
 	const prefix = at === '' ? '' : `${at}/`;
 	return {
 		manager,
+		tool: manager,
 		at,
 		files: [...settings, ...manifests],
 		scripted: manifests.some((path) => hasScripts(join(source, path))),
 		...NODE_COMMANDS[manager],
 		outputs: [`${prefix}node_modules/**`, `${prefix}**/node_modules/**`],
 		home: null,
-		use: { env: {}, path: [join(SOURCE_PATH, at, 'node_modules', '.bin')] },
+		use: { kind: 'node', env: {}, path: [join(SOURCE_PATH, at, 'node_modules', '.bin')] },
 	};
 }
 

@@ -73,8 +73,8 @@ export async function readConfig(
 	if (text === null && found === null) {
 		throw new BuildFault('no_app', 'there is no jibe.json, and nothing in the source looks like an app', 'jibe init writes a first one');
 	}
-	const { runtime, entry, start, dir: folder } = found ?? {};
-	const written = text ?? JSON.stringify({ app, runtime, entry, start, dir: folder });
+	const { runtime, entry, start, dir: folder, build, test } = found ?? {};
+	const written = text ?? JSON.stringify({ app, runtime, entry, start, dir: folder, build, test });
 	try {
 		const detected = { entry: entry ?? null, dockerfile: existsSync(join(dir, 'Dockerfile')) };
 		const config = configFor(parseConfigFile(written, 'jibe.json', detected), environment);

@@ -55,7 +55,12 @@ export const verb: Verb = {
 		const { sending, outcome, built } = await buildAndSend({ invocation, project, server, directory, git });
 		const { uploadedBytes, sentAtMs } = sending;
 		const uploadMs = outcome.firstByteMs === null ? 0 : outcome.firstByteMs - sentAtMs;
-		return conclude(out, outcome, { uploadedBytes, modules: built.modules, timings: { bootMs, ...built.timings, uploadMs } });
+		const exit = conclude(out, outcome, { uploadedBytes, modules: built.modules, timings: { bootMs, ...built.timings, uploadMs } });
+		if (outcome.sample) {
+			const { sendSample } = await import('./remote/sample.ts');
+			await sendSample(invocation, server, project, { artifact: built.artifact, deployment: outcome.deployment.id });
+		}
+		return exit;
 	},
 };
 

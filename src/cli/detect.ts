@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { detectApp as detectAny } from '#build/detect.ts';
 import { EXIT, Failure } from './failure.ts';
 
 /** What kind of app a directory holds when no jibe.json says so, and what gave it away. */
@@ -46,14 +47,11 @@ function hasDefaultExport(source: string): boolean {
 }
 
 function adviceFor(directory: string): string {
-	const kinds: [string, string][] = [
-		['Dockerfile', 'a Dockerfile: runtime "container" is not in this version'],
-		['go.mod', 'a Go module: runtime "process" is not in this version'],
-		['Cargo.toml', 'a Rust crate: runtime "process" is not in this version'],
-		['index.html', 'a static site: runtime "static" is not in this version'],
-	];
-	const kind = kinds.find(([file]) => existsSync(join(directory, file)));
-	const what = kind === undefined ? '' : `it holds ${kind[1]}\n`;
+	const found = detectAny(directory);
+	const what =
+		found === null || found.runtime === 'fetch'
+			? ''
+			: `${found.assumptions.slice(1).join(' ')} This version does not run "${found.runtime}".\n`;
 	return `${what}an app's entry exports default { fetch(request) {…} }; jibe init writes a jibe.json that names it`;
 }
 

@@ -30,6 +30,8 @@ export interface Outcome {
 	/** This command stopped looking; the deployment goes on. */
 	detached: boolean;
 	firstByteMs: number | null;
+	/** Control asks for the source, to have it built once more. */
+	sample?: boolean;
 }
 
 const AGAIN_MS = 100;
@@ -123,7 +125,7 @@ class Seen {
 			const { result } = line;
 			// It was under way before we asked, and is not told twice: asking for it tells how it ends.
 			if (!this.#of.detach && !FINAL.has(result.state)) throw new Interrupted(null, result.id);
-			return this.#outcome(result, !FINAL.has(result.state));
+			return { ...this.#outcome(result, !FINAL.has(result.state)), sample: line.sample === true };
 		}
 		const { event } = line;
 		if (event.deployment !== null) this.#name(event.deployment);

@@ -49,6 +49,7 @@ function lines(status: AppStatus & Partial<StatusAnswer>): string[] {
 		...buildLines(status),
 		...(status.watching ? ['watching: harm still swings it back'] : []),
 		...(readOnly === null ? [] : [`! control only reads this app: ${readOnly} (jibe control recover ${app})`]),
+		...(status.notices ?? []).map((notice) => `! ${notice}`),
 		...rollback(rollbackTo, serving),
 		...otherWarm(status),
 		...regions.flatMap(({ region, stranded = null }) => (stranded === null ? [] : [`! ${region}: ${stranded}`])),

@@ -9,20 +9,6 @@ import { acceptLinks, type Acceptor } from '#wire/accept.ts';
 import { readCredential, type Claims } from '#wire/credential.ts';
 import { edgeOf } from './app-edge.ts';
 import { bearer, hostAllowed } from './access.ts';
-import { adminRoutes } from './api/admin.ts';
-import { appRoutes } from './api/apps.ts';
-import { backupRoutes } from './api/backups.ts';
-import { blobRoutes } from './api/blobs.ts';
-import { builderRoutes } from './api/builders.ts';
-import { buildRoutes } from './api/builds.ts';
-import { deploymentRoutes } from './api/deployments.ts';
-import { doctorRoutes } from './api/doctor.ts';
-import { packageRoutes } from './api/packages.ts';
-import { pageRoutes } from './api/pages.ts';
-import { releaseRoutes } from './api/releases.ts';
-import { secretRoutes } from './api/secrets.ts';
-import { serverRoutes } from './api/servers.ts';
-import { stepRoutes } from './api/steps.ts';
 import { gatesEnded } from './builds/builds.ts';
 import { BuildDesk } from './builds/desk.ts';
 import { BuildLogs } from './builds/log.ts';
@@ -38,16 +24,15 @@ import { pushesOf } from './repositories/branches.ts';
 import { openForges } from './repositories/forges.ts';
 import { Mirrors } from './repositories/mirror.ts';
 import { RepositorySecrets } from './repositories/secrets.ts';
-import { openApi } from './openapi.ts';
 import { Others, type OthersOptions } from './others.ts';
 import type { MasterKeySource } from './master-key.ts';
 import type { Pages } from './pages.ts';
 import type { Driver } from './ports.ts';
 import type { Reserve } from './reserve.ts';
 import { watchHouse } from './watch.ts';
-import type { Route } from './route.ts';
 import { Roster } from './roster.ts';
 import { createRouter } from './router.ts';
+import { routesOf } from './routes.ts';
 import { watchRevocations } from './secret-changes.ts';
 import { SecretKeeper } from './secrets.ts';
 import { listenTls, type TlsSettings } from './tls.ts';
@@ -91,6 +76,8 @@ export interface ControlOptions {
 	sharedStore?: boolean;
 	/** Where it lives, when there may be others on this database; absent: there are none. */
 	replica?: Pick<OthersOptions, 'home' | 'times' | 'memory'>;
+	/** How long builders have to be heard again after control was away; for tests. */
+	builderGraceMs?: number | undefined;
 	reserve?: Reserve | null;
 	/** Where the master key of secrets is; absent: this control keeps none. */
 	masterKey?: MasterKeySource;
@@ -126,27 +113,13 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
 	const others = openOthers(options, [...(tls?.addresses ?? []), url], () => feed.restart());
 	const secrets = new SecretKeeper({ state, masterKey: options.masterKey, log });
-	const driver = options.createDriver({
-		revokedSecrets: ({ app, environment, secrets: pins = {} }) => secrets.revoked({ app, environment }, pins),
-		...(others ? { others: () => others.ids(), settled: () => others.settled() } : {}),
-		onReadOnly: (app, reason) => {
-			state.apps.setReadOnly(app, reason, 'jibe').catch((error: unknown) => log.warn('app.read_only_unsaid', { app, error }));
-		},
-		store: state.deployments,
-		hub,
-		urlOf,
-		edgeOf: (region, app, environment) => edgeOf(roster, region, urlOf(app, environment)),
-		schemaFloor: (app, environment) => state.deployments.floor(app, environment),
-		owner: options.owner,
-		joined: roster,
-		log,
-		clock,
-	});
+	const driver = options.createDriver(driverSettings(options, { hub, roster, secrets, others, urlOf }));
 	const manifests = new Manifests({ store, state });
 	const builds = new BuildDesk({
 		state,
 		onGatesLost: (of) => gatesLost(house, of),
 		onEnded: (ended) => house.metrics.add('jibe_builds_total', { state: ended }),
+		graceMs: options.builderGraceMs,
 		log,
 		clock,
 	});
@@ -196,24 +169,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		});
 	const acceptors = [server, ...(tls ? [tls.server] : [])].map(accept);
 	const forges = openForges(house, pushesOf(house), tls?.addresses[0] ?? url);
-	const routes: Route[] = [
-		...forges.routes,
-		...deploymentRoutes(house),
-		...appRoutes(house),
-		...releaseRoutes(house),
-		...adminRoutes(house),
-		...secretRoutes(house),
-		...blobRoutes(house),
-		...buildRoutes(house),
-		...builderRoutes(house),
-		...stepRoutes(house),
-		...serverRoutes(house),
-		...backupRoutes(house, options.version),
-		...packageRoutes(house),
-		...doctorRoutes(house, { version: options.version, certFile: options.tls?.certFile }),
-	];
-	const document = () => openApi(routes, options.version);
-	routes.push(...pageRoutes(house, options.pages, document));
+	const routes = routesOf(house, forges.routes, { version: options.version, certFile: options.tls?.certFile, pages: options.pages });
 	await others?.join(house);
 	await driver.resume();
 	forges.begin();
@@ -232,6 +188,35 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 			await forges.close();
 			await close(closing, others);
 		},
+	};
+}
+
+/** What the driver is given of the rest of the house. */
+function driverSettings(
+	{ state, owner, log, clock }: ControlOptions,
+	{
+		hub,
+		roster,
+		secrets,
+		others,
+		urlOf,
+	}: Pick<DriverSettings, 'urlOf'> & { hub: Hub; roster: Roster; secrets: SecretKeeper; others: Others | null },
+): DriverSettings {
+	return {
+		revokedSecrets: ({ app, environment, secrets: pins = {} }) => secrets.revoked({ app, environment }, pins),
+		...(others ? { others: () => others.ids(), settled: () => others.settled() } : {}),
+		onReadOnly: (app, reason) => {
+			state.apps.setReadOnly(app, reason, 'jibe').catch((error: unknown) => log.warn('app.read_only_unsaid', { app, error }));
+		},
+		store: state.deployments,
+		hub,
+		urlOf,
+		edgeOf: (region, app, environment) => edgeOf(roster, region, urlOf(app, environment)),
+		schemaFloor: (app, environment) => state.deployments.floor(app, environment),
+		owner,
+		joined: roster,
+		log,
+		clock,
 	};
 }
 

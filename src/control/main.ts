@@ -39,6 +39,8 @@ const settingsSchema = z.object({
 	version: z.string().default('0.1.0'),
 	/** For tests: how often a replica says that it lives, and when it is taken for dead. */
 	replicaTimes: z.object({ beatMs: z.int(), leaseMs: z.int(), lookMs: z.int() }).optional(),
+	/** For tests: how long builders have to be heard again after control was away. */
+	builderGraceMs: z.int().optional(),
 });
 
 const ADMIN_TOKEN_FILE = 'admin.token';
@@ -76,6 +78,7 @@ export async function main(given: unknown): Promise<void> {
 		createDriver,
 		owner: `control-${process.pid}-${randomId()}`,
 		sharedStore: settings.store !== undefined,
+		builderGraceMs: settings.builderGraceMs,
 		replica: { home: homeOf(data), times: settings.replicaTimes, memory: memoryIn(data, log) },
 		reserve,
 		masterKey,

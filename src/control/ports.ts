@@ -235,6 +235,8 @@ export interface Driver {
 	ahead(of: Known): void;
 	/** Which release `rollback` would go to now. */
 	rollbackTarget(app: string, environment: string): Promise<{ release: number; warm: boolean; estimateMs: number } | null>;
+	/** What a person has to know, or is waited for, a line each. */
+	notices(app: string, environment: string): Promise<string[]>;
 	/** Why instances stay on a server that they are to leave, in words; null: nothing keeps them. */
 	stranded(of: { region: string; app: string; environment: string }): string | null;
 	/** Each deployment as it changes; also what the API's progress streams are made of. */

@@ -1,3 +1,4 @@
+import { sha256 } from '#digest/digest.ts';
 import { isFinal } from '#pipeline/states.ts';
 import type { Deployment, Event, ProgressLine } from '#wire/api.ts';
 import type { House } from './house.ts';
@@ -31,7 +32,7 @@ export async function streamProgress(
 		const write = (line: ProgressLine) => response.write(`${JSON.stringify(line)}\n`);
 		const end = (result: Deployment) => {
 			stop();
-			write({ result, already });
+			write({ result, already, ...(isSampled(result, already) ? { sample: true } : {}) });
 			response.end();
 		};
 		if (detach || already || isFinal(deployment.state)) {
@@ -59,6 +60,15 @@ export async function streamProgress(
 		stop();
 		throw error;
 	}
+}
+
+const SAMPLE_ONE_IN = 20;
+
+/** By its id, so that whoever answers says the same; `JIBE_VERIFY_ONE_IN` is another share of deploys, 0 none. */
+function isSampled({ id, kind, state }: Deployment, already: boolean): boolean {
+	const oneIn = Number(process.env['JIBE_VERIFY_ONE_IN'] ?? SAMPLE_ONE_IN);
+	if (kind !== 'deploy' || state !== 'Deployed' || already || !(oneIn >= 1)) return false;
+	return Number.parseInt(sha256(id).slice(7, 15), 16) % Math.floor(oneIn) === 0;
 }
 
 /** Once another process drives it, only the database tells of it. */

@@ -29,6 +29,7 @@ export async function appStatus(house: House, app: string, environment: string, 
 		throw new Refusal('app_unknown', 404, `nothing of ${app} is left in ${environment}`, 'deploy it again: `jibe deploy`');
 	}
 	const rollbackTo = mine.length === 0 ? null : await driver.rollbackTarget(app, environment);
+	const notices = await driver.notices(app, environment);
 	const serving = servingOf(house, mine);
 	const release = serving === null ? undefined : (await state.deployments.releases(app, [serving]))[0];
 	return {
@@ -41,6 +42,7 @@ export async function appStatus(house: House, app: string, environment: string, 
 		watching: (deployment?.watchUntil ?? 0) > house.clock.now(),
 		rollbackTo,
 		readOnly: driver.readOnly(app),
+		...(notices.length > 0 ? { notices } : {}),
 		regions: inOrder(house, mine).map((want) => regionOf(house, want, deployment)),
 		...builds,
 	};

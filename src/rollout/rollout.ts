@@ -53,8 +53,8 @@ export interface Task {
 	since: number;
 	/** Not given to anybody before. */
 	notBefore: number;
-	/** After the end of all else: it failed, and waits for a person. */
-	failed?: boolean;
+	/** After the end of all else: why it failed. It waits for a person. */
+	failed?: string;
 }
 
 export interface Checks {

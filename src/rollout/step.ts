@@ -63,8 +63,10 @@ function told(rollout: Rollout, event: RolloutEvent, facts: Facts, now: number):
 /** A person's word: past the end of a window, or once more what had failed after the end of all else. */
 function promoted(rollout: Rollout, by: string, now: number): Effect[] | null {
 	if (rollout.held) Object.assign(rollout, { held: false, promoted: true });
-	else if (rollout.task?.failed) rollout.task = { ...rollout.task, failed: false, at: null, since: now, notBefore: now };
-	else return null;
+	else if (rollout.task?.failed !== undefined) {
+		const { kind, attempt } = rollout.task;
+		rollout.task = { kind, attempt, at: null, since: now, notBefore: now };
+	} else return null;
 	return [{ type: 'event', event: { type: 'deployment.promoted', data: { by } } }];
 }
 
@@ -85,7 +87,7 @@ function taskFailed(rollout: Rollout, { kind, attempt, detail }: Failed, facts: 
 		case 'walking':
 			return startSwing(rollout, reason, words, false, facts, now);
 		case 'live':
-			rollout.task = { kind, attempt, at: null, since: now, notBefore: now, failed: true };
+			rollout.task = { kind, attempt, at: null, since: now, notBefore: now, failed: detail };
 			return [];
 		case 'waiting':
 		case 'swinging':
@@ -215,12 +217,20 @@ function stop(rollout: Rollout, event: Extract<RolloutEvent, { type: 'stop' }>, 
 	}
 }
 
+const MIGRATED = 'what migrate.before has changed in the database stays';
+
+/** It was done, or somebody was at it. */
+function hasMigrated({ task, done }: Rollout): boolean {
+	return done?.includes('migrate-before') === true || (task?.kind === 'migrate-before' && task.at !== null);
+}
+
 /** It ends before anything moved: what was prepared goes. */
 function end(rollout: Rollout, to: RolloutState, reason: string, detail: string | null, facts: Facts, now: number): Effect[] {
 	if (hasMoved(rollout)) throw new Error(`a rollout whose pointers moved can't end as ${to}`);
-	Object.assign(rollout, { phase: 'ended', since: now, gate: null, task: null, reason, detail });
+	const words = hasMigrated(rollout) ? [detail, MIGRATED].filter((part) => part !== null).join('; ') : detail;
+	Object.assign(rollout, { phase: 'ended', since: now, gate: null, task: null, reason, detail: words });
 	rollout.times.ended = now;
-	const effects: Effect[] = [{ type: 'transition', to, reason, detail }];
+	const effects: Effect[] = [{ type: 'transition', to, reason, detail: words }];
 	for (const { name } of rollout.regions) {
 		const wanted = facts.regions[name]?.wanted;
 		if (!wanted || facts.keep.includes(rollout.release)) continue;

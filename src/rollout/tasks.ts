@@ -18,7 +18,7 @@ export function awaitTask(rollout: Rollout, kind: TaskKind, facts: Facts, now: n
 	if (!rollout.plan.tasks?.includes(kind) || rollout.done?.includes(kind)) return null;
 	if (rollout.task?.kind !== kind) rollout.task = { kind, attempt: 0, at: null, since: now, notBefore: now };
 	const { task } = rollout;
-	if (task.at || task.failed || now < task.notBefore) return [];
+	if (task.at || task.failed !== undefined || now < task.notBefore) return [];
 	const at = placeFor(rollout, facts);
 	if (!at) return [];
 	Object.assign(task, { attempt: task.attempt + 1, at, since: now });
@@ -27,7 +27,9 @@ export function awaitTask(rollout: Rollout, kind: TaskKind, facts: Facts, now: n
 
 /** Nobody was found who could run it. */
 export function isUnplaced({ task }: Rollout, now: number): boolean {
-	return task != null && task.kind !== 'migrate-after' && task.at === null && !task.failed && now >= task.since + TASK_PLACE_MS;
+	return (
+		task != null && task.kind !== 'migrate-after' && task.at === null && task.failed === undefined && now >= task.since + TASK_PLACE_MS
+	);
 }
 
 /** The first region comes first, and a region that can't be asked is passed over. */

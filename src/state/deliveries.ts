@@ -28,7 +28,7 @@ export interface Deliveries {
 
 export interface NewDelivery {
 	repository: string;
-	/** The forge's own, or a digest of what it sent. */
+	/** The forge's own name for it. */
 	id: string;
 	event: string;
 	/** What to look at. */

@@ -54,6 +54,20 @@ describe('a deployment', () => {
 		assert.equal((await state.audit.list({ app: 'notes', limit: 1 }))[0]?.action, 'deployment.created');
 	});
 
+	test('completes a migration: from that release on, and never back', async () => {
+		const app = 'migrated';
+		await state.blobs.own(app, BLOBS);
+		const { deployment, fence, version } = await state.deployments.create(newDeployment(app));
+		assert.equal(await state.deployments.floor(app, 'production'), null);
+		const step = { deployment: deployment.id, fence, at: 5 };
+		await state.deployments.advance({ ...step, version, floor: 4 });
+		await state.deployments.advance({ ...step, version: version + 1, floor: 3 });
+		assert.equal(await state.deployments.floor(app, 'production'), 4);
+		assert.equal(await state.deployments.floor(app, 'staging'), null);
+		await assert.rejects(state.deployments.advance({ ...step, version, floor: 9 }), { code: 'stale' });
+		assert.equal(await state.deployments.floor(app, 'production'), 4, 'a step that is refused leaves it as it is');
+	});
+
 	test('walks: one transaction a step, each over the version of the last', async () => {
 		const app = 'walker';
 		await state.blobs.own(app, BLOBS);

@@ -153,7 +153,8 @@ export type Event = z.infer<typeof event>;
  */
 export const progressLine = z.union([
 	z.object({ event }),
-	z.object({ result: deployment, already: z.boolean() }),
+	/** `sample`: control asks for the source, to have it built once more on a builder. */
+	z.object({ result: deployment, already: z.boolean(), sample: z.boolean().optional() }),
 	z.object({ error: z.object({ code: z.string(), message: z.string(), hint: z.string().nullable(), data: z.unknown().optional() }) }),
 ]);
 export type ProgressLine = z.infer<typeof progressLine>;
@@ -210,6 +211,8 @@ export const appStatus = z.object({
 	rollbackTo: z.object({ release: releaseNumber, warm: z.boolean(), estimateMs: z.number() }).nullable(),
 	/** Why control is read-only for the app, or null. */
 	readOnly: z.string().nullable(),
+	/** What a person is waited for with, or ought to know. */
+	notices: z.array(z.string()).optional(),
 	regions: z.array(appRegion),
 });
 export type AppStatus = z.infer<typeof appStatus>;

@@ -219,6 +219,8 @@ export const remoteBuild = newBuild.pick({
 	now: true,
 });
 export type RemoteBuild = z.infer<typeof remoteBuild>;
+/** `POST /deployments/{id}/source`: what a laptop's deployment was made of, for a builder to make it once more. */
+export const sourceSample = z.object({ digest, directory: z.string().max(1_000) });
 export const queuedAnswer = z.object({ id: deploymentId, already: z.boolean() });
 
 /** GET /builds/{id} · POST …/cancel. A deployment is there once its artifact was taken. */

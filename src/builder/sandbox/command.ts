@@ -10,6 +10,7 @@ import { SandboxError, type SandboxCommand, type SandboxReason, type SandboxResu
 
 const LOOK_MS = 250;
 const EMPTY_MS = 10_000;
+const DRAIN_MS = 2_000;
 const EMPTY_LOOK_MS = 2;
 const SIGNAL_EXIT = 128;
 const SIGXFSZ = 25;
@@ -57,7 +58,7 @@ export class Running {
 		try {
 			const how = await this.launcher.ended;
 			await this.empty();
-			await Promise.all(outputs);
+			await this.drain(outputs);
 			return await this.conclude(how);
 		} finally {
 			for (const timer of this.timers) timer.cancel();
@@ -74,6 +75,13 @@ export class Running {
 			await pause(EMPTY_LOOK_MS);
 		}
 		throw new SandboxError('sandbox_failed', `Processes of a build could not be ended within ${EMPTY_MS} ms`);
+	}
+
+	/** Without a sandbox somebody may have got away with an end of the pipes. */
+	private async drain(outputs: Promise<void>[]): Promise<void> {
+		const { out, err } = this.launcher.output;
+		const enough = systemClock.after(DRAIN_MS, () => [out, err].forEach((socket) => socket.destroy()));
+		await Promise.all(outputs).finally(() => enough.cancel());
 	}
 
 	/** Limits that the kernel only refuses by: whoever goes on against them would go on until its time is over. */

@@ -46,7 +46,7 @@ export class Holder {
 		const holder = new Holder(child, child.pid);
 		child.stderr.setEncoding('utf8').on('data', (text: string) => (holder.text += text));
 		try {
-			await holder.run([...killAtEnd(group), WITHOUT_UNIFIED].join('\n'));
+			await holder.run([...killAtEnd(group), ...(isRoot() ? [WITHOUT_UNIFIED] : [':'])].join('\n'));
 		} catch (error) {
 			await holder.close();
 			throw error;
@@ -96,7 +96,7 @@ export class Holder {
 	}
 }
 
-/** What makes crun give up: a version 2 tree beside version 1. It needs neither: limits are set by the builder. */
+/** What makes crun give up: a version 2 tree beside version 1. It needs neither: limits are set by the builder. Others than root may not, and need not: they have no crun. */
 const WITHOUT_UNIFIED = 'if [ -d /sys/fs/cgroup/unified ]; then umount -l /sys/fs/cgroup/unified; fi';
 const KILL_ROUNDS = '1 2 3 4 5 6 7 8 9 10';
 

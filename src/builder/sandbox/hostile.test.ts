@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { after, before, describe, test } from 'node:test';
 import { pause } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
@@ -119,6 +120,7 @@ for (const kind of ['crun', 'runc', 'bwrap'] satisfies SandboxKind[]) {
 		test('leads outputs astray by links', async () => {
 			const one = await bed.sandbox({ 'real/a': 'a' });
 			assert.equal((await tell(one, 'ln -s /etc dist; ln -s / real/root; ln -s /etc/passwd real/users; mkfifo real/pipe')).exitCode, 0);
+			assert.deepEqual(await one.outputs(['dist/passwd', 'real/root/etc/passwd']), []);
 			assert.deepEqual(
 				(await one.outputs(['dist/passwd', 'dist/**', 'dist', 'real/**'])).map(({ path, target }) => [path, target]),
 				[['dist', '/etc'], ['real/a', null], ['real/root', '/'], ['real/users', '/etc/passwd']], // prettier-ignore
@@ -149,7 +151,7 @@ test('a builder that is killed takes what it ran with it, and the next one clear
 	t.after(close);
 	const work = join(directory, 'killed');
 	const mark = `300.2${process.pid}`;
-	const builder = spawn(process.execPath, [join(import.meta.dirname, '../../../test/fixtures/sleeping-builder.ts'), work, mark], {
+	const builder = spawn(process.execPath, [fileURLToPath(import.meta.resolve('../../../test/fixtures/sleeping-builder.ts')), work, mark], {
 		stdio: ['ignore', 'pipe', 'inherit'],
 	});
 	await once(builder.stdout, 'data');

@@ -1,9 +1,13 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readFileSync, readdirSync, statSync } from 'node:fs';
+import { mkdirSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { createLog } from '#log/log.ts';
+import { buildIsolation } from '#process/build-isolation.ts';
 import { isRoot } from '#process/directory.ts';
+import { Factory } from './factory.ts';
+import { ownNest } from './leftovers.ts';
 import { FIXED_ENV, SandboxError, type SandboxKind } from './sandbox.ts';
 import { NODE, openTestbed, tell, whyNot, type Testbed } from './testbed.ts';
 
@@ -116,6 +120,11 @@ function sameEverywhere(kind: SandboxKind): void {
 		await assert.rejects(one.run({ command: 'true', timeoutMs: 1000 }), { code: 'sandbox_busy' });
 	});
 
+	test('a command has ended when it has ended, whoever still holds its output', async () => {
+		const { exitCode, out } = await tell(await bed.sandbox(), 'setsid sleep 20 & echo done');
+		assert.deepEqual([exitCode, out], [0, 'done\n']);
+	});
+
 	test('a tool outside /usr is on PATH', async () => {
 		const { sandbox } = bed;
 		const { out } = await tell(await sandbox({ 'a.js': 'console.log(process.execPath, 6 * 7)' }), 'node a.js');
@@ -138,6 +147,22 @@ test('as root a source comes to belong to builds, and nothing can be mounted whe
 		});
 	}
 	await assert.rejects(sandbox({}, { readOnly: [{ from: join(source, 'missing'), to: '/opt/x' }] }), /there is no/);
+});
+
+test('where no overlay can be mounted, the source is copied', { skip: whyNot() }, async (t) => {
+	const { files, directory, close } = await openTestbed();
+	t.after(close);
+	mkdirSync(join(directory, 'copies'));
+	const [kind] = buildIsolation().kinds;
+	const log = createLog({}, { write: () => {} });
+	const factory = new Factory({ kind: kind!, copies: true, nest: ownNest(join(directory, 'copies')), missing: [], log });
+	t.after(() => factory.close());
+	const [source, layer] = [files({ 'a/b': 'source', 'dist/old': 'old' }), files({ 'a/c': 'layer' })];
+	const one = await factory.create({ source, layers: [layer] });
+	const { out } = await tell(one, 'cat a/b a/c; stat -c %U a/b a/c; echo new > a/b; rm -r dist; mkdir dist; echo x > dist/new');
+	assert.equal(out, 'sourcelayerbuild\nbuild\n');
+	assert.deepEqual((await one.outputs(['**'])).map(({ path }) => path), ['a/b', 'a/c', 'dist/new']); // prettier-ignore
+	assert.equal(readFileSync(join(source, 'a/b'), 'utf8'), 'source');
 });
 
 function pick({ exitCode, signal, reason }: { exitCode: unknown; signal: unknown; reason: unknown }): object {

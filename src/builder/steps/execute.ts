@@ -1,4 +1,4 @@
-import { existsSync, lstatSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { sha256 } from '#digest/digest.ts';
 import type { Input } from '#build/steps/key.ts';
@@ -38,7 +38,7 @@ export async function execute(step: PlannedStep, of: Execution): Promise<Execute
 	const files = source.isAll(inputs) ? ground.checkout : stage(ground.checkout, inputs, join(of.directory, 'inputs'));
 	const sandbox = await of.sandboxes.create({
 		source: files,
-		layers: [...ground.layers, ...of.before.map(({ directory }) => directory)],
+		layers: [...ground.layers, ...of.before.map(({ directory }) => directory), ...outputFolders(step, of)],
 		readOnly: ground.mounts,
 		secrets: Object.fromEntries(step.secrets.map((name) => [name, ground.job.secrets[name] ?? ''])),
 	});
@@ -62,6 +62,20 @@ export async function execute(step: PlannedStep, of: Execution): Promise<Execute
 		signal.removeEventListener('abort', stop);
 		await sandbox.destroy();
 	}
+}
+
+/** The folders that what it makes is to lie in are there before it begins: commands rarely make them. */
+function outputFolders({ outputs }: PlannedStep, { ground, directory }: Execution): string[] {
+	const folders = (outputs ?? []).flatMap((glob) => {
+		if (glob.startsWith('!')) return [];
+		const parts = glob.split('/').slice(0, -1);
+		const wild = parts.findIndex((part) => /[*?[\\]/.test(part));
+		return [(wild < 0 ? parts : parts.slice(0, wild)).join('/')];
+	});
+	const wanted = folders.filter((folder) => folder !== '' && folder !== '.');
+	const layer = join(directory, 'folders');
+	for (const folder of wanted) mkdirSync(join(layer, ground.directory, folder), { recursive: true });
+	return wanted.length === 0 ? [] : [layer];
 }
 
 /** The app's own tools come first, then those of its dependencies, then the machine's. */

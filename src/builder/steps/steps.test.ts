@@ -156,7 +156,7 @@ story('see their inputs and what those before them made, and nothing else; the s
 	const config = {
 		build: {
 			upper: { run: 'ls; tr a-z A-Z < words.txt > upper.txt; echo done >&2', inputs: ['words.txt'], outputs: ['upper.txt'] },
-			count: { run: 'wc -w < upper.txt > made/count.txt', inputs: ['made/*'], outputs: ['made/**'], needs: ['upper'] },
+			count: { run: 'wc -w < upper.txt > made/count.txt', inputs: ['nothing'], outputs: ['made/**'], needs: ['upper'] },
 			list: {
 				run: 'ls > list.txt; mkdir -p deep/er && ln -s ../../list.txt deep/er/link && chmod +x list.txt',
 				outputs: ['list.txt', 'deep'],
@@ -164,12 +164,11 @@ story('see their inputs and what those before them made, and nothing else; the s
 		},
 		test: { check: { run: 'cat upper.txt made/count.txt deep/er/link && test -x list.txt' } },
 	};
-	b.write({ 'made/.keep': '' });
 	const first = await b.build(config);
 	assert.equal(first.fault, null, first.fault?.detail());
 	assert.equal(statesOf(first), 'check passed, count passed, list passed, upper passed');
 	assert.deepEqual(first.files, {
-			'upper.txt': 'ONE TWO\n', 'made/count.txt': '2\n', 'made/.keep': '', 'list.txt': 'list.txt\nmade\nother.txt\npackage.json\nwords.txt\n',
+			'upper.txt': 'ONE TWO\n', 'made/count.txt': '2\n', 'list.txt': 'list.txt\nother.txt\npackage.json\nwords.txt\n',
 			'deep/er/link': '../../list.txt',
 		}); // prettier-ignore
 	assert.deepEqual(first.log.filter((line) => line.startsWith('upper')), ['upper out package.json', 'upper out words.txt', 'upper err done']); // prettier-ignore

@@ -1,5 +1,4 @@
 import { systemClock } from '#clock/clock.ts';
-import type { Deployment } from '#wire/api.ts';
 import type { RemoteBuild } from '#wire/builds.ts';
 import { encodeUpload, UPLOAD_TYPE } from '#wire/upload.ts';
 import { conclude } from '../conclude.ts';
@@ -59,7 +58,7 @@ export async function deployRemote(invocation: Invocation, directory: string, bo
 	}
 	const { deployment, build, already } = followed;
 	if (deployment === null) throw endedWithout(build, { app, environment }, systemClock.monotonic());
-	const outcome = { deployment: deployment as Deployment, already: already || queued.already, detached: false, firstByteMs: null };
+	const outcome = { deployment, already: already || queued.already, detached: false, firstByteMs: null };
 	return conclude(out, outcome, { uploadedBytes, timings: { bootMs } });
 
 	/** Unless control has it from an earlier time. */

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { pause, systemClock } from '#clock/clock.ts';
+import { pause, systemClock, type MonotonicMs } from '#clock/clock.ts';
 import type { ControlAnswer } from '#wire/join.ts';
 import { ask, type Server } from '../server.ts';
 import { EXIT, Failure } from '../failure.ts';
@@ -12,7 +12,10 @@ import type { Program } from './programs.ts';
 /** What the supervisor asks of control while it starts the rest. */
 
 const READY_WITHIN_MS = 60_000;
-const READY_LOOK_MS = 10;
+/** Looked at anew after a tenth of the time that it has taken: who waits is not to slow down what it waits for. */
+const LOOK_SHARE = 10;
+const LOOK_FIRST_MS = 10;
+const LOOK_LONGEST_MS = 200;
 const EDGES_PER_REGION = 2;
 
 /** Resolves once control answers that it is ready. `given()` throws when waiting has no point any more. */
@@ -27,8 +30,13 @@ export async function controlReady(layout: Layout, given: () => void): Promise<v
 				hint: `its log is ${join(layout.data, 'logs', 'control.log')}`,
 			});
 		}
-		await pause(READY_LOOK_MS);
+		await untilNextLook(deadline);
 	}
+}
+
+function untilNextLook(deadline: MonotonicMs): Promise<void> {
+	const waitedMs = READY_WITHIN_MS - (deadline - systemClock.monotonic());
+	return pause(Math.min(LOOK_LONGEST_MS, Math.max(LOOK_FIRST_MS, waitedMs / LOOK_SHARE)));
 }
 
 async function isReady(where: Server): Promise<boolean> {
@@ -101,7 +109,7 @@ export async function programReady(keeper: Keeper, given: () => void): Promise<v
 				hint: 'the others run as they did; jibe up tries again',
 			});
 		}
-		await pause(READY_LOOK_MS);
+		await untilNextLook(deadline);
 	}
 }
 
@@ -127,7 +135,7 @@ export async function regionsReady(layout: Layout, given: () => void, waiting: (
 				hint: `the programs' logs are in ${join(layout.data, 'logs')}`,
 			});
 		}
-		await pause(READY_LOOK_MS);
+		await untilNextLook(deadline);
 	}
 }
 

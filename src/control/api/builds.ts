@@ -1,6 +1,5 @@
 import type { ServerResponse } from 'node:http';
 import { z } from 'zod';
-import type { Digest } from '#digest/digest.ts';
 import {
 	buildAnswer,
 	buildLogAnswer,
@@ -228,7 +227,7 @@ async function allowed(house: House, id: string, caller: Caller, role: 'viewer' 
 /** A laptop may name what it sent for this app; commits are for those whose repository builds this app. */
 async function checkSource({ state }: House, app: string, { source }: RemoteBuild): Promise<void> {
 	if (source.kind === 'tar') {
-		if ((await state.blobs.owned(app, [source.digest as Digest])).size > 0) return;
+		if ((await state.blobs.owned(app, [source.digest])).size > 0) return;
 		throw new Refusal('blobs_missing', 409, `${app} has not sent ${source.digest}`, 'send it with PUT …/blobs first', {
 			missing: [source.digest],
 		});

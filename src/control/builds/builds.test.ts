@@ -31,7 +31,7 @@ const statesIn = (told: readonly BuildNews[]) => told.flatMap((news) => (news.ty
 const endOf = (told: readonly BuildNews[]) => {
 	const last = told.at(-1);
 	assert.equal(last?.type, 'end');
-	return (last as Extract<BuildNews, { type: 'end' }>).end;
+	return last.end;
 };
 const queue = (house: TestControl, change: Parameters<typeof newBuild>[0] = {}) => enqueue(house.control.house, newBuild(change));
 
@@ -181,7 +181,7 @@ test('several builders wait: each job goes to one, from whichever control it was
 	const ids = [];
 	for (const app of ['a', 'b', 'c']) ids.push((await queue(one, { app: `app-${app}`, lane: app })).id);
 	const jobs = await Promise.all(claims);
-	assert.deepEqual(jobs.map((job) => job?.id).toSorted(), ids.toSorted());
+	assert.deepEqual(new Set(jobs.map((job) => job?.id)), new Set(ids));
 	// Its news reach readers at the other one.
 	const told = toEnd(one, jobs[1]!.id);
 	await builders[1]!.say(jobs[1]!, 'end', { state: 'BuildFailed', reason: 'exit', detail: 'no', at: 9 });

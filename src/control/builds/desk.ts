@@ -40,7 +40,7 @@ export interface DeskOptions {
 	log: Log;
 	clock: Clock;
 	/** Others than the usual ones, for tests. */
-	graceMs?: number;
+	graceMs?: number | undefined;
 }
 
 export class BuildDesk {

@@ -37,7 +37,7 @@ export async function checked(lane: Lane, id: string, verdict: { passed: boolean
 /** A person lets it go on: past the end of its window, or with what failed after the end of all else. */
 export async function promote(lane: Lane, id: string, by: string): Promise<Deployment> {
 	const walk = lane.walks.find((one) => one.deployment.id === id);
-	if (!walk?.rollout.held && !walk?.rollout.task?.failed) {
+	if (!walk?.rollout.held && walk?.rollout.task?.failed === undefined) {
 		const state = lane.history.find((one) => one.id === id)?.state ?? 'gone';
 		throw new Refusal('not_waiting', 409, `${id} is ${state} and waits for nobody`, 'look at it with "jibe status"');
 	}

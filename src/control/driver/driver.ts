@@ -10,6 +10,7 @@ import { Presence } from './presence.ts';
 import { rollback, rollbackTarget } from './rollback.ts';
 import type { DriverSettings, Listener } from './settings.ts';
 import { verdict } from './verdict.ts';
+import { noticesOf } from './tasks.ts';
 import { discardWarm } from './watch.ts';
 
 const RESUME_RETRY_MS = 500;
@@ -186,6 +187,11 @@ class RolloutDriver implements Driver {
 	rollbackTarget(app: string, environment: string) {
 		const lane = this.#lane(app, environment);
 		return lane.exclusive(() => rollbackTarget(lane));
+	}
+
+	notices(app: string, environment: string) {
+		const lane = this.#lane(app, environment);
+		return lane.exclusive(async () => noticesOf(lane));
 	}
 
 	stranded(key: { region: string; app: string; environment: string }) {

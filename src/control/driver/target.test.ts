@@ -102,3 +102,11 @@ test('while a rollback walks: the same one, twice', () => {
 	assert.equal(choose(past, 3, { to: 2 }, running), 'running dpl_r3to2');
 	assert.equal(choose(past, 3, { to: 1 }, running), 'v1 undoing dpl_r3to2');
 });
+
+test('a release that does not know the data any more is not gone to unasked, by whatever words', () => {
+	const past = [deploy(1), deploy(2), deploy(3)];
+	assert.equal(choose(past, 3, { floor: 2 }), 'v2 undoing dpl_d3');
+	assert.equal(choose(past, 3, { floor: 3 }), 'schema_floor');
+	assert.equal(choose(past, 3, { to: 1, floor: 2 }), 'schema_floor');
+	assert.equal(choose(past, 3, { to: 1, floor: null }), 'v1 undoing dpl_d3', 'where a person insists');
+});

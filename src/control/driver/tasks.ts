@@ -4,6 +4,7 @@ import { durationMs, type AppConfig } from '#wire/config.ts';
 import type { TaskOrder, TaskSaid } from '#wire/region.ts';
 import { shownHarmless } from '#canary/watch.ts';
 import type { Lane, Walk } from './lane.ts';
+import type { DriverSettings } from './settings.ts';
 
 /** Tasks that are under way: said to their servers again and again, as a lease; whoever does not answer is given up once it has ended. */
 
@@ -14,6 +15,11 @@ const LEASE_MS = 30_000;
 /** An agent looks at its leases once a second; then it kills. */
 const LEASE_SLACK_MS = 5_000;
 const DEFAULT_TIMEOUT_MS = { migrate: 10 * 60_000, smoke: 60_000 };
+
+/** What it needs of a lane. */
+export type TaskLane = Pick<Lane, 'app' | 'environment' | 'walks' | 'releases' | 'hub' | 'log' | 'exclusive' | 'tell' | 'look'> & {
+	settings: Pick<DriverSettings, 'clock' | 'edgeOf'>;
+};
 
 interface Beat {
 	order: TaskOrder;
@@ -26,7 +32,7 @@ export class LaneTasks {
 	readonly #beats = new Map<string, Beat>();
 
 	/** Begins with those that are new, and stops those that nobody waits for any more. */
-	look(lane: Lane): void {
+	look(lane: TaskLane): void {
 		const wanted = new Map(lane.walks.flatMap((walk) => (walk.rollout.task?.at ? [[idOf(walk, walk.rollout.task), walk]] : [])));
 		for (const [id, beat] of this.#beats) if (!wanted.has(id)) this.#end(lane, id, beat);
 		for (const [id, walk] of wanted) {
@@ -35,7 +41,7 @@ export class LaneTasks {
 		}
 	}
 
-	said(lane: Lane, said: TaskSaid): void {
+	said(lane: TaskLane, said: TaskSaid): void {
 		const beat = this.#beats.get(said.id);
 		if (!beat || beat.order.server !== said.server) return;
 		beat.heardAt = lane.settings.clock.monotonic();
@@ -47,14 +53,14 @@ export class LaneTasks {
 		this.#beats.clear();
 	}
 
-	#begin(lane: Lane, order: TaskOrder): void {
+	#begin(lane: TaskLane, order: TaskOrder): void {
 		const now = lane.settings.clock.monotonic();
 		const timer = lane.settings.clock.every(BEAT_MS, () => this.#beat(lane, order.id));
 		this.#beats.set(order.id, { order, timer, heardAt: now, saidAt: now });
 		lane.hub.task(order);
 	}
 
-	#beat(lane: Lane, id: string): void {
+	#beat(lane: TaskLane, id: string): void {
 		const beat = this.#beats.get(id);
 		if (!beat) return;
 		const now = lane.settings.clock.monotonic();
@@ -73,7 +79,7 @@ export class LaneTasks {
 		}
 	}
 
-	#tell(lane: Lane, id: string, outcome: 'passed' | 'failed' | 'lost', detail: string, ms: number): void {
+	#tell(lane: TaskLane, id: string, outcome: 'passed' | 'failed' | 'lost', detail: string, ms: number): void {
 		lane
 			.exclusive(async () => {
 				const walk = lane.walks.find((one) => one.rollout.task?.at && idOf(one, one.rollout.task) === id);
@@ -86,7 +92,7 @@ export class LaneTasks {
 			.catch((error: unknown) => lane.log.warn('task.answer_lost', { id, error }));
 	}
 
-	#end(lane: Lane, id: string, { order, timer }: Beat): void {
+	#end(lane: TaskLane, id: string, { order, timer }: Beat): void {
 		timer.cancel();
 		this.#beats.delete(id);
 		lane.hub.task({ type: 'taskStop', id, region: order.region, server: order.server });
@@ -98,7 +104,7 @@ function idOf({ deployment }: Walk, { kind, attempt }: Task): string {
 }
 
 /** null: the release is not there any more. */
-function orderOf(lane: Lane, { rollout }: Walk, id: string): TaskOrder | null {
+function orderOf(lane: TaskLane, { rollout }: Walk, id: string): TaskOrder | null {
 	const known = lane.releases.get(rollout.release);
 	const { kind, at } = rollout.task!;
 	const command = known && commandOf(known.config, kind);
@@ -140,6 +146,23 @@ export function tasksOf({ migrate, smoke }: AppConfig): TaskKind[] {
 	];
 	return of.flatMap(([kind, command]) => (command === undefined ? [] : [kind]));
 }
+
+/** What is waited for a person with, and what runs on a server now. */
+export function noticesOf({ walks }: Pick<Lane, 'walks'>): string[] {
+	return walks.flatMap(({ deployment: { id }, rollout: { task, checks, held, plan, rung, phase } }) => [
+		...(held ? [`${id} is held at ${plan.ramp[rung]! / 100} %: jibe promote ${id} goes on, jibe cancel ${id} goes back`] : []),
+		...(task?.failed === undefined ? [] : [`${NAMES[task.kind]} of ${id} failed; jibe promote ${id} runs it again: ${task.failed}`]),
+		...(task?.at ? [`${NAMES[task.kind]} of ${id} runs on ${task.at.server} in ${task.at.region}`] : []),
+		...(checks?.state === 'running' && phase === 'walking' ? [`${id} waits in its first region for the checks beside it`] : []),
+	]);
+}
+
+const NAMES: Readonly<Record<TaskKind, string>> = {
+	'migrate-before': 'migrate.before',
+	'smoke-prepared': 'the smoke test',
+	'smoke-live': 'the smoke test',
+	'migrate-after': 'migrate.after',
+};
 
 /** Facts that only some rollouts ask for. */
 export function askedFor(lane: Lane, rollout: Rollout): Pick<Facts, 'settled' | 'proven'> {

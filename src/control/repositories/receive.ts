@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { z } from 'zod';
-import { sha256 } from '#digest/digest.ts';
+import { randomId } from '#digest/digest.ts';
 import type { RepositoryRow } from '#state/repositories.ts';
 import type { Forge } from '#wire/repositories.ts';
 import type { House } from '../house.ts';
@@ -48,7 +48,8 @@ export async function receive(house: House, delivery: Delivery): Promise<Receive
 	const repository = delivery.repository === null ? signers.find((row) => isOf(row, told.of)) : signers[0];
 	if (!repository) throw badSignature();
 	const given = DIALECTS[sender].delivery(headers);
-	const id = given !== null && given.length <= MAX_ID_CHARACTERS ? given : sha256(delivery.body);
+	// Without a name it may be another push in the same words: to look once more does no harm.
+	const id = given !== null && given.length <= MAX_ID_CHARACTERS ? given : `unnamed-${randomId()}`;
 	const work = workOf(told);
 	const ended = work.waits ? {} : { ended: { state: 'ignored' as const, outcome: work.outcome } };
 	const row = { repository: repository.name, id, event: told.type === 'other' ? told.event.slice(0, 100) : told.type };

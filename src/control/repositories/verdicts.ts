@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { readTime } from '#clock/clock.ts';
 import { appName, environmentName } from '#wire/names.ts';
 import type { VerdictHook } from '#wire/repositories.ts';
 import { authorise, type Caller } from '../access.ts';
@@ -68,7 +69,7 @@ function verdictOf({ labels, annotations, startsAt }: z.infer<typeof alertmanage
 		environment: environment.data,
 		verdict: 'fail',
 		reason: `alert ${labels['alertname'] ?? 'without a name'}${words === '' ? '' : `: ${words}`}`.slice(0, MAX_REASON),
-		since: Date.parse(startsAt),
+		since: readTime(startsAt) ?? 0,
 		rollback: labels['jibe_rollback'] === 'true',
 	};
 }

@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict';
+import { createHmac } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { noGit, startGitServer } from './fixtures/git-server.ts';
+import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
+
+const SERVER = (text: string) => `export default { fetch: () => new Response(${JSON.stringify(text)}) };\n`;
+const CONFIG = '{"app":"plain","entry":"server.ts","regions":"all","strategy":{"type":"walk","watch":"10s"}}';
+
+test('a push to a forge goes live, and the forge is told; what a fork asks for waits for a person', { skip: noGit }, async (t) => {
+	const forge = await startGitServer(t);
+	const api = await startApi(t);
+	await using jibe = await startJibe({ regions: 2 });
+	const copy = forge.repository('team/plain.git');
+	for (const port of [forge.port, api.port]) await jibe.expect(0, ['outbound', 'allow', `127.0.0.1:${port}`]);
+	const url = `${forge.url}/team/plain.git`;
+	const words = ['repo', 'add', 'plain', url, '--forge', 'gitea', '--api', api.url, '--secret', 'token', '--json'];
+	const added = await jibe.expect(0, words, { input: 'a-token-of-the-team' });
+	const secret = String(added.json?.['webhookSecret']);
+	const hook = '/hooks/gitea/plain';
+	assert.equal((added.json?.['repository'] as { hook: string } | undefined)?.hook, hook);
+	const tell = (event: string, payload: object) => send(jibe, hook, event, JSON.stringify(payload), secret);
+	const repository = { full_name: 'team/plain' };
+
+	const first = copy.push({ 'jibe.json': CONFIG, 'server.ts': SERVER('one') }, { message: 'First' });
+	assert.equal(await tell('push', { ref: 'refs/heads/main', repository }), 200);
+	await eventually(() => api.told.find(({ path, body }) => path.endsWith(first) && body['state'] === 'success') ?? null, 'success');
+	assert.equal((await jibe.request(1, 'plain.localhost', '/')).body, 'one');
+	assert.ok(api.told.some(({ body }) => body['state'] === 'pending'));
+	assert.ok(api.told.every(({ authorization }) => authorization === 'token a-token-of-the-team'));
+
+	const broken = copy.push({ 'server.ts': 'export default {{\n' }, { message: 'Broken' });
+	await tell('push', { ref: 'refs/heads/main', repository });
+	await eventually(() => api.told.find(({ path, body }) => path.endsWith(broken) && body['state'] === 'failure') ?? null, 'failure');
+	assert.equal((await jibe.request(1, 'plain.localhost', '/')).body, 'one');
+
+	await t.test('a fork', async () => {
+		copy.push({ 'server.ts': SERVER('of a fork') }, { branch: 'of-a-fork' });
+		const commit = copy.git('rev-parse', 'HEAD');
+		copy.git('push', '-q', 'origin', 'HEAD:refs/pull/7/head');
+		const head = { sha: commit, ref: 'better', repo: { full_name: 'eve/plain' } };
+		const asked = { title: 'Better', state: 'open', user: { login: 'eve' }, head, base: { repo: repository } };
+		await tell('pull_request', { number: 7, repository, pull_request: asked });
+		const pulls = () => jibe.expect(0, ['repo', 'pulls', '--json']).then(({ json }) => json?.['pullRequests'] as { commit: string }[]);
+		await eventually(async () => ((await pulls()).some((one) => one.commit === commit) ? true : null), 'pull request');
+		await jibe.expect(2, ['repo', 'approve', 'plain', '7']);
+		await jibe.expect(0, ['repo', 'approve', 'plain', '7', '--commit', commit.slice(0, 12)]);
+		const told = await eventually(
+			() => api.told.find(({ path, body }) => path.endsWith(commit) && body['state'] === 'success') ?? null,
+			'success of the fork',
+		);
+		const environment = /pr-7-\w+/.exec(String(told.body['context']))?.[0] ?? '';
+		assert.equal((await jibe.request(0, `${environment}--plain.localhost`, '/')).body, 'of a fork');
+		assert.equal((await jibe.request(0, 'plain.localhost', '/')).body, 'one');
+	});
+	for (const file of ['control.log', 'supervisor.log']) assert.doesNotMatch(logOf(jibe, file), new RegExp(`a-token-of-the-team|${secret}`));
+});
+
+function logOf(jibe: Jibe, file: string): string {
+	try {
+		return readFileSync(join(jibe.data, 'logs', file), 'utf8');
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code === 'ENOENT') return '';
+		throw error;
+	}
+}
+
+async function send(jibe: Jibe, hook: string, event: string, body: string, secret: string): Promise<number> {
+	const { url } = JSON.parse(readFileSync(join(jibe.data, 'endpoint.json'), 'utf8')) as { url: string };
+	const signature = createHmac('sha256', secret).update(body).digest('hex');
+	const headers = { 'content-type': 'application/json', 'x-gitea-event': event, 'x-gitea-signature': signature };
+	const answer = await fetch(new URL(hook, url), { method: 'POST', headers, body });
+	await answer.arrayBuffer();
+	return answer.status;
+}
+
+async function startApi(t: TestContext) {
+	const told: { path: string; authorization: string | undefined; body: Record<string, unknown> }[] = [];
+	const server = createServer((request, response) => {
+		const parts: Buffer[] = [];
+		request.on('data', (part: Buffer) => parts.push(part));
+		request.on('end', () => {
+			const body = JSON.parse(Buffer.concat(parts).toString()) as Record<string, unknown>;
+			told.push({ path: request.url ?? '', authorization: request.headers.authorization, body });
+			response.writeHead(201).end('{}');
+		});
+	});
+	await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+	t.after(() => {
+		server.closeAllConnections();
+		server.close();
+	});
+	const { port } = server.address() as AddressInfo;
+	return { told, port, url: `http://127.0.0.1:${port}` };
+}
