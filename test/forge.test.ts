@@ -56,6 +56,31 @@ test('a push to a forge goes live, and the forge is told; what a fork asks for w
 		const environment = /pr-7-\w+/.exec(String(told.body['context']))?.[0] ?? '';
 		assert.equal((await jibe.request(0, `${environment}--plain.localhost`, '/')).body, 'of a fork');
 		assert.equal((await jibe.request(0, 'plain.localhost', '/')).body, 'one');
+		await tell('pull_request', { number: 7, repository, pull_request: { ...asked, state: 'closed' } });
+		await eventually(
+			async () => ((await jibe.request(0, `${environment}--plain.localhost`, '/')).status === 404 ? true : null),
+			'end of the fork',
+		);
+	});
+
+	await t.test('a branch has a preview for as long as it is there, and again when it is back', async () => {
+		const host = 'new-look--plain.localhost';
+		const push = () => tell('push', { ref: 'refs/heads/new/look', repository });
+		const becomes = (wanted: string | number) =>
+			eventually(async () => {
+				const { status, body } = await jibe.request(1, host, '/');
+				return body === wanted || status === wanted ? true : null;
+			}, `${wanted} at ${host}`);
+		copy.push({ 'server.ts': SERVER('a preview') }, { branch: 'new/look' });
+		await push();
+		await becomes('a preview');
+		copy.git('push', '-q', 'origin', ':new/look');
+		await push();
+		await becomes(404);
+		copy.push({ 'server.ts': SERVER('a preview once more') }, { branch: 'new/look' });
+		await push();
+		await becomes('a preview once more');
+		assert.equal((await jibe.request(0, 'plain.localhost', '/')).body, 'one');
 	});
 	for (const file of ['control.log', 'supervisor.log']) assert.doesNotMatch(logOf(jibe, file), new RegExp(`a-token-of-the-team|${secret}`));
 });

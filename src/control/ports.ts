@@ -215,6 +215,8 @@ export interface Driver {
 	/** Somebody outside has judged what serves: what is under way or watched ends by it. */
 	verdict(ask: VerdictAsk): Promise<VerdictDone>;
 	removeApp(app: string, by: string): Promise<void>;
+	/** One environment of it goes; a later deploy there begins it anew. */
+	removeEnvironment(of: { app: string; environment: string; by: string }): Promise<void>;
 	/** What stands by of these releases is let go of: they hold what nobody is to have any more. */
 	discard(of: { app: string; environment: string; releases: readonly number[] }): Promise<void>;
 	/** Takes up what was going on when control stopped. Call once the hub is listening. */

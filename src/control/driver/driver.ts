@@ -95,11 +95,18 @@ class RolloutDriver implements Driver {
 	async removeApp(app: string, by: string) {
 		this.#refuseReadOnly(app);
 		const wants = await this.#settings.store.wants({ app });
-		for (const environment of new Set(wants.map((want) => want.environment))) {
-			const lane = this.#lane(app, environment);
-			await lane.request(() => remove(lane));
-			this.#settings.log.info('app.removed', { app, environment, by });
-		}
+		for (const environment of new Set(wants.map((want) => want.environment))) await this.#remove({ app, environment, by });
+	}
+
+	removeEnvironment(of: { app: string; environment: string; by: string }) {
+		this.#refuseReadOnly(of.app);
+		return this.#remove(of);
+	}
+
+	async #remove({ app, environment, by }: { app: string; environment: string; by: string }) {
+		const lane = this.#lane(app, environment);
+		await lane.request(() => remove(lane));
+		this.#settings.log.info('app.removed', { app, environment, by });
 	}
 
 	async discard({ app, environment, releases }: { app: string; environment: string; releases: readonly number[] }) {

@@ -1,5 +1,4 @@
-import { sha256 } from '#digest/digest.ts';
-import { previewNames, targetOf } from '#pipeline/branches.ts';
+import { targetOf } from '#pipeline/branches.ts';
 import type { RepositoryRow } from '#state/repositories.ts';
 import type { NewBuild } from '#wire/builds.ts';
 import { PRODUCTION } from '#wire/names.ts';
@@ -7,6 +6,7 @@ import { enqueue } from '../builds/builds.ts';
 import { git } from '../git/git.ts';
 import type { House } from '../house.ts';
 import type { Pushes } from './look.ts';
+import { endPreview, previewOf } from './previews.ts';
 
 /** What comes of a branch that moved elsewhere: a build of each of its repository's apps, where the rules say. */
 
@@ -20,23 +20,32 @@ export function pushesOf(house: House): Pushes {
 			if (target === null) return `${branch} goes nowhere`;
 			const facts = await factsOf(house, row, after);
 			const trust = target === 'preview' ? ('preview' as const) : ('production' as const);
-			const environmentOf = (app: string) => (trust === 'production' ? PRODUCTION : previewNames(app, branch, hashOf(branch)).plain);
+			const environmentOf = async (app: string) => (trust === 'production' ? PRODUCTION : previewOf(house, app, branch));
 			return queueAll(house, row, environmentOf, { ...facts, branch, trust, priority: target, by, why: null, force: false });
 		},
-		gone: async ({ branch }) => `${branch} is gone`,
+		async gone({ row, branch, by }) {
+			if (targetOf(branch, row.rules) !== 'preview') return `${branch} is gone; what it deployed stays`;
+			const ended: string[] = [];
+			for (const { app } of row.apps) {
+				const environment = await previewOf(house, app, branch);
+				if (await endPreview(house, { app, environment, by })) ended.push(`${environment} of ${app}`);
+			}
+			return ended.length === 0 ? `${branch} is gone; it had no preview` : `${branch} is gone, and with it ${ended.join(', ')}`;
+		},
 	};
 }
 
 type Of = Pick<NewBuild, 'commit' | 'author' | 'subject' | 'ancestors' | 'branch' | 'trust' | 'priority' | 'by' | 'why' | 'force'>;
 
 /** All apps of the repository; answers, for people, what. */
-export async function queueAll(house: House, row: RepositoryRow, environmentOf: (app: string) => string, of: Of): Promise<string> {
+export async function queueAll(house: House, row: RepositoryRow, environmentOf: (app: string) => Promise<string>, of: Of): Promise<string> {
 	const said: string[] = [];
 	for (const { app, directory } of row.apps) {
 		const source = { kind: 'git' as const, repository: row.name, commit: of.commit! };
 		const rest = { kind: 'deploy' as const, source, lane: row.name, directory, platform: null, now: false, artifact: null, verifies: null };
-		const { id, already } = await enqueue(house, { ...of, ...rest, app, environment: environmentOf(app) });
-		said.push(`${app} ${already ? 'is built already' : 'is queued'} as ${id} (${environmentOf(app)})`);
+		const environment = await environmentOf(app);
+		const { id, already } = await enqueue(house, { ...of, ...rest, app, environment });
+		said.push(`${app} ${already ? 'is built already' : 'is queued'} as ${id} (${environment})`);
 	}
 	return said.join(', ');
 }
@@ -51,8 +60,4 @@ export async function factsOf(
 	const [, author = '', subject = ''] = rows[0] ?? [];
 	const ancestors = rows.flatMap(([id = '']) => (id === '' ? [] : [id]));
 	return { commit, author: author.slice(0, MAX_WORDS), subject: subject.slice(0, MAX_WORDS), ancestors };
-}
-
-function hashOf(text: string): string {
-	return sha256(text).slice('sha256:'.length);
 }

@@ -3,6 +3,7 @@ import type { RepositoryRow } from '#state/repositories.ts';
 import type { PullRequest } from '#wire/repositories.ts';
 import type { House } from '../house.ts';
 import { factsOf, queueAll } from './branches.ts';
+import { endPreview } from './previews.ts';
 
 /** What a fork asks to be merged, built once somebody has looked at it: in a domain of trust and an environment of its own. */
 
@@ -20,7 +21,7 @@ export async function fork(house: House, row: RepositoryRow, pull: PullRequest):
 	const { commit, number, from, title, approved } = pull;
 	const facts = await factsOf(house, row, commit);
 	const why = `pull request #${number} of ${from}: ${title}`.slice(0, MAX_WHY);
-	const environmentOf = () => forkEnvironment(row.name, number);
+	const environmentOf = async () => forkEnvironment(row.name, number);
 	const by = approved?.by ?? 'jibe';
 	// It follows none of the commits that were built there before.
 	return queueAll(house, row, environmentOf, {
@@ -32,4 +33,11 @@ export async function fork(house: House, row: RepositoryRow, pull: PullRequest):
 		why,
 		force: true,
 	});
+}
+
+export async function forkGone(house: House, row: RepositoryRow, number: number): Promise<string> {
+	const environment = forkEnvironment(row.name, number);
+	const ended = [];
+	for (const { app } of row.apps) ended.push(await endPreview(house, { app, environment, by: `pull:${row.name}` }));
+	return ended.some((one) => one) ? `#${number} is closed, and ${environment} ends with it` : `#${number} is closed`;
 }

@@ -2,7 +2,7 @@ import type { Claimed } from '#state/deliveries.ts';
 import type { RepositoryRow } from '#state/repositories.ts';
 import { git } from '../git/git.ts';
 import type { House } from '../house.ts';
-import { fork } from './fork.ts';
+import { fork, forkGone } from './fork.ts';
 import type { ToldPull } from './forges/forge.ts';
 import type { Looked } from './looks.ts';
 import { CloneError } from './mirror.ts';
@@ -65,7 +65,7 @@ async function pull({ house, stop }: Looking, row: RepositoryRow, told: ToldPull
 	const seen = { repository: row.name, number, title, author, from: told.from ?? 'a fork that is gone', branch: from };
 	if (state === 'closed') {
 		await house.state.repositories.sawPullRequest({ ...seen, commit: told.commit, state });
-		return { state: 'done', outcome: 'it is closed' };
+		return { state: 'done', outcome: await forkGone(house, row, number) };
 	}
 	if (row.rules.forks === 'ignore') return { state: 'ignored', outcome: 'pull requests from forks are not built' };
 	const { after } = await house.mirrors.bring(row, await house.repositorySecrets.open(row), told.ref, `refs/jibe/pull/${number}`, stop);
