@@ -45,7 +45,7 @@ export class Tests {
 	static start(of: Of): Tests | null {
 		const { project, built, kind } = of;
 		const { cache, config } = project;
-		const types = config.types && kind === 'tests' ? [{ command: TYPES_COMMAND, env: {} }] : [];
+		const types = config.types && kind === 'checks' ? [{ command: TYPES_COMMAND, env: {} }] : [];
 		const commands = [...types, ...commandsOf(config.test, kind)];
 		const pending = commands
 			.map(({ command, env }) => ({

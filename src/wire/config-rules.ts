@@ -20,13 +20,10 @@ interface Breach {
 }
 
 /** What has its place in the file, and nothing behind it yet: said before a deploy, not found out after it. */
-function unsupported({ runtime, types }: AppConfig): Breach[] {
-	const found: Breach[] = [];
+function unsupported({ runtime }: AppConfig): Breach[] {
+	if (runtime === 'fetch') return [];
 	const instead = 'this version runs "fetch": a module whose default export answers requests';
-	if (runtime !== 'fetch') found.push({ path: ['runtime'], message: `runtime "${runtime}" is not there yet; ${instead}` });
-	if (types)
-		found.push({ path: ['types'], message: '"types" is not there yet: have "test" check them, as in "tsc --noEmit && node --test"' });
-	return found;
+	return [{ path: ['runtime'], message: `runtime "${runtime}" is not there yet; ${instead}` }];
 }
 
 const KEY_OF_RUNTIME = { fetch: 'entry', process: 'start', container: 'image', static: 'dir' } as const;
@@ -130,7 +127,7 @@ function timeBreaches({ health, strategy, drain }: AppConfig): Breach[] {
 const MAX_STEP_MS = 30 * 60_000;
 const SET_IN_SANDBOX = /^(HOME|PATH|PWD|TZ|LANG|LC_.*|SOURCE_DATE_EPOCH|TMPDIR|LD_.*|JIBE_.*)$/;
 
-function stepBreaches({ build, test, smoke, migrate }: AppConfig): Breach[] {
+function stepBreaches({ build, test, types, smoke, migrate }: AppConfig): Breach[] {
 	const named = (key: 'build' | 'test', steps: AppConfig['test']) =>
 		typeof steps === 'object' ? Object.entries(steps).map(([name, step]) => ({ path: [key, name] as const, name, step })) : [];
 	const all = [...named('build', build), ...named('test', test)];
@@ -143,6 +140,8 @@ function stepBreaches({ build, test, smoke, migrate }: AppConfig): Breach[] {
 	for (const { path, step } of timed) if (typeof step === 'object') found.push(...timeoutBreach(path, step.timeout));
 	const names = new Set(all.map(({ name }) => name));
 	if (typeof build === 'string' && names.has('build')) found.push({ path: ['test', 'build'], message: '"build" is a step already' });
+	if (types && names.has('types'))
+		found.push({ path: ['types'], message: 'there is a step called "types" already: leave one of them out' });
 	if (typeof test === 'string' && names.has('test')) found.push({ path: ['build', 'test'], message: '"test" is a step already' });
 	return found.length === 0 ? cycleBreach(all) : found;
 }

@@ -61,5 +61,9 @@ test('steps that can not run', () => {
 	assert.deepEqual(step('"needs": []'), []);
 	assert.match(problems('"build": "x", "test": { "build": { "run": "y" } }')[0]!, /"build" is a step already/);
 	assert.match(problems('"build": { "a": { "run": "x" } }, "test": { "a": { "run": "y" } }')[0]!, /one name, one step/);
+	assert.match(
+		problems('"types": true, "test": { "types": { "run": "tsc" } }')[0]!,
+		/^jibe.json:2:1: there is a step called "types" already/,
+	);
 	assert.match(problems('"smoke": { "run": "x", "timeout": "3h" }')[0]!, /at most 30 minutes/);
 });

@@ -42,6 +42,11 @@ test('tests come after all of build, and after what they name; gates are of thei
 	assert.deepEqual(steps[0]!.outputs, ['out/**']);
 });
 
+test('"types" is a step that holds back promotion', () => {
+	const [types] = plan({ types: true });
+	assert.deepEqual([types?.name, types?.kind, types?.run], ['types', 'gate', 'tsc --noEmit']);
+});
+
 test('what a step depends on has no part that nobody knows', () => {
 	const parts = {
 		format: 1, run: 'x', env: {}, secrets: [], network: false, outputs: null, strip: false, directory: '', epoch: 0, platform: 'linux-x64-glibc',

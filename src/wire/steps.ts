@@ -25,15 +25,16 @@ export interface PlannedStep {
 }
 
 /** Tests come after all of `build`; everything else is ready to run unless it says what it needs. */
-export function planSteps({ build, test }: Pick<AppConfig, 'build' | 'test'>): PlannedStep[] {
+export function planSteps({ build, test, types }: Pick<AppConfig, 'build' | 'test' | 'types'>): PlannedStep[] {
 	const builds = named('build', build).map(([name, step]) => planned(name, 'build', step, []));
 	const names = builds.map(({ name }) => name);
 	const tests = named('test', test).map(([name, step]) =>
 		planned(name, typeof step === 'object' && step.gate ? 'gate' : 'test', step, names),
 	);
-	return [...builds, ...tests];
+	return [...builds, ...tests, ...(types ? [planned('types', 'gate', TYPES_COMMAND, names)] : [])];
 }
 
+const TYPES_COMMAND = 'tsc --noEmit';
 const BARE_TIMEOUT_MS = 30 * 60_000;
 
 function named(key: string, steps: AppConfig['test']): [string, StepConfig | string][] {
