@@ -258,6 +258,7 @@ class RolloutDriver implements Driver {
 			case 'presence':
 				this.#presence.look();
 				this.#placing.candidates.heard(event.region);
+				for (const lane of this.#lanes.values()) lane.tasks.again(lane, event.region);
 				this.#lookAll();
 		}
 	}

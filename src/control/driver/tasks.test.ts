@@ -113,6 +113,18 @@ test('a server that says nothing is not asked any more, and given up only when i
 	assert.ok(leaseMs + 10_000 < 55_000 && leaseMs === 30_000);
 });
 
+test('who is back hears at once what it was given, unless it was silent for so long that its lease is to run out', async () => {
+	const scene = new Scene();
+	scene.tasks.look(scene.lane);
+	scene.tasks.again(scene.lane, 'ams');
+	scene.tasks.again(scene.lane, 'fra');
+	assert.deepEqual(scene.said, ['task', 'task']);
+	await scene.pass(20_000, false);
+	scene.said.length = 0;
+	scene.tasks.again(scene.lane, 'fra');
+	assert.deepEqual(scene.said, []);
+});
+
 test('a server that is heard again in time goes on', async () => {
 	const scene = new Scene();
 	scene.tasks.look(scene.lane);

@@ -48,6 +48,11 @@ export class LaneTasks {
 		if (said.state !== 'running') this.#tell(lane, said.id, said.state, said.detail, said.ms);
 	}
 
+	/** Somebody came or went there: who is back hears at once what it was given. */
+	again(lane: TaskLane, region: string): void {
+		for (const beat of this.#beats.values()) if (beat.order.region === region) this.#say(lane, beat);
+	}
+
 	close(): void {
 		for (const { timer } of this.#beats.values()) timer.cancel();
 		this.#beats.clear();
