@@ -69,19 +69,18 @@ export class LaneTasks {
 		const beat = this.#beats.get(id);
 		if (!beat) return;
 		const now = lane.settings.clock.monotonic();
-		if (now - beat.heardAt < SILENT_MS) {
-			beat.saidAt = now;
-			lane.hub.task(beat.order);
-		} else if (now - beat.saidAt > LEASE_MS + LEASE_SLACK_MS) {
-			const { server } = beat.order;
-			this.#tell(
-				lane,
-				id,
-				'lost',
-				`${server} did not say for ${Math.round((now - beat.heardAt) / 1000)} s how far it is`,
-				now - beat.heardAt,
-			);
-		}
+		if (this.#say(lane, beat) || now - beat.saidAt <= LEASE_MS + LEASE_SLACK_MS) return;
+		const silentMs = now - beat.heardAt;
+		this.#tell(lane, id, 'lost', `${beat.order.server} did not say for ${Math.round(silentMs / 1000)} s how far it is`, silentMs);
+	}
+
+	/** Renews the lease. false: it was silent for too long, and its lease is to run out. */
+	#say(lane: TaskLane, beat: Beat): boolean {
+		const now = lane.settings.clock.monotonic();
+		if (now - beat.heardAt >= SILENT_MS) return false;
+		beat.saidAt = now;
+		lane.hub.task(beat.order);
+		return true;
 	}
 
 	#tell(lane: TaskLane, id: string, outcome: 'passed' | 'failed' | 'lost', detail: string, ms: number): void {
