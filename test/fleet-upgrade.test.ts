@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { startFleet, type Fleet } from './fixtures/fleet.ts';
-import { eventually } from './fixtures/jibe.ts';
+import { told } from './fixtures/fleet-story.ts';
+import { eventually, kill } from './fixtures/jibe.ts';
 import { noHosts } from './fixtures/hosts.ts';
 import { copyOfPackage, packDirectory } from './fixtures/packages.ts';
 
@@ -48,16 +49,11 @@ test('every server goes over after control, by itself, and no request fails', { 
 	const edges = fleet.servers.filter((name) => fleet.programs(name, 'edge').length > 0);
 	await using users = fleet.visit('steady', edges);
 	await users.allAnswer('one', edges);
-	const result = await fleet.expect(0, 'control', ['upgrade', newer('second'), '--json']);
+	const result = await fleet.expect(0, 'control', ['upgrade', newer('first'), '--json']);
 	await users.until(Date.now());
 	assert.deepEqual(users.failures(), []);
 	assert.deepEqual((result.json!['servers'] as string[]).toSorted(), [...fleet.servers].toSorted());
-	for (const host of ['control', ...fleet.servers]) {
-		for (const { role, line } of fleet.programs(host)) {
-			if (role === 'instance' || role === 'postgres') continue;
-			assert.match(bundleOf(line), /\/\/ second\n/, line);
-		}
-	}
+	allRun('first');
 	// What was deployed before serves on, and a deploy and a way back work.
 	app.edit('server.ts', 'one', 'two');
 	await fleet.expect(0, 'client', ['deploy'], { cwd: app.dir });
@@ -66,6 +62,33 @@ test('every server goes over after control, by itself, and no request fails', { 
 	await users.allAnswer('one', edges);
 	assert.deepEqual(users.failures(), []);
 });
+
+test('interrupted while a server goes over, on control and on that server, it goes on from there', { skip }, async () => {
+	await using users = fleet.visit('steady', fleet.servers);
+	await users.allAnswer('one', fleet.servers);
+	const tarball = newer('second');
+	await fleet.interrupt('control', ['upgrade', tarball], /Going over to [^ ]+: /);
+	for (const host of ['control', 'fra-1']) for (const { pid } of fleet.programs(host, 'up')) kill(pid, 'SIGKILL');
+	for (const host of ['control', 'fra-1']) {
+		// What was going over there may have come to its end by itself.
+		const { code, stderr } = await fleet.cli(host, ['up', '--detach']);
+		assert.ok(code === 0 || /already running/.test(stderr), stderr);
+	}
+	await fleet.expect(0, 'control', ['upgrade', tarball, '--json']);
+	await users.until(Date.now());
+	await users.stop();
+	assert.deepEqual(told(users.failures()), []);
+	allRun('second');
+});
+
+/** Every program of every machine. */
+function allRun(version: string): void {
+	for (const host of ['control', ...fleet.servers]) {
+		for (const { role, line } of fleet.programs(host)) {
+			if (role !== 'instance' && role !== 'postgres') assert.ok(bundleOf(line).endsWith(`\n// ${version}\n`), `${host}: ${line}`);
+		}
+	}
+}
 
 test('a server where it does not start goes back, and those after it stay as they are', { skip }, async () => {
 	const edges = fleet.servers.filter((name) => fleet.programs(name, 'edge').length > 0);
