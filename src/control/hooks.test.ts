@@ -297,6 +297,35 @@ test('a pull request from a fork is built when a deployer says so, that commit a
 	assert.equal((await approve(third)).json().error.code, 'pull_request_closed');
 });
 
+test(
+	'of several apps in a repository those are built that a push concerns, and it says why the others are not',
+	{ skip: noGit },
+	async (t) => {
+		const { house, copy, add } = await setUp(t);
+		await house.obedientDepot().next('welcome');
+		const apps = ['shop', 'web'].map((app) => ({ app, directory: `services/${app}` }));
+		await add({ apps });
+		const config = (app: string) => JSON.stringify({ app, entry: 'a.ts', watch: ['packages/shared/**'] });
+		const files = { 'services/shop/jibe.json': config('shop'), 'services/web/jibe.json': config('web'), 'packages/shared/a.ts': '' };
+		const first = copy.push(files);
+		await tell(house, push());
+		await until(async () => (await builds(house)).length === 2);
+		// Both go live, as of that commit.
+		for (const { app } of apps) {
+			const git = { commit: first, branch: 'main', dirty: false, ancestors: [] };
+			assert.equal((await house.deploy(app, { header: { git } })).status, 200);
+		}
+		for (const { id } of await builds(house)) await house.state.builds.halt(id, 'cancelled', 'test');
+
+		copy.push({ 'services/web/b.ts': '', 'README.md': '' });
+		await tell(house, push());
+		await ended(house, new RegExp(`shop is not built: nothing changed in services/shop, packages/shared/\\*\\* since ${first.slice(0, 12)}, web is queued`)); // prettier-ignore
+		copy.push({ 'packages/shared/a.ts': '// changed' });
+		await tell(house, push());
+		await ended(house, /shop is queued as dpl_\w+ \(production\), web is queued/);
+	},
+);
+
 interface Api {
 	url: string;
 	port: number;

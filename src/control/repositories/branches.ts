@@ -5,6 +5,7 @@ import { PRODUCTION } from '#wire/names.ts';
 import { enqueue } from '../builds/builds.ts';
 import { git } from '../git/git.ts';
 import type { House } from '../house.ts';
+import { whyNotBuilt } from './affected.ts';
 import type { Pushes } from './look.ts';
 import { endPreview, previewOf } from './previews.ts';
 
@@ -21,7 +22,8 @@ export function pushesOf(house: House): Pushes {
 			const facts = await factsOf(house, row, after);
 			const trust = target === 'preview' ? ('preview' as const) : ('production' as const);
 			const environmentOf = async (app: string) => (trust === 'production' ? PRODUCTION : previewOf(house, app, branch));
-			return queueAll(house, row, environmentOf, { ...facts, branch, trust, priority: target, by, why: null, force: false });
+			const of = { ...facts, branch, trust, priority: target, by, why: null, force: false };
+			return queueAll(house, row, environmentOf, of, (one) => whyNotBuilt(house, row, { ...one, commit: after }));
 		},
 		async gone({ row, branch, by }) {
 			if (targetOf(branch, row.rules) !== 'preview') return `${branch} is gone; what it deployed stays`;
@@ -37,13 +39,24 @@ export function pushesOf(house: House): Pushes {
 
 type Of = Pick<NewBuild, 'commit' | 'author' | 'subject' | 'ancestors' | 'branch' | 'trust' | 'priority' | 'by' | 'why' | 'force'>;
 
-/** All apps of the repository; answers, for people, what. */
-export async function queueAll(house: House, row: RepositoryRow, environmentOf: (app: string) => Promise<string>, of: Of): Promise<string> {
+/** All apps of the repository, but those that `whyNot` says something of; answers, for people, what. */
+export async function queueAll(
+	house: House,
+	row: RepositoryRow,
+	environmentOf: (app: string) => Promise<string>,
+	of: Of,
+	whyNot: (one: { app: string; directory: string; environment: string }) => Promise<string | null> = async () => null,
+): Promise<string> {
 	const said: string[] = [];
 	for (const { app, directory } of row.apps) {
 		const source = { kind: 'git' as const, repository: row.name, commit: of.commit! };
 		const rest = { kind: 'deploy' as const, source, lane: row.name, directory, platform: null, now: false, artifact: null, verifies: null };
 		const environment = await environmentOf(app);
+		const why = await whyNot({ app, directory, environment });
+		if (why !== null) {
+			said.push(`${app} is not built: ${why}`);
+			continue;
+		}
 		const { id, already } = await enqueue(house, { ...of, ...rest, app, environment });
 		said.push(`${app} ${already ? 'is built already' : 'is queued'} as ${id} (${environment})`);
 	}
