@@ -20,9 +20,10 @@ export class Holder {
 		this.child = child;
 		this.pid = pid;
 		this.ended = new Promise((resolve) => {
-			child.once('exit', () => {
+			// With what it said before: unshare tells why it may not.
+			child.once('close', () => {
 				resolve();
-				this.fail('it ended');
+				this.fail(this.text.trim() || 'it ended');
 			});
 		});
 		child.stdin.on('error', () => {}); // its exit says so

@@ -39,7 +39,7 @@ export async function openSandboxes(options: SandboxesOptions): Promise<Sandboxe
 	if (options.kind === 'none' || (options.kind === undefined && options.allowUnsandboxed)) {
 		return new Factory({ ...options, kind: 'none', copies: true, nest, missing: [UNSANDBOXED] });
 	}
-	const why = failures.length > 0 ? failures.join('\n') : (hint ?? `${options.kind} is not here`);
+	const why = failures.length > 0 ? [...new Set(failures)].join('\n') : (hint ?? `${options.kind} is not here`);
 	throw new SandboxError('no_sandbox', `Builds can't be kept apart from this machine, so none are run here: ${why}\n${CHOICE}`);
 }
 
