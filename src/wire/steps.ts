@@ -123,7 +123,12 @@ export type StepEntry = z.infer<typeof stepEntry>;
 /** `POST …/builds/{id}/steps/find`: notes that the step is run with these, and answers what is known of it. */
 export const stepQuery = attemptOf.extend({ name: stepName, key: digest, parts: stepParts });
 /** `inputs`: control does not have the list of files yet. */
-export const stepAnswer = z.object({ entry: stepEntry.nullable(), inputs: z.boolean() });
+export const stepAnswer = z.object({
+	entry: stepEntry.nullable(),
+	inputs: z.boolean(),
+	/** Small blobs of the entry, base64: they need not be asked for. */
+	blobs: z.record(z.string(), z.string()).default({}),
+});
 
 /**
  * Header of `PUT …/builds/{id}/steps`, an upload whose blobs are the archive, the log and the list of inputs, as far as there are

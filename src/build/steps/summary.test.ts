@@ -88,14 +88,15 @@ test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
 
 test('go test, silent and with -v', () => {
 	const silent = `--- FAIL: TestSubtract (0.00s)
-    a_test.go:9: 1 is not 2
+    --- FAIL: TestSubtract/small (0.00s)
+        a_test.go:9: 1 is not 2
 FAIL
 FAIL\texample.com/a\t0.002s
 ok  \texample.com/b\t0.003s
 ?   \texample.com/c\t[no test files]
 FAIL
 `;
-	assert.equal(line(silent), 'go test: 1 of 2 failed: TestSubtract');
+	assert.equal(line(silent), 'go test: 1 of 2 failed: TestSubtract/small');
 	assert.equal(
 		line('=== RUN   TestAdd\n--- PASS: TestAdd (0.00s)\n--- PASS: TestB (0.00s)\nPASS\nok  \texample.com/a\t0.002s\n'),
 		'go test: 2 passed',

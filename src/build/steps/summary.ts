@@ -113,7 +113,9 @@ function goTest(text: string): TestSummary | null {
 	const packages = [...text.matchAll(/^(ok {2}|FAIL|---)\t\S+/gm)];
 	const lone = /^(PASS|FAIL)$/m.test(text) && /^(?:ok {2}|FAIL|exit status)/m.test(text);
 	if (packages.length === 0 && !lone) return null;
-	const failures = named(text, /^\s*--- FAIL: (\S+)/gm);
+	const all = named(text, /^\s*--- FAIL: (\S+)/gm);
+	// A test fails with those inside it: these tell more.
+	const failures = all.filter((name) => !all.some((other) => other.startsWith(`${name}/`)));
 	const verbose = [...text.matchAll(/^--- PASS: /gm)].length;
 	const failedPackages = named(text, /^FAIL\t(\S+)/gm);
 	return {

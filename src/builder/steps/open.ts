@@ -8,7 +8,7 @@ import type { PlannedStep, StepEntry, StepParts } from '#wire/steps.ts';
 import type { Ground, OpenSteps, Ran, StepRunner } from '../ground.ts';
 import type { OutputFile } from '../sandbox/sandbox.ts';
 import { Damaged, unpack } from './archive.ts';
-import { StepCache } from './cache.ts';
+import { StepCache, type Blobs } from './cache.ts';
 import { execute, type Executed } from './execute.ts';
 import { describe, faultOf, type Failure } from './fault.ts';
 import { Places } from './places.ts';
@@ -111,8 +111,8 @@ class Steps implements StepRunner {
 		const report: StepReport = { ...reportOf(step, startedAt), state: 'running', endedAt: null, key: keyed.key };
 		const printed = new Printed(({ stream, text }) => attempt.line(step.name, stream, text), job.secrets);
 		attempt.step(report);
-		const { entry, wantsInputs } = await this.#cache.find(step.name, keyed.key, keyed.parts);
-		const replayed = entry === null ? null : await this.#replay(step, entry, report, printed);
+		const { entry, wantsInputs, blobs } = await this.#cache.find(step.name, keyed.key, keyed.parts);
+		const replayed = entry === null ? null : await this.#replay(step, { entry, blobs }, report, printed);
 		if (replayed !== null) return { done: replayed };
 		const missing = step.secrets.filter((name) => job.secrets[name] === undefined);
 		if (missing.length > 0) return { failure: this.#without(step, report, missing) };
@@ -151,15 +151,16 @@ class Steps implements StepRunner {
 	}
 
 	/** null: what the cache has is damaged, and forgotten. */
-	async #replay(step: PlannedStep, entry: StepEntry, report: StepReport, printed: Printed): Promise<Done | null> {
+	async #replay(step: PlannedStep, known: { entry: StepEntry; blobs: Blobs }, report: StepReport, printed: Printed): Promise<Done | null> {
+		const { entry, blobs } = known;
 		const { attempt, log } = this.#ground;
 		const { name } = step;
 		try {
-			const lines = await this.#cache.printed(entry);
+			const lines = await this.#cache.printed(entry, blobs);
 			const directory = this.#madeIn(step);
 			const { archive, outputs } = entry;
 			if ((archive === null) !== (outputs === null)) throw new Damaged('what it made was not kept');
-			const files = outputs === null ? [] : await unpack(await this.#cache.archive(entry), { digest: outputs, directory });
+			const files = outputs === null ? [] : await unpack(await this.#cache.archive(entry, blobs), { digest: outputs, directory });
 			printed.say(`taken from the cache: ${entry.builder} ran it in ${(entry.ms / 1000).toFixed(1)} s`);
 			for (const { stream, text } of lines) attempt.line(name, stream, text);
 			const { exitCode, summary } = entry;

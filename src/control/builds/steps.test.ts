@@ -89,10 +89,14 @@ test('results of steps, as builders and people ask for them', async (t) => {
 
 	await t.test('what was stored is found and read, and not written over', async () => {
 		const desk = await Desk.open(house, { lane: 'one' });
-		assert.deepEqual((await desk.find()).json(), { entry: null, inputs: true });
+		assert.deepEqual((await desk.find()).json(), { entry: null, inputs: true, blobs: {} });
 		assert.equal((await desk.read('archive')).status, 404);
 		assert.deepEqual((await desk.put(entryOf(), [ARCHIVE, LOG, LIST])).json(), { stored: true });
-		assert.deepEqual((await desk.find()).json(), { entry: entryOf(), inputs: false });
+		assert.deepEqual((await desk.find()).json(), {
+			entry: entryOf(),
+			inputs: false,
+			blobs: { [sha256(ARCHIVE)]: ARCHIVE.toString('base64'), [sha256(LOG)]: LOG.toString('base64') },
+		});
 		assert.deepEqual([(await desk.read('archive')).text, (await desk.read('log')).text], ['archive', 'log']);
 		const other = Buffer.from('other');
 		assert.deepEqual((await desk.put(entryOf({ archive: sha256(other) }), [other, LOG])).json(), { stored: false });

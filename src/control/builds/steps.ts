@@ -1,10 +1,11 @@
+import type { z } from 'zod';
 import type { Digest } from '#digest/digest.ts';
 import { differences, keyOf } from '#build/steps/key.ts';
 import type { Fence } from '#state/builds.ts';
 import type { StepRun } from '#state/steps.ts';
 import { BlobCorrupt, BlobMissing } from '#store/blob-store.ts';
 import type { NewBuild } from '#wire/builds.ts';
-import type { StepEntry, StepParts, WhyAnswer } from '#wire/steps.ts';
+import type { StepEntry, StepParts, WhyAnswer, stepAnswer } from '#wire/steps.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
 import { GRANTED_MS } from './desk.ts';
@@ -27,12 +28,12 @@ export async function findStep(
 	house: House,
 	fence: Fence,
 	{ name, key, parts }: { name: string; key: Digest; parts: StepParts },
-): Promise<{ entry: StepEntry | null; inputs: boolean }> {
+): Promise<z.infer<typeof stepAnswer>> {
 	const job = await jobOf(house, fence);
 	checkKey(key, parts);
 	const { entry, corrupt } = await house.state.steps.find({ scope: job.lane, key, domains: domainsRead(job) });
 	if (corrupt) house.log.warn('step.entry_corrupt', { build: fence.id, step: name, key });
-	await house.state.steps.ran({
+	const noted = house.state.steps.ran({
 		app: job.app,
 		environment: job.environment,
 		name,
@@ -44,8 +45,29 @@ export async function findStep(
 		cached: entry !== null,
 		at: house.clock.now(),
 	});
-	const stored = await house.store.has([parts.inputs]);
-	return { entry, inputs: domainWritten(job) !== null && stored.size === 0 };
+	const [stored, blobs] = await Promise.all([house.store.has([parts.inputs]), smallBlobs(house, entry), noted]);
+	return { entry, inputs: domainWritten(job) !== null && stored.size === 0, blobs };
+}
+
+const MAX_INLINE_BYTES = 64 * 1024;
+/** Archives are zstd of so much at least: larger ones are not looked at. */
+const MAX_INLINE_OUTPUT_BYTES = 1024 * 1024;
+
+/** What is damaged is left out: whoever asks for it by itself will have it forgotten. */
+async function smallBlobs({ store }: House, entry: StepEntry | null): Promise<Record<string, string>> {
+	if (entry === null) return {};
+	const blobs: Record<string, string> = {};
+	const archive = entry.outputBytes > MAX_INLINE_OUTPUT_BYTES ? null : entry.archive;
+	for (const digest of [entry.log, archive]) {
+		if (digest === null) continue;
+		try {
+			const bytes = await store.read(digest);
+			if (bytes.length <= MAX_INLINE_BYTES) blobs[digest] = bytes.toString('base64');
+		} catch (error) {
+			if (!(error instanceof BlobMissing || error instanceof BlobCorrupt)) throw error;
+		}
+	}
+	return blobs;
 }
 
 /** false: it is kept for nobody, or was there before. @throws Refusal where something is missing, or is not what it says */
@@ -164,8 +186,7 @@ function checkKey(key: Digest, parts: StepParts): void {
 
 /** Of the build that is this builder's now. @throws StateError fenced */
 async function jobOf({ state }: House, fence: Fence): Promise<NewBuild> {
-	await state.builds.beat(fence, GRANTED_MS);
-	const job = await state.builds.job(fence.id);
+	const [, job] = await Promise.all([state.builds.beat(fence, GRANTED_MS), state.builds.job(fence.id)]);
 	if (job) return job;
 	throw new Refusal('build_unknown', 404, `there is no build ${fence.id}`);
 }
