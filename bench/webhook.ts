@@ -112,7 +112,8 @@ async function startForge(root: string): Promise<Server> {
 			HTTP_CONTENT_ENCODING: asked.headers['content-encoding'] ?? '',
 			GIT_PROTOCOL: String(asked.headers['git-protocol'] ?? ''),
 		};
-		const child = spawn('git', ['http-backend'], { env, stdio: ['pipe', 'pipe', 'ignore'] });
+		// It would be on another machine.
+		const child = spawn('nice', ['-n', '19', 'git', 'http-backend'], { env, stdio: ['pipe', 'pipe', 'ignore'] });
 		asked.pipe(child.stdin).on('error', () => {}); // it has read what it wanted
 		const parts: Buffer[] = [];
 		child.stdout.on('data', (part: Buffer) => parts.push(part));

@@ -20,10 +20,13 @@ export const verb: Verb = {
 				? 'nothing yet'
 				: `${last.event} ${last.ref?.replace(/^refs\/(heads\/)?/, '') ?? ''} ${ago(now - last.at)}: ${last.state}`,
 		]);
-		const problems = repositories.flatMap(({ name, last }) => (last?.state === 'failed' || last?.state === 'waiting') && last.outcome ? [`! ${name}: ${last.outcome}`] : []); // prettier-ignore
+		const outcomes = repositories.flatMap(({ name, last }) => {
+			const mark = last?.state === 'failed' || last?.state === 'waiting' ? '!' : ' ';
+			return last?.outcome ? [`${mark} ${name}: ${last.outcome}`] : [];
+		});
 		const none = ['No repository yet; "jibe repo add NAME URL" adds one, and so does a first "git push".'];
 		const lines =
-			repositories.length === 0 ? none : [...table(['repository', 'forge', 'apps', 'url', 'webhook', 'last'], rows), ...problems];
+			repositories.length === 0 ? none : [...table(['repository', 'forge', 'apps', 'url', 'webhook', 'last'], rows), ...outcomes];
 		out.result({ repositories }, lines);
 		return EXIT.done;
 	},

@@ -1,5 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { constants, setPriority } from 'node:os';
 import { buffer } from 'node:stream/consumers';
 import type { Readable, Writable } from 'node:stream';
 import { systemClock } from '#clock/clock.ts';
@@ -34,6 +35,8 @@ export interface GitOptions {
 	env?: Record<string, string>;
 	/** Over the configuration that every git here gets; not to be seen in process listings either. */
 	config?: Record<string, string>;
+	/** Others go before it. */
+	nice?: boolean;
 	/** No file that it writes gets larger, whatever is sent to it. */
 	maxFileBytes?: number;
 	/** What it reads; absent: nothing. */
@@ -88,7 +91,7 @@ export interface RunningGit {
 
 /** Begins it; `ended` never rejects but where there is no git. */
 export function startGit(args: readonly string[], options: GitOptions): RunningGit {
-	const { directory, env, config, input, limitMs = GIT_LIMIT_MS, maxFileBytes, signal } = options;
+	const { directory, env, config, input, limitMs = GIT_LIMIT_MS, maxFileBytes, signal, nice = false } = options;
 	const words = ['git', `--git-dir=${directory}`, '--no-replace-objects', ...args];
 	const limited = maxFileBytes === undefined ? words : ['/bin/sh', '-c', limitFiles(maxFileBytes), ...words];
 	const child = spawn(limited[0]!, limited.slice(1), {
@@ -98,6 +101,7 @@ export function startGit(args: readonly string[], options: GitOptions): RunningG
 		// It starts programs of its own, which go with it.
 		detached: true,
 	});
+	if (nice) goLast(child);
 	const kill = () => endGroup(child);
 	const timer = systemClock.after(limitMs, kill);
 	if (signal?.aborted) kill();
@@ -108,6 +112,16 @@ export function startGit(args: readonly string[], options: GitOptions): RunningG
 	});
 	feed(child.stdin!, input);
 	return { output: child.stdout!, ended: endOf(child, directory), kill };
+}
+
+function goLast({ pid }: ChildProcess): void {
+	if (pid === undefined) return;
+	try {
+		setPriority(pid, constants.priority.PRIORITY_LOW);
+	} catch (error) {
+		// It has ended already.
+		if ((error as { info?: { code?: string } }).info?.code !== 'ESRCH') throw error;
+	}
 }
 
 /** In the blocks of POSIX's shell; whoever comes to the limit is told instead of ended, and says so. */

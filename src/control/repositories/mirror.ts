@@ -159,6 +159,7 @@ export class Mirrors {
 			env,
 			limitMs,
 			maxFileBytes,
+			nice: true,
 			...(input === undefined ? {} : { input }),
 			...(signal ? { signal } : {}),
 		});
