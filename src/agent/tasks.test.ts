@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { isolation } from '#process/isolation.ts';
@@ -42,6 +42,9 @@ test('a task has the files, packages, commands and secrets of its release, which
 	assert.ok(said.includes('from a module a package [secret DATABASE_URL] variable'), said.join('\n'));
 	assert.ok(said.includes('its command done'), said.join('\n'));
 	assert.ok(said.includes('POSTGRES://SECRET-WORD@DB'), 'what is no form of the value is left alone');
+	const logs = join(bed.data, 'agent/logs');
+	for (const name of readdirSync(logs))
+		assert.doesNotMatch(readFileSync(join(logs, name), 'utf8'), /secret-word/, 'not on the disk either');
 	const nothing = bed.task(spec, 'env', { id: 'dpl_x/smoke/1', secrets: false });
 	await bed.taskEnd(nothing);
 	assert.ok(!(await lines('plain')).some((line) => line.startsWith('DATABASE_URL=')), 'without leave it gets none');
@@ -50,14 +53,14 @@ test('a task has the files, packages, commands and secrets of its release, which
 
 test('one that fails says so with its last lines; asked again it says the same and is not run again', async () => {
 	const spec = newSpec('fails');
-	const order = bed.task(spec, 'echo ran; echo no such table >&2; exit 3');
+	const order = bed.task(spec, 'echo ran >> $JIBE_DATA_DIR/ran; echo no such table >&2; exit 3');
 	const said = await bed.taskEnd(order);
 	assert.equal(said.state, 'failed');
 	assert.match(said.detail, /ended with 3; its last output:\n/);
 	assert.match(said.detail, /no such table/);
 	bed.task(spec, order.command);
 	await bed.taskEnd(order);
-	assert.equal((await lines('fails')).filter((line) => line === 'ran').length, 1);
+	assert.equal(readFileSync(join(bed.data, 'agent/files/fails/production/fra/ran'), 'utf8'), 'ran\n');
 });
 
 test('one that takes too long, is stopped, or is not asked for any more is ended with all that it started', async () => {
