@@ -11,6 +11,7 @@ export const verb: Verb = {
 		const bootMs = systemClock.monotonic();
 		const { args, out, environment } = invocation;
 		const project = await readProject(projectDirectory(args.positionals[0]), environment);
+		if (project.config.build !== undefined) invocation.out.say('! its build steps run on a builder: this is without what they make');
 		const built = await compile(invocation, project, 'build', null);
 		const verified = args.flag('verify') ? await verifyAgain(project) : null;
 		const fields = {

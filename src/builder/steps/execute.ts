@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { sha256 } from '#digest/digest.ts';
 import type { Input } from '#build/steps/key.ts';
 import type { PlannedStep } from '#wire/steps.ts';
+import { BuildFault } from '../fault.ts';
 import type { Ground } from '../ground.ts';
 import type { OutputFile, Sandbox, SandboxResult, Sandboxes } from '../sandbox/sandbox.ts';
 import { pack, type Made } from './archive.ts';
@@ -30,6 +31,9 @@ export interface Executed {
 	made: Made;
 	strippedBytes: number;
 }
+
+/** As much as an artifact may have. */
+const MAX_MADE_BYTES = 2 ** 31 - 1;
 
 const NOTHING: Made = { files: [], digest: null, bytes: 0, packed: null };
 
@@ -94,6 +98,11 @@ async function collect(step: PlannedStep, sandbox: Sandbox, of: Execution): Prom
 	const { savedBytes, problem } = step.strip ? await strip(sandbox, list) : { savedBytes: 0, problem: null };
 	if (problem !== null) of.printed.say(`nothing was stripped: ${problem}`);
 	const found = await list();
+	const bytes = found.reduce((sum, file) => sum + file.bytes, 0);
+	if (bytes > MAX_MADE_BYTES) {
+		const limit = `a step may make ${MAX_MADE_BYTES / 2 ** 30} GiB`;
+		throw new BuildFault('too_large', `it made ${(bytes / 2 ** 30).toFixed(1)} GiB: ${limit}`, 'name fewer files in "outputs"');
+	}
 	if (found.length === 0 && step.outputs !== null) of.printed.say(`it made nothing that matches ${step.outputs.join(', ')}`);
 	return { made: await pack(found, join(of.directory, 'made')), strippedBytes: savedBytes };
 }

@@ -5,6 +5,7 @@ import { sha256, type Digest } from '#digest/digest.ts';
 import { encodeInputs, keyOf, type Input } from '#build/steps/key.ts';
 import type { StepReport } from '#wire/builds.ts';
 import type { PlannedStep, StepEntry, StepParts } from '#wire/steps.ts';
+import { BuildFault } from '../fault.ts';
 import type { Ground, OpenSteps, Ran, StepRunner } from '../ground.ts';
 import type { OutputFile } from '../sandbox/sandbox.ts';
 import { Damaged, unpack } from './archive.ts';
@@ -115,9 +116,10 @@ class Steps implements StepRunner {
 		const replayed = entry === null ? null : await this.#replay(step, { entry, blobs }, report, printed);
 		if (replayed !== null) return { done: replayed };
 		const missing = step.secrets.filter((name) => job.secrets[name] === undefined);
-		if (missing.length > 0) return { failure: this.#without(step, report, missing) };
+		if (missing.length > 0) return { failure: this.#refused(step, report, this.#without(missing)) };
 		const executed = await this.#execute(step, keyed, before, printed);
 		if (executed === null) return { failure: this.#skipped(step, 'it was stopped') };
+		if (executed instanceof BuildFault) return { failure: this.#refused(step, report, executed.detail()) };
 		const ended: StepReport = { ...report, ...describe(step, executed, printed.text()), endedAt: systemClock.now() };
 		attempt.step(ended);
 		this.#keep({ step, keyed, executed, printed, summary: ended.summary, wantsInputs });
@@ -177,7 +179,7 @@ class Steps implements StepRunner {
 	}
 
 	/** null: it was stopped. */
-	async #execute(step: PlannedStep, { inputs }: Keyed, before: readonly Done[], printed: Printed): Promise<Executed | null> {
+	async #execute(step: PlannedStep, { inputs }: Keyed, before: readonly Done[], printed: Printed): Promise<Executed | BuildFault | null> {
 		const { signal } = this.#stop;
 		try {
 			return await execute(step, {
@@ -192,6 +194,7 @@ class Steps implements StepRunner {
 			});
 		} catch (error) {
 			if (signal.aborted && error === signal.reason) return null;
+			if (error instanceof BuildFault) return error;
 			throw error;
 		}
 	}
@@ -232,14 +235,18 @@ class Steps implements StepRunner {
 		return { step, report, tail: '' };
 	}
 
-	#without(step: PlannedStep, running: StepReport, missing: readonly string[]): Failure {
-		const { environment, trust } = this.#ground.job;
-		const why = trust === 'fork' ? 'builds of forks get none' : `jibe secret set ${missing[0]} --env ${environment}`;
-		const summary = `it needs the secret ${missing.join(', ')}, which has no value here: ${why}`;
+	/** For another reason than its command's. */
+	#refused(step: PlannedStep, running: StepReport, summary: string): Failure {
 		const report: StepReport = { ...running, state: 'failed', endedAt: systemClock.now(), summary };
 		this.#ground.attempt.step(report);
 		if (step.kind === 'build') this.#stop.abort();
 		return { step, report, tail: '' };
+	}
+
+	#without(missing: readonly string[]): string {
+		const { environment, trust } = this.#ground.job;
+		const why = trust === 'fork' ? 'builds of forks get none' : `jibe secret set ${missing[0]} --env ${environment}`;
+		return `it needs the secret ${missing.join(', ')}, which has no value here: ${why}`;
 	}
 }
 

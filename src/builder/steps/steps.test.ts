@@ -11,27 +11,22 @@ import { planSteps, type WhyAnswer } from '#wire/steps.ts';
 import { newBuild } from '../../../test/fixtures/build.ts';
 import { startControl, type TestControl } from '../../../test/fixtures/control.ts';
 import { startCluster, testLog, type TestCluster } from '../../../test/fixtures/database.ts';
-import { Attempt } from '../attempt.ts';
+import { Attempt, Stopped } from '../attempt.ts';
 import { connectControl } from '../control.ts';
-import type { BuildFault } from '../fault.ts';
+import { BuildFault } from '../fault.ts';
 import type { Ground, Ran } from '../ground.ts';
 import { openSandboxes } from '../sandbox/open.ts';
-import { SandboxError, type Sandboxes } from '../sandbox/sandbox.ts';
+import type { Sandboxes } from '../sandbox/sandbox.ts';
+import { whyNot } from '../sandbox/testbed.ts';
 import { openSteps } from './open.ts';
 
 const PLATFORM = 'linux-x64-glibc';
 const shared = mkdtempSync(join(tmpdir(), 'jibe-steps-'));
 let cluster: TestCluster;
 let sandboxes: Sandboxes | null = null;
-let none: string | false = false;
 before(async () => {
 	cluster = await startCluster();
-	try {
-		sandboxes = await openSandboxes({ directory: join(shared, 'sandboxes'), log: testLog });
-	} catch (error) {
-		if (!(error instanceof SandboxError) || error.code !== 'no_sandbox') throw error;
-		none = 'no sandbox on this machine';
-	}
+	if (whyNot() === false) sandboxes = await openSandboxes({ directory: join(shared, 'sandboxes'), log: testLog });
 });
 after(async () => {
 	await sandboxes?.close();
@@ -60,8 +55,8 @@ class Bench {
 		}
 	}
 
-	async build(config: object, of: Partial<NewBuild> & { secrets?: Record<string, string>; ground?: Partial<Ground> } = {}): Promise<Built> {
-		const { secrets = {}, ground: other = {}, ...change } = of;
+	async build(config: object, of: Partial<NewBuild> & Circumstances = {}): Promise<Built> {
+		const { secrets = {}, ground: other = {}, stopAt = null, ...change } = of;
 		const { house } = this.house.control;
 		const commit = sha256(randomId()).slice(7, 47);
 		await house.state.builds.enqueue(newBuild({ commit, platform: PLATFORM, app: this.app, lane: this.app, ...change }));
@@ -73,6 +68,7 @@ class Bench {
 		const credential = issueCredential(claims, house.installation.privatePem);
 		const control = connectControl({ addresses: () => [this.house.control.url], credential: () => credential });
 		const attempt = new Attempt(job, { worker, control, log: testLog });
+		if (stopAt !== null) stopAtLine(attempt, stopAt);
 		const temporary = join(this.#root, 'temporary', job.id);
 		mkdirSync(temporary, { recursive: true });
 		const parsed = configFor(parseConfigFile(JSON.stringify({ app: this.app, entry: 'a.ts', ...config }), 'jibe.json'));
@@ -95,7 +91,7 @@ class Bench {
 			...other,
 		};
 		const steps = await openSteps(ground);
-		const built: Built = { id: job.id, files: {}, reports: {}, fault: null, log: [], ran: null };
+		const built: Built = { id: job.id, files: {}, reports: {}, fault: null, log: [], ran: null, stopped: null };
 		try {
 			const plan = planSteps(parsed);
 			for (const kind of ['build', 'test'] as const) {
@@ -104,8 +100,9 @@ class Bench {
 				built.ran ??= ran;
 			}
 		} catch (error) {
-			if (!(error instanceof Error && 'detail' in error)) throw error;
-			built.fault = error as BuildFault;
+			if (error instanceof Stopped) built.stopped = error.why;
+			else if (error instanceof BuildFault) built.fault = error;
+			else throw error;
 		} finally {
 			await steps.close();
 		}
@@ -126,6 +123,21 @@ class Bench {
 	}
 }
 
+interface Circumstances {
+	secrets?: Record<string, string>;
+	ground?: Partial<Ground>;
+	/** Somebody cancels it once a step prints this. */
+	stopAt?: string;
+}
+
+function stopAtLine(attempt: Attempt, line: string): void {
+	const tell = attempt.line.bind(attempt);
+	attempt.line = (step, stream, text) => {
+		tell(step, stream, text);
+		if (text === line) attempt.stop(new Stopped('cancelled'));
+	};
+}
+
 interface Built {
 	id: string;
 	files: Record<string, string>;
@@ -133,6 +145,7 @@ interface Built {
 	fault: BuildFault | null;
 	log: string[];
 	ran: Ran | null;
+	stopped: string | null;
 }
 
 function statesOf({ reports }: Built): string {
@@ -145,8 +158,7 @@ function story(name: string, run: (b: Bench) => Promise<void>): void {
 	stories.push({ name, run });
 }
 
-test('steps', async (t) => {
-	if (none !== false) return t.skip(none);
+test('steps', { skip: whyNot() }, async (t) => {
 	const house = await startControl(t, cluster);
 	for (const { name, run } of stories) await t.test(name, () => run(new Bench(house)));
 });
@@ -352,9 +364,20 @@ story('programs are stripped where that is asked for, and what it saved is said'
 	b.write({ 'a.c': 'int main(void) { return 0; }\n' });
 	const run = 'command -v cc > /dev/null || { echo no compiler; exit 0; }; cc -g -o tool a.c';
 	const plain = await b.build({ build: { tool: { run, outputs: ['tool'] } } });
-	if (plain.log.some((line) => line.includes('no compiler'))) return;
+	if (plain.log.some((line) => line.includes('no compiler'))) return; // nothing here to strip
 	const stripped = await b.build({ build: { tool: { run, outputs: ['tool'], strip: true } } });
 	assert.match(stripped.reports['tool']!.summary ?? '', /^tool, .* KiB, .* KiB as sent; .* KiB stripped$/);
 	assert(stripped.files['tool']!.length < plain.files['tool']!.length);
 	assert(stripped.ran!.savedBytes > 0);
+});
+
+story('a build that is stopped ends its steps at once, and what comes after them does not begin', async (b) => {
+	b.write({ 'a.txt': 'a\n' });
+	const build = { slow: { run: 'echo begun; sleep 1000', outputs: [] }, next: { run: 'true', needs: ['slow'], outputs: [] } };
+	const { stopped, log } = await b.build({ build }, { stopAt: 'begun' });
+	assert.deepEqual([stopped, log], ['cancelled', ['slow out begun']]);
+	assert.equal(
+		(await b.house.state.steps.runs({ app: b.app, environment: 'production', name: 'next', deployment: null, limit: 1 })).length,
+		0,
+	);
 });
