@@ -82,6 +82,13 @@ test('a push to a forge goes live, and the forge is told; what a fork asks for w
 		await becomes('a preview once more');
 		assert.equal((await jibe.request(0, 'plain.localhost', '/')).body, 'one');
 	});
+	const { stdout: listed } = await jibe.expect(0, ['repo', 'list']);
+	assert.match(listed, /plain +gitea +plain +http:\/\/127[^ ]+ +\/hooks\/gitea\/plain +push new\/look/);
+	await jibe.expect(0, ['repo', 'remove', 'plain']);
+	assert.equal(await tell('push', { ref: 'refs/heads/main', repository }), 401);
+	assert.equal((await jibe.request(0, 'plain.localhost', '/')).body, 'one');
+	await jibe.expect(0, ['outbound', 'deny', `127.0.0.1:${api.port}`]);
+	assert.match((await jibe.expect(0, ['outbound', 'list'])).stdout, new RegExp(`127\\.0\\.0\\.1:${forge.port} +token:admin`));
 	for (const file of ['control.log', 'supervisor.log']) assert.doesNotMatch(logOf(jibe, file), new RegExp(`a-token-of-the-team|${secret}`));
 });
 

@@ -4,7 +4,6 @@ import { request as requestHttps } from 'node:https';
 import { isIP } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import type { Clock } from '#clock/clock.ts';
-import { Refusal } from '../ports.ts';
 import { allowedBy, isPublic } from './addresses.ts';
 
 /**
@@ -220,9 +219,4 @@ function exchange(request: Request, url: URL, { host, port, address }: Target, s
 		});
 		asked.end(body);
 	});
-}
-
-/** For a person who asked for it just now. */
-export function refusalOf(error: OutboundError): Refusal {
-	return new Refusal(error.code, error.code === 'address_refused' ? 422 : 502, error.message);
 }
