@@ -95,6 +95,20 @@ test('the token is shown to the forge, and kept nowhere', { skip: noGit }, async
 	}
 });
 
+test('git connects to the address that was judged, whatever the name says by then', { skip: noGit }, async (t) => {
+	const { forge, data, copy, row } = await setUp(t);
+	const commit = copy.push({ 'a.txt': 'a' });
+	let asked = 0;
+	// Nobody else knows this name: git would find nothing there by itself.
+	const resolve = async () => (asked++ === 0 ? [{ address: '127.0.0.1' }] : [{ address: '169.254.169.254' }]);
+	const outbound = new Outbound({ allowed: async () => ['127.0.0.1'], own: () => [], clock, resolve });
+	const mirrors = new Mirrors({ git: new Repositories(data), outbound, log });
+	const named = { ...row, url: `http://forge.test:${forge.port}/team/notes.git` };
+	assert.equal((await mirrors.bring(named, {}, MAIN, MAIN)).after, commit);
+	assert.equal(asked, 1);
+	await assert.rejects(mirrors.bring(named, {}, MAIN, MAIN), { code: 'address_refused' });
+});
+
 async function refused(of: { mirrors: Mirrors; row: RepositoryRow }, code: string, message = /./): Promise<void> {
 	await assert.rejects(of.mirrors.bring(of.row, { token: 't0ken-of-ann' }, MAIN, MAIN), { code, message });
 }
