@@ -23,9 +23,13 @@ export interface CgroupLimits {
 	pids?: number;
 	/** Thousandths of a core. */
 	cpuMillis?: number | null;
+	/** Hundredths of what a group gets when there is not enough for all. */
+	cpuWeight?: number;
 }
 
 const CPU_PERIOD_US = 100_000;
+/** Of version 1, where version 2 has 100. */
+const DEFAULT_SHARES = 1024;
 const MIB = 1024 * 1024;
 const CONTROLLERS = ['memory', 'pids', 'cpu'] as const;
 type Controller = (typeof CONTROLLERS)[number];
@@ -67,6 +71,7 @@ export function limitCgroup(group: Cgroup, limits: CgroupLimits): void {
 		} else write(group.memory, 'memory.limit_in_bytes', bytes);
 	}
 	if (group.pids && limits.pids) write(group.pids, 'pids.max', String(limits.pids));
+	if (group.cpu && limits.cpuWeight) weigh(group.cpu, limits.cpuWeight, two(group.cpu));
 	if (group.cpu && limits.cpuMillis) {
 		const quota = String(Math.round((limits.cpuMillis * CPU_PERIOD_US) / 1000));
 		if (two(group.cpu)) write(group.cpu, 'cpu.max', `${quota} ${CPU_PERIOD_US}`);
@@ -75,6 +80,11 @@ export function limitCgroup(group: Cgroup, limits: CgroupLimits): void {
 			write(group.cpu, 'cpu.cfs_quota_us', quota);
 		}
 	}
+}
+
+function weigh(directory: string, weight: number, two: boolean): void {
+	if (two) tryWrite(directory, 'cpu.weight', String(weight));
+	else tryWrite(directory, 'cpu.shares', String(Math.round((weight * DEFAULT_SHARES) / 100)));
 }
 
 /** False when the group has no freezer or is gone. */

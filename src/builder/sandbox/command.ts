@@ -10,7 +10,7 @@ import { SandboxError, type SandboxCommand, type SandboxReason, type SandboxResu
 
 const LOOK_MS = 250;
 const EMPTY_MS = 10_000;
-const DRAIN_MS = 2_000;
+const DRAIN_MS = 10_000;
 const EMPTY_LOOK_MS = 2;
 const SIGNAL_EXIT = 128;
 const SIGXFSZ = 25;

@@ -98,7 +98,7 @@ export class Holder {
 }
 
 /** What makes crun give up: a version 2 tree beside version 1. It needs neither: limits are set by the builder. Others than root may not, and need not: they have no crun. */
-const WITHOUT_UNIFIED = 'if [ -d /sys/fs/cgroup/unified ]; then umount -l /sys/fs/cgroup/unified; fi';
+const WITHOUT_UNIFIED = 'if mountpoint -q /sys/fs/cgroup/unified; then umount -l /sys/fs/cgroup/unified; fi';
 const KILL_ROUNDS = '1 2 3 4 5 6 7 8 9 10';
 
 /** A builder that is killed closes the holder's input, and with it everything that runs here ends. Nobody reads what is said then. */

@@ -18,8 +18,12 @@ export function ownNest(directory: string): Nest {
 	const { pid, start } = ownIdentity();
 	const nest = nestOf(directory, `${pid}-${start.replace(':', '.')}`);
 	mkdirSync(nest.directory, { recursive: true, mode: 0o700 });
+	if (nest.groups !== null) createCgroup(nest.groups, { cpuWeight: CPU_WEIGHT });
 	return nest;
 }
+
+/** All builds together, beside what serves on the same machine. */
+const CPU_WEIGHT = 30;
 
 /** Ends and deletes what builders left that were killed. */
 export async function sweepLeftovers(directory: string): Promise<void> {

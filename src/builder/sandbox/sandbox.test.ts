@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { createLog } from '#log/log.ts';
 import { buildIsolation } from '#process/build-isolation.ts';
+import { cgroupAbilities, createCgroup } from '#process/cgroup.ts';
 import { isRoot } from '#process/directory.ts';
 import { Factory } from './factory.ts';
 import { ownNest } from './leftovers.ts';
@@ -164,6 +165,21 @@ test('where no overlay can be mounted, the source is copied', { skip: whyNot() }
 	assert.deepEqual((await one.outputs(['**'])).map(({ path }) => path), ['a/b', 'a/c', 'dist/new']); // prettier-ignore
 	assert.equal(readFileSync(join(source, 'a/b'), 'utf8'), 'source');
 });
+
+test('what serves goes before builds when there is not enough CPU for both', { skip: whyNot() || withoutCpuGroups() }, async (t) => {
+	const { directory, close } = await openTestbed();
+	t.after(close);
+	const { cpu } = createCgroup(ownNest(join(directory, 'work')).groups!, {});
+	const [one, two] = ['cpu.shares', 'cpu.weight'].map((name) => join(cpu!, name)) as [string, string];
+	assert.equal(
+		existsSync(one) ? Number(readFileSync(one, 'utf8')) / 1024 : Number(readFileSync(two, 'utf8')) / 100,
+		existsSync(one) ? 307 / 1024 : 0.3,
+	);
+});
+
+function withoutCpuGroups(): string | false {
+	return cgroupAbilities().limits.includes('cpu') ? false : 'needs cgroups';
+}
 
 function pick({ exitCode, signal, reason }: { exitCode: unknown; signal: unknown; reason: unknown }): object {
 	return { exitCode, signal, reason };
