@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { closeSync, existsSync, openSync, readdirSync, rmSync, statfsSync, writeSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { isolation } from '#process/isolation.ts';
 import { tinyApp, type App } from './fixtures/app.ts';
+import { fill, makeRoom } from './fixtures/ballast.ts';
 import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 import { startTraffic } from './fixtures/traffic.ts';
 
@@ -24,34 +25,16 @@ before(async () => {
 	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
 	await eventually(() => (existsSync(join(jibe.data, 'reserve')) ? true : null), 'the reserve');
 });
-afterEach(() => skip || rmSync(join(jibe.data, 'ballast'), { force: true }));
+afterEach(() => skip || makeRoom(jibe.data));
 after(async () => {
 	if (skip) return;
 	app[Symbol.dispose]();
 	await jibe.stop();
 });
 
-/** Fills the disk to this many free bytes. */
-function fill(leave: number): void {
-	const file = openSync(join(jibe.data, 'ballast'), 'a');
-	const block = Buffer.alloc(64 * 1024, 1);
-	try {
-		for (;;) {
-			const { bavail, bsize } = statfsSync(jibe.data);
-			const room = bavail * bsize - leave;
-			if (room <= 0) return;
-			writeSync(file, block, 0, Math.min(block.length, room));
-		}
-	} catch (error) {
-		if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
-	} finally {
-		closeSync(file);
-	}
-}
-
 /** With room again; that a server has it is heard a few seconds later. */
 async function deployOnceThereIsRoom(): Promise<void> {
-	rmSync(join(jibe.data, 'ballast'));
+	makeRoom(jibe.data);
 	await eventually(async () => {
 		const { code, stderr } = await jibe.cli(['deploy', '--json'], { cwd: app.dir });
 		assert.ok(code === 0 || /has a full disk/.test(stderr), stderr);
@@ -69,7 +52,7 @@ async function everywhere(words: string): Promise<void> {
 test('no room for a blob: the deploy says so, nothing of it is kept, and with room again it goes live', { skip }, async () => {
 	const before = await jibe.newest('app');
 	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
-	fill(4 * MIB);
+	fill(jibe.data, 4 * MIB);
 	app.write('server.ts', text('two'));
 	for (let i = 0; i < 3; i++) app.write(`files/${i}.bin`, randomBytes(3 * MIB).toString('latin1'));
 	const refused = await jibe.expect(4, ['deploy', '--json'], { cwd: app.dir });
@@ -86,7 +69,7 @@ test('no room for a blob: the deploy says so, nothing of it is kept, and with ro
 
 test('no room at all: traffic goes on, a deploy fails with a reason, and with room again it goes live', { skip }, async () => {
 	await using traffic = startTraffic(jibe, HOST, '/', [0, 1]);
-	fill(0);
+	fill(jibe.data, 0);
 	app.write('server.ts', text('three'));
 	const refused = await jibe.expect(4, ['deploy', '--json'], { cwd: app.dir });
 	assert.match(refused.stderr, /disk .*is full/);
@@ -106,7 +89,7 @@ test('room for the upload, but not for the release on the server: nothing moves,
 	app.write('server.ts', text('four'));
 	// More than the reserve: what is given up in the middle is no room for it.
 	app.write('files/3.bin', randomBytes(48 * MIB));
-	fill(54 * MIB);
+	fill(jibe.data, 54 * MIB);
 	const { code, json, stderr } = await jibe.cli(['deploy', '--json'], { cwd: app.dir });
 	// By then control may have heard of it: then it is refused before anything is begun.
 	if (!/no server of region fra takes new instances of app now: local has a full disk/.test(stderr)) {

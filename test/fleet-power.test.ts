@@ -1,10 +1,19 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { fill, makeRoom } from './fixtures/ballast.ts';
 import { tellOfFleet, told } from './fixtures/fleet-story.ts';
+import { eventually, kill } from './fixtures/jibe.ts';
 
-/** Machines are gone without a word to anybody, one or a whole region of them, and come back. */
+/** Machines fail: one or a whole region of them is gone without a word to anybody, one comes and goes, one has a full disk. */
 
-const story = tellOfFleet({ fra: 3, iad: 2 }, { instances: 3, strategy: { type: 'walk', minRegions: 1 } });
+const DISK_MIB = 700;
+/** With less a server gets nothing new. */
+const SCARCE_MIB = 256;
+const story = tellOfFleet(
+	{ fra: 3, iad: 2 },
+	{ instances: 3, strategy: { type: 'walk', minRegions: 1 } },
+	{ disksMiB: { 'fra-3': DISK_MIB } },
+);
 const { skip } = story;
 const SERVER = 'fra-1';
 const FRA = ['fra-1', 'fra-2', 'fra-3'];
@@ -77,3 +86,62 @@ test('power of a server lost: others miss at most what was under way there; it c
 	const elsewhere = visitors.failures([SERVER]);
 	assert.ok(elsewhere.length <= others.length && elsewhere.every(({ at }) => at < off + SLACK_MS), told(elsewhere).join('\n'));
 });
+
+interface Listed {
+	name: string;
+	region: string;
+	instances: number;
+	has: { diskFreeMiB: number } | null;
+}
+
+async function listed(): Promise<Listed[]> {
+	const { json } = await story.fleet.expect(0, 'control', ['server', 'list', '--json']);
+	return (json!['servers'] as Listed[]).filter(({ region }) => region === 'fra');
+}
+
+/** Server → how many instances it has, of what serves and of what stands by. */
+async function running(): Promise<Record<string, number>> {
+	return Object.fromEntries((await listed()).map(({ name, instances }) => [name, instances]));
+}
+
+test(
+	'the disk of a server is full: what is new begins elsewhere, and no request fails; with room it takes its share',
+	{ skip },
+	async () => {
+		const { fleet } = story;
+		const before = await story.deployNext();
+		await using visitors = fleet.visit('app');
+		await visitors.allAnswer(before, fleet.servers);
+		const { data } = fleet.hosts.get('fra-3');
+		fill(data, 0);
+		const free = async () => (await listed()).find(({ name }) => name === 'fra-3')?.has?.diskFreeMiB;
+		await eventually(async () => (((await free()) ?? Infinity) < SCARCE_MIB ? true : null), 'word of it');
+		const words = await story.deployNext();
+		await visitors.allAnswer(words, fleet.servers);
+		makeRoom(data);
+		// Of two releases with three instances each; the one that stands by stays where it is.
+		await eventually(async () => ((await running())['fra-3'] === 2 ? true : null), 'instances where there is room again');
+		await visitors.allAnswer(await story.deployNext(), fleet.servers);
+		await visitors.stop();
+		assert.deepEqual(told(visitors.failures()), []);
+	},
+);
+
+test('a server that comes and goes: nothing moves for it, and no request fails', { skip }, async () => {
+	const { fleet } = story;
+	await using visitors = fleet.visit('app');
+	const before = await running();
+	for (let i = 0; i < FLAPS; i++) {
+		for (const { pid } of [...fleet.programs('fra-2', 'depot'), ...fleet.programs('fra-2', 'agent')]) kill(pid, 'SIGKILL');
+		fleet.hosts.part('control', 'fra-2');
+		await visitors.until(Date.now());
+		fleet.hosts.join('control', 'fra-2');
+		await fleet.connected(['fra-2']);
+		assert.deepEqual(await running(), before);
+	}
+	await visitors.allAnswer(await story.deployNext(), fleet.servers);
+	await visitors.stop();
+	assert.deepEqual(told(visitors.failures()), []);
+});
+
+const FLAPS = 4;
