@@ -14,6 +14,8 @@ export class Holder {
 	private readonly child: ChildProcessWithoutNullStreams;
 	private readonly ended: Promise<void>;
 	private text = '';
+	/** Why there is none any more. */
+	private gone: string | null = null;
 	private waiting: { resolve(): void; reject(error: Error): void } | null = null;
 
 	private constructor(child: ChildProcessWithoutNullStreams, pid: number) {
@@ -23,7 +25,8 @@ export class Holder {
 			// With what it said before: unshare tells why it may not.
 			child.once('close', () => {
 				resolve();
-				this.fail(this.text.trim() || 'it ended');
+				this.gone = this.text.trim() || 'it ended';
+				this.fail(this.gone);
 			});
 		});
 		child.stdin.on('error', () => {}); // its exit says so
@@ -58,6 +61,7 @@ export class Holder {
 	/** One script at a time. @throws SandboxError with what it printed. */
 	run(script: string): Promise<void> {
 		const done = new Promise<void>((resolve, reject) => (this.waiting = { resolve, reject }));
+		if (this.gone !== null) this.fail(this.gone);
 		this.child.stdin.write(`{ ${script}\n} 2>&1\necho "${ANSWER}$?"\n`);
 		return done;
 	}

@@ -9,6 +9,7 @@ import { after, before, describe, test } from 'node:test';
 import { pause } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
 import { cgroupAbilities } from '#process/cgroup.ts';
+import { Holder } from './holder.ts';
 import { openSandboxes } from './open.ts';
 import type { SandboxKind, SandboxLimits } from './sandbox.ts';
 import { openTestbed, tell, whyNot, type Testbed } from './testbed.ts';
@@ -135,6 +136,16 @@ for (const kind of ['crun', 'runc', 'bwrap'] satisfies SandboxKind[]) {
 		}
 	});
 }
+
+test('a holder that is killed fails what is asked of it, and goes with its sandbox', { skip: whyNot() }, async () => {
+	const holder = await Holder.open(null);
+	await assert.rejects(holder.run('echo no such disk; false'), { code: 'sandbox_failed', message: /no such disk/ });
+	await holder.run('true');
+	const asleep = holder.run('kill -9 $$');
+	await assert.rejects(asleep, { code: 'sandbox_failed' });
+	await assert.rejects(holder.run('true'), { code: 'sandbox_failed' });
+	await holder.close();
+});
 
 /** Files of 256 KiB. */
 const FILL = 'i=0; while :; do head -c 262144 /dev/zero > fill$i || exit 1; i=$((i+1)); done';
