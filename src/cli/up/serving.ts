@@ -11,7 +11,7 @@ const LOOK_MS = 20;
 const SERVES_WITHIN_MS = 45_000;
 
 /** It holds its ports, and neither has only begun nor is about to end. */
-export async function serves(ground: Ground, program: Program): Promise<boolean> {
+export async function serves(ground: Pick<Ground, 'health'>, program: Program): Promise<boolean> {
 	const { target } = ground.health(program);
 	if (target === null || !('greeting' in target)) return false;
 	const said = await greeting(target.greeting, ANSWER_WITHIN_MS).catch(() => null);
@@ -19,7 +19,7 @@ export async function serves(ground: Ground, program: Program): Promise<boolean>
 }
 
 /** Resolves once one of them serves, or when none does for long; at once when there are none. */
-export async function oneServes(ground: Ground, programs: readonly Program[], given: () => void): Promise<void> {
+export async function oneServes(ground: Pick<Ground, 'health'>, programs: readonly Program[], given: () => void): Promise<void> {
 	const deadline = systemClock.monotonic() + SERVES_WITHIN_MS;
 	while (programs.length > 0 && systemClock.monotonic() < deadline) {
 		given();
