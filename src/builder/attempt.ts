@@ -4,6 +4,7 @@ import { scrubber, type Scrub } from '#log/scrub.ts';
 import type { DeploymentState } from '#wire/api.ts';
 import {
 	BEAT_MS,
+	BUILD_LIMIT_MS,
 	HOLD_MS,
 	LEASE_MS,
 	beatAnswer,
@@ -65,9 +66,10 @@ export class Attempt {
 		this.#control = of.control;
 		this.#log = of.log;
 		this.#scrub = scrubber(Object.entries(job.secrets).map(([name, value]) => ({ name, value })));
+		// Control says when its time is over; the deadline is of its clock, which may differ from this machine's.
 		this.#timers.push(
 			systemClock.every(LOG_EACH_MS, () => this.#sendSoon()),
-			systemClock.after(Math.max(0, job.deadline - systemClock.now()), () => this.stop(new Stopped('timed-out')), { idle: true }),
+			systemClock.after(BUILD_LIMIT_MS, () => this.stop(new Stopped('timed-out')), { idle: true }),
 		);
 		void this.#beat();
 	}
@@ -189,7 +191,11 @@ export class Attempt {
 	}
 
 	async #say(path: string, json: object): Promise<void> {
-		this.#heed(await this.#guarded(() => this.#control.ask('POST', this.path(path), { json: { ...this.#who(), ...json } })));
+		this.#heed(
+			await this.#guarded(() =>
+				this.#control.ask('POST', this.path(path), { json: { ...this.#who(), ...json } }, { signal: this.#ended.signal }),
+			),
+		);
 	}
 
 	async #guarded<T>(ask: () => Promise<T>): Promise<T> {

@@ -63,8 +63,12 @@ async function claim(
 	const limit = AbortSignal.any([leaving, retiring, ...limits]);
 	try {
 		const body = { json: { worker, platform: workshop.platform } };
+		const askedMs = systemClock.monotonic();
 		const answer = await control.ask('POST', '/api/v1/builds/claim', body, { silentMs: CLAIM_SILENT_MS, signal: limit });
-		return answer === null ? null : claimAnswer.parse(answer).job;
+		if (answer !== null) return claimAnswer.parse(answer).job;
+		// Control holds the question for a while; one that does not has too many who ask.
+		if (systemClock.monotonic() - askedMs < AGAIN_MS) await paused(AGAIN_MS, limit);
+		return null;
 	} catch (error) {
 		if (limit.aborted) return null;
 		if (!(error instanceof Unreachable || error instanceof Refused)) throw error;
@@ -72,6 +76,17 @@ async function claim(
 		await pause(AGAIN_MS);
 		return null;
 	}
+}
+
+function paused(ms: number, signal: AbortSignal): Promise<void> {
+	return new Promise((resolve) => {
+		const timer = systemClock.after(ms, resolve);
+		signal.addEventListener('abort', () => {
+			timer.cancel();
+			resolve();
+		});
+		if (signal.aborted) resolve();
+	});
 }
 
 /** False: this machine failed, not the source. */
