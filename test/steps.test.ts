@@ -7,7 +7,7 @@ import { startJibe } from './fixtures/jibe.ts';
 const HOST = 'made.localhost';
 
 test('steps of an app, from the command line to what is live', { skip: whyNot() }, async (t) => {
-	await using jibe = await startJibe({ regions: 1 });
+	await using jibe = await startJibe({ regions: 2 });
 	using app = small('made', {
 		build: { word: { run: "sed 's/one/made of one/' words/word.txt > src/word.ts", inputs: ['words/**'], outputs: ['src/word.ts'] } },
 		test: { check: { run: 'echo looking; grep -q made src/word.ts', inputs: ['nothing'] } },
@@ -53,5 +53,18 @@ test('steps of an app, from the command line to what is live', { skip: whyNot() 
 		assert.match(stderr, /The step check failed: exit code 1\n\s*looking/);
 		assert.equal((await jibe.request(0, HOST, '/')).body, 'made of one more');
 		assert.deepEqual(leftovers(jibe), []);
+	});
+
+	await t.test('a check that fails beside the deploy takes it back, or never lets it begin', async () => {
+		using checked = small('checked', { test: { scan: { run: 'test ! -e bad', gate: 'promotion' } } });
+		const remote = ['deploy', '--remote', '--json', checked.dir];
+		await jibe.expect(0, remote);
+		checked.write('bad', '').edit('src/word.ts', "'one'", "'two'");
+		const { code, stderr, json } = await jibe.cli(remote);
+		// Whichever was first: the check, or the pointer of the first region.
+		assert.match(`${code} ${String(json?.['state'])}`, /^(3 RolledBack|1 DeployFailed)$/);
+		assert.equal(json?.['reason'], 'checks');
+		assert.match(stderr, /The step scan failed: exit code 1/);
+		for (const region of [0, 1]) assert.equal((await jibe.request(region, 'checked.localhost', '/')).body, 'one');
 	});
 });
