@@ -110,8 +110,8 @@ export function startGit(args: readonly string[], options: GitOptions): RunningG
 		timer.cancel();
 		signal?.removeEventListener('abort', kill);
 	});
-	feed(child.stdin!, input);
-	return { output: child.stdout!, ended: endOf(child, directory), kill };
+	feed(child.stdin, input);
+	return { output: child.stdout, ended: endOf(child, directory), kill };
 }
 
 function goLast({ pid }: ChildProcess): void {

@@ -16,13 +16,13 @@ const MAX_WORDS = 200;
 
 export function pushesOf(house: House): Pushes {
 	return {
-		async moved({ row, branch, after, by }) {
+		async moved({ row, branch, after, by, queued }) {
 			const target = targetOf(branch, row.rules);
 			if (target === null) return `${branch} goes nowhere`;
 			const facts = await factsOf(house, row, after);
 			const trust = target === 'preview' ? ('preview' as const) : ('production' as const);
 			const environmentOf = async (app: string) => (trust === 'production' ? PRODUCTION : previewOf(house, app, branch));
-			const of = { ...facts, branch, trust, priority: target, by, why: null, force: false };
+			const of = { ...facts, branch, trust, priority: target, by, why: null, force: false, queued };
 			return queueAll(house, row, environmentOf, of, (one) => whyNotBuilt(house, row, { ...one, commit: after }));
 		},
 		async gone({ row, branch, by }) {
@@ -37,14 +37,16 @@ export function pushesOf(house: House): Pushes {
 	};
 }
 
-type Of = Pick<NewBuild, 'commit' | 'author' | 'subject' | 'ancestors' | 'branch' | 'trust' | 'priority' | 'by' | 'why' | 'force'>;
+type Of = Pick<NewBuild, 'commit' | 'author' | 'subject' | 'ancestors' | 'branch' | 'trust' | 'priority' | 'by' | 'why' | 'force'> & {
+	queued?: ((id: string) => void) | undefined;
+};
 
 /** All apps of the repository, but those that `whyNot` says something of; answers, for people, what. */
 export async function queueAll(
 	house: House,
 	row: RepositoryRow,
 	environmentOf: (app: string) => Promise<string>,
-	of: Of,
+	{ queued, ...of }: Of,
 	whyNot: (one: { app: string; directory: string; environment: string }) => Promise<string | null> = async () => null,
 ): Promise<string> {
 	const said: string[] = [];
@@ -58,6 +60,7 @@ export async function queueAll(
 			continue;
 		}
 		const { id, already } = await enqueue(house, { ...of, ...rest, app, environment });
+		queued?.(id);
 		said.push(`${app} ${already ? 'is built already' : 'is queued'} as ${id} (${environment})`);
 	}
 	return said.join(', ');

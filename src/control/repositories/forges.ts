@@ -1,5 +1,6 @@
 import { hookRoutes } from '../api/hooks.ts';
 import { repositoryRoutes } from '../api/repositories.ts';
+import { gitRoutes } from '../git/serve.ts';
 import type { House } from '../house.ts';
 import type { Route } from '../route.ts';
 import { look, type Pushes } from './look.ts';
@@ -20,7 +21,7 @@ export function openForges(house: House, pushes: Pushes, publicUrl: string): For
 	const statuses = new Statuses(house, publicUrl);
 	const hurry = () => looks.hurry();
 	return {
-		routes: [...hookRoutes(house, hurry), ...repositoryRoutes(house, hurry)],
+		routes: [...hookRoutes(house, hurry), ...repositoryRoutes(house, hurry), ...gitRoutes(house, pushes)],
 		begin: hurry,
 		async close() {
 			await Promise.all([looks.close(), statuses.close()]);

@@ -10,7 +10,15 @@ import { CloneError } from './mirror.ts';
 /** What a look makes of a branch that is where it is now. Answers, for people, what comes of it. */
 export interface Pushes {
 	/** `before`: what was looked at last; null: nothing. */
-	moved(of: { row: RepositoryRow; branch: string; before: string | null; after: string; by: string }): Promise<string>;
+	moved(of: {
+		row: RepositoryRow;
+		branch: string;
+		before: string | null;
+		after: string;
+		by: string;
+		/** Told of each build. */
+		queued?: (id: string) => void;
+	}): Promise<string>;
 	gone(of: { row: RepositoryRow; branch: string; by: string }): Promise<string>;
 }
 

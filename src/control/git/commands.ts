@@ -1,0 +1,58 @@
+import { branchName } from '#wire/repositories.ts';
+import { PktError } from './pkt-line.ts';
+
+/** What a push asks for: one line a branch or tag, the first with what its git can do. */
+
+export interface Command {
+	ref: string;
+	/** What its git believes stands there; null: nothing. */
+	from: string | null;
+	/** null: it is to go. */
+	to: string | null;
+}
+
+export interface Commands {
+	commands: Command[];
+	capabilities: ReadonlySet<string>;
+	/** The sender has only the newest part of the history. */
+	shallow: boolean;
+}
+
+export const MAX_COMMANDS = 500;
+const ZERO = '0'.repeat(40);
+
+/** What this receives of; the rest of what git can do, senders leave out. */
+export const CAPABILITIES = 'report-status delete-refs side-band-64k quiet atomic ofs-delta object-format=sha1 agent=jibe';
+
+/** @throws PktError */
+export function readCommands(lines: readonly Buffer[]): Commands {
+	const commands: Command[] = [];
+	let capabilities: ReadonlySet<string> = new Set();
+	let shallow = false;
+	for (const line of lines) {
+		const text = line.toString().replace(/\n$/, '');
+		if (text.startsWith('shallow ')) {
+			shallow = true;
+			continue;
+		}
+		const [words = '', said] = text.split('\0', 2);
+		if (commands.length === 0) capabilities = new Set((said ?? '').trim().split(' '));
+		const match = /^([0-9a-f]{40}) ([0-9a-f]{40}) (\S+)$/.exec(words);
+		if (!match) throw new PktError('this is not what git sends');
+		const [, from = '', to = '', ref = ''] = match;
+		commands.push({ ref, from: from === ZERO ? null : from, to: to === ZERO ? null : to });
+		if (commands.length > MAX_COMMANDS) throw new PktError(`more than ${MAX_COMMANDS} branches and tags in one push`);
+	}
+	if (new Set(commands.map(({ ref }) => ref)).size !== commands.length) throw new PktError('one branch twice in one push');
+	return { commands, capabilities, shallow };
+}
+
+/** The branch, or null for anything else. */
+export function branchOf(ref: string): string | null {
+	const name = ref.startsWith('refs/heads/') ? ref.slice('refs/heads/'.length) : '';
+	return branchName.safeParse(name).success ? name : null;
+}
+
+export function isTag(ref: string): boolean {
+	return ref.startsWith('refs/tags/') && branchName.safeParse(ref.slice('refs/tags/'.length)).success;
+}

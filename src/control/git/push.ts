@@ -1,0 +1,206 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
+import { createGunzip } from 'node:zlib';
+import { targetOf } from '#pipeline/branches.ts';
+import type { RepositoryRow } from '#state/repositories.ts';
+import type { BuildNews } from '#wire/builds.ts';
+import { PRODUCTION } from '#wire/names.ts';
+import { branchRules } from '#wire/repositories.ts';
+import { authorise, type Caller } from '../access.ts';
+import { follow } from '../builds/builds.ts';
+import type { House } from '../house.ts';
+import { Refusal } from '../ports.ts';
+import type { Pushes } from '../repositories/look.ts';
+import { previewOf } from '../repositories/previews.ts';
+import { appsIn, BY_PUSH } from './apps-in.ts';
+import { branchOf, isTag, readCommands, type Command, type Commands } from './commands.ts';
+import { git, startGit } from './git.ts';
+import { FLUSH, PktError, pktLine, PktReader } from './pkt-line.ts';
+import { PushAnswer } from './sideband.ts';
+import { endingOf, wordsOf } from './words.ts';
+
+/** `git push`: what is sent is taken, what its branches deploy is built, and the push shows it until it is live. */
+
+const MAX_COMMAND_BYTES = 256 * 1024;
+const MAX_PUSH_BYTES = 1024 * 1024 * 1024;
+const RECEIVE_LIMIT_MS = 10 * 60_000;
+
+export interface Push {
+	house: House;
+	pushes: Pushes;
+	/** The repository. */
+	name: string;
+	caller: Caller;
+	request: IncomingMessage;
+	response: ServerResponse;
+}
+
+export async function receivePush(push: Push): Promise<void> {
+	const { house, name, request, response } = push;
+	const row = await house.state.repositories.get(name);
+	const reader = new PktReader(unzipped(request), MAX_COMMAND_BYTES);
+	const lines = await sectionOf(reader);
+	// git tries with nothing whether it may, before it sends what is large.
+	if (lines === null || lines.length === 0) return void response.writeHead(200, { 'content-type': RESULT }).end();
+	const asked = commandsOf(lines);
+	const answer = new PushAnswer(response, asked.capabilities.has('side-band-64k'), house.clock);
+	const refused = await whyNot(push, row, asked);
+	if (refused.length > 0) return answer.refuse(refused);
+	const moved = await take(push, answer, asked, Readable.from(again(lines, reader)));
+	await deployAll(push, row, answer, moved);
+}
+
+const RESULT = 'application/x-git-receive-pack-result';
+
+/** All of it, or nothing: a person who has no right to one branch thinks again about the others. */
+async function whyNot(push: Push, row: RepositoryRow | null, { commands, shallow }: Commands): Promise<{ ref: string; problem: string }[]> {
+	const problems = await Promise.all(commands.map(async ({ ref }) => ({ ref, problem: await problemOf(push, row, ref) })));
+	if (shallow) return commands.map(({ ref }) => ({ ref, problem: 'this clone is shallow: "git fetch --unshallow" first' }));
+	if (problems.every(({ problem }) => problem === null)) return [];
+	return problems.map(({ ref, problem }) => ({ ref, problem: problem ?? 'another branch of this push was refused' }));
+}
+
+async function problemOf({ house, name, caller }: Push, row: RepositoryRow | null, ref: string): Promise<string | null> {
+	const branch = branchOf(ref);
+	if (branch === null) return isTag(ref) ? null : 'only branches and tags are kept here';
+	const target = targetOf(branch, row?.rules ?? branchRules.parse({}));
+	if (target === null) return null;
+	const environment = target === 'preview' ? await previewOf(house, name, branch) : PRODUCTION;
+	try {
+		for (const { app } of row?.apps ?? [{ app: name }]) authorise(caller, 'deployer', { app, environment });
+		return null;
+	} catch (error) {
+		if (error instanceof Refusal) return error.message;
+		throw error;
+	}
+}
+
+/** git's own program receives, checks and moves; answers which branches moved. */
+async function take({ house, name, response }: Push, answer: PushAnswer, { commands }: Commands, input: Readable): Promise<Command[]> {
+	const directory = house.git.directory(name);
+	const gone = new AbortController();
+	response.once('close', () => gone.abort());
+	const config = { 'receive.maxInputSize': String(MAX_PUSH_BYTES), 'receive.unpackLimit': '5000' };
+	const running = startGit(['receive-pack', '--stateless-rpc', directory], {
+		directory,
+		config,
+		input,
+		limitMs: RECEIVE_LIMIT_MS,
+		maxFileBytes: MAX_PUSH_BYTES,
+		signal: gone.signal,
+	});
+	const [output, { code, stderr }] = await Promise.all([buffer(running.output), running.ended]);
+	if (code !== 0) house.log.warn('push.not_taken', { repository: name, code, stderr });
+	answer.pass(output);
+	const refs = new Map(
+		(await git(['for-each-ref', '--format=%(refname) %(objectname)', 'refs/heads'], { directory }))
+			.split('\n')
+			.map((line) => line.split(' ', 2) as [string, string]),
+	);
+	return commands.filter(({ ref, to }) => branchOf(ref) !== null && (refs.get(ref) ?? null) === to);
+}
+
+async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAnswer, moved: readonly Command[]): Promise<void> {
+	const { house, pushes, caller } = push;
+	const builds: string[] = [];
+	let failed: string | null = null;
+	try {
+		for (const { ref, from, to } of moved) {
+			const branch = branchOf(ref)!;
+			const row = to === null ? known : await rowOf(push, known, to);
+			if (row === null) continue;
+			const of = { row, branch, by: caller.by };
+			const said =
+				to === null ? await pushes.gone(of) : await pushes.moved({ ...of, before: from, after: to, queued: (id) => builds.push(id) });
+			answer.say(said);
+		}
+		const lived = await Promise.all(builds.map((id) => show(push, answer, id)));
+		if (lived.includes(false)) failed = 'not live: what was pushed is here, and what served before still serves';
+	} catch (error) {
+		if (!(error instanceof Refusal)) house.log.error('push.failed', { repository: push.name, error });
+		failed =
+			error instanceof Refusal ? `${error.message}${error.hint === null ? '' : ` (${error.hint})`}` : 'control failed; its log says why';
+	}
+	answer.end(failed);
+}
+
+/** Until it has ended, or nobody looks any more. */
+function show({ house, response }: Push, answer: PushAnswer, id: string): Promise<boolean> {
+	return new Promise((resolve) => {
+		const told = new Set<string>();
+		const leave = () => {
+			stop();
+			resolve(true);
+		};
+		const stop = follow(house, id, (news: BuildNews) => {
+			if (news.type === 'end') {
+				const { live, lines } = endingOf(news.end);
+				for (const line of lines) answer.say(line);
+				response.off('close', leave);
+				return resolve(live);
+			}
+			const words = wordsOf(news);
+			if (words === null || told.has(words)) return;
+			told.add(words);
+			answer.say(words);
+		});
+		response.once('close', leave);
+	});
+}
+
+/** What the repository holds by now; whoever made its row with `jibe repo add` has said it. */
+async function rowOf({ house, name, caller }: Push, known: RepositoryRow | null, commit: string): Promise<RepositoryRow> {
+	const apps = (await appsIn({ directory: house.git.directory(name) }, commit, name, known)).map(({ app, directory }) => ({
+		app,
+		directory,
+	}));
+	for (const { app } of apps) authorise(caller, 'deployer', { app });
+	if (known && JSON.stringify(known.apps) === JSON.stringify(apps)) return known;
+	if (known && !known.by.startsWith(BY_PUSH)) return known;
+	for (const other of await house.state.repositories.list()) {
+		const shared = other.name === name ? undefined : other.apps.find(({ app }) => apps.some((mine) => mine.app === app));
+		if (shared)
+			throw new Refusal(
+				'app_elsewhere',
+				409,
+				`${shared.app} is deployed from the repository ${other.name}`,
+				`jibe repo remove ${other.name}`,
+			);
+	}
+	const rules = known?.rules ?? branchRules.parse({});
+	return house.state.repositories.put({ name, forge: 'push', url: null, api: null, apps, rules, by: `${BY_PUSH}${caller.by}` });
+}
+
+async function sectionOf(reader: PktReader): Promise<Buffer[] | null> {
+	try {
+		return await reader.section();
+	} catch (error) {
+		throw malformed(error);
+	}
+}
+
+function commandsOf(lines: readonly Buffer[]): Commands {
+	try {
+		return readCommands(lines);
+	} catch (error) {
+		throw malformed(error);
+	}
+}
+
+function malformed(error: unknown): unknown {
+	return error instanceof PktError ? new Refusal('bad_push', 400, error.message, 'push with git itself') : error;
+}
+
+/** What was read of it to judge it, and the rest. */
+async function* again(lines: readonly Buffer[], reader: PktReader): AsyncGenerator<Buffer> {
+	yield Buffer.concat([...lines.map((line) => pktLine(line)), Buffer.from(FLUSH)]);
+	yield* reader.rest();
+}
+
+function unzipped(request: IncomingMessage): AsyncIterable<Buffer> {
+	if (!/^(x-)?gzip$/i.test(request.headers['content-encoding'] ?? '')) return request;
+	const gunzip = createGunzip();
+	request.on('error', (error) => gunzip.destroy(error)).pipe(gunzip);
+	return gunzip;
+}

@@ -1,0 +1,130 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { pipeline } from 'node:stream/promises';
+import { createGunzip } from 'node:zlib';
+import { z } from 'zod';
+import { appName } from '#wire/names.ts';
+import { authenticate, authorise, type Caller, type Role } from '../access.ts';
+import type { House } from '../house.ts';
+import { Refusal } from '../ports.ts';
+import { errorJson } from '../refusals.ts';
+import type { Pushes } from '../repositories/look.ts';
+import { ANSWERED, route, type Ask, type Route } from '../route.ts';
+import { startGit } from './git.ts';
+import { FLUSH, pktLine } from './pkt-line.ts';
+import { receivePush } from './push.ts';
+
+/** git's "smart" HTTP (gitprotocol-http(5)) at `/git/<name>.git`: its own programs speak, control says who may. */
+
+const ofGit = z.object({ repository: z.string().regex(/\.git$/).transform((name) => name.slice(0, -'.git'.length)).pipe(appName) }); // prettier-ignore
+const SERVICES = { 'git-receive-pack': 'deployer', 'git-upload-pack': 'viewer' } as const satisfies Record<string, Role>;
+type Service = keyof typeof SERVICES;
+const services = z.object({ service: z.enum(['git-receive-pack', 'git-upload-pack']) });
+const UPLOAD_LIMIT_MS = 10 * 60_000;
+
+export function gitRoutes(house: House, pushes: Pushes): Route[] {
+	return [
+		route({
+			method: 'GET',
+			path: '/git/:repository/info/refs',
+			summary: "The branches of a repository, for git. The password of git's basic authentication is a token.",
+			role: 'public',
+			params: ofGit,
+			query: services,
+			answer: 'application/x-git-advertisement',
+			handle: (ask) => guarded(house, ask, ask.query.service, ask.params.repository, () => advertise(house, ask.query.service, ask)),
+		}),
+		route({
+			method: 'POST',
+			path: '/git/:repository/git-receive-pack',
+			summary: 'git push: builds and deploys what its branches say, and shows it while it goes on.',
+			role: 'public',
+			params: ofGit,
+			answer: 'application/x-git-receive-pack-result',
+			handle: (ask) =>
+				guarded(house, ask, 'git-receive-pack', ask.params.repository, (caller) =>
+					receivePush({ house, pushes, name: ask.params.repository, caller, request: ask.request, response: ask.response }),
+				),
+		}),
+		route({
+			method: 'POST',
+			path: '/git/:repository/git-upload-pack',
+			summary: 'git fetch and git clone.',
+			role: 'public',
+			params: ofGit,
+			answer: 'application/x-git-upload-pack-result',
+			handle: (ask) => guarded(house, ask, 'git-upload-pack', ask.params.repository, () => upload(house, ask)),
+		}),
+	];
+}
+
+type GitAsk = Pick<Ask, 'request' | 'response'> & { params: { repository: string } };
+
+/** Who asks, whether they may, and whether it is there; a push by somebody who may makes it. */
+async function guarded(
+	house: House,
+	{ request, response }: GitAsk,
+	service: Service,
+	name: string,
+	work: (caller: Caller) => Promise<void>,
+): Promise<typeof ANSWERED> {
+	const caller = await signedIn(house, request, response);
+	if (caller === null) return ANSWERED;
+	const row = await house.state.repositories.get(name);
+	for (const { app } of row?.apps ?? [{ app: name }]) authorise(caller, SERVICES[service], { app });
+	if (service === 'git-receive-pack') {
+		if (row && row.forge !== 'push')
+			throw new Refusal('mirror', 403, `${name} mirrors ${row.url}: what is pushed there is deployed`, `git push ${row.url}`);
+		await house.git.make(name);
+	} else if (!house.git.exists(name)) throw new Refusal('repository_unknown', 404, `there is no repository ${name}`, 'git push makes it');
+	await work(caller);
+	return ANSWERED;
+}
+
+/** null: it was told to come again with a password, which git then asks for. */
+async function signedIn(house: House, request: IncomingMessage, response: ServerResponse): Promise<Caller | null> {
+	const basic = /^basic ([A-Za-z0-9+/=]+)$/i.exec(request.headers.authorization ?? '');
+	if (basic) {
+		const [, password = ''] = /^[^:]*:(.*)$/s.exec(Buffer.from(basic[1]!, 'base64').toString()) ?? [];
+		request.headers.authorization = `Bearer ${password}`;
+	}
+	try {
+		return await authenticate(request, house.state);
+	} catch (error) {
+		if (!(error instanceof Refusal && error.status === 401)) throw error;
+		response.writeHead(401, {
+			'www-authenticate': 'Basic realm="Jibe: any name, and a token as the password"',
+			'content-type': 'application/json',
+		});
+		response.end(JSON.stringify(errorJson(error)));
+		return null;
+	}
+}
+
+async function advertise(house: House, service: Service, { params, request, response }: GitAsk): Promise<void> {
+	const directory = house.git.directory(params.repository);
+	const args = [service.slice('git-'.length), '--stateless-rpc', '--http-backend-info-refs', directory];
+	response.writeHead(200, { 'content-type': `application/x-${service}-advertisement`, 'cache-control': 'no-store' });
+	if (!versionOf(request)) response.write(Buffer.concat([pktLine(`# service=${service}\n`), Buffer.from(FLUSH)]));
+	const running = startGit(args, { directory, env: versionOf(request) ?? {} });
+	await Promise.all([pipeline(running.output, response), running.ended]);
+}
+
+async function upload(house: House, { params, request, response }: GitAsk): Promise<void> {
+	const directory = house.git.directory(params.repository);
+	const input = /^(x-)?gzip$/i.test(request.headers['content-encoding'] ?? '') ? request.pipe(createGunzip()) : request;
+	response.writeHead(200, { 'content-type': 'application/x-git-upload-pack-result', 'cache-control': 'no-store' });
+	const running = startGit(['upload-pack', '--stateless-rpc', directory], {
+		directory,
+		env: versionOf(request) ?? {},
+		input,
+		limitMs: UPLOAD_LIMIT_MS,
+	});
+	response.once('close', () => running.kill());
+	await Promise.all([pipeline(running.output, response), running.ended]);
+}
+
+/** The protocol's version 2 says less, where git asks for it. */
+function versionOf(request: IncomingMessage): { GIT_PROTOCOL: string } | null {
+	const asked = request.headers['git-protocol'];
+	return asked === 'version=2' && request.method === 'POST' ? { GIT_PROTOCOL: asked } : null;
+}
