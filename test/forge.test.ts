@@ -5,6 +5,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
+import { forkEnvironment } from '#control/repositories/fork.ts';
 import { noGit, startGitServer } from './fixtures/git-server.ts';
 import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 
@@ -39,7 +40,11 @@ test('a push to a forge goes live, and the forge is told; what a fork asks for w
 	assert.equal((await jibe.request(1, 'plain.localhost', '/')).body, 'one');
 
 	await t.test('a fork', async () => {
-		copy.push({ 'server.ts': SERVER('of a fork') }, { branch: 'of-a-fork' });
+		const environment = forkEnvironment('plain', 7);
+		await jibe.expect(0, ['secret', 'set', 'KEY', '--app', 'plain', '--env', environment, '--stage'], { input: 'what forks never get' });
+		const greedy = JSON.stringify({ ...(JSON.parse(CONFIG) as object), secrets: ['KEY'] });
+		const server = 'export default { fetch: () => new Response(`of a fork, ${process.env.KEY}`) };\n';
+		copy.push({ 'jibe.json': greedy, 'server.ts': server }, { branch: 'of-a-fork' });
 		const commit = copy.git('rev-parse', 'HEAD');
 		copy.git('push', '-q', 'origin', 'HEAD:refs/pull/7/head');
 		const head = { sha: commit, ref: 'better', repo: { full_name: 'eve/plain' } };
@@ -53,8 +58,8 @@ test('a push to a forge goes live, and the forge is told; what a fork asks for w
 			() => api.told.find(({ path, body }) => path.endsWith(commit) && body['state'] === 'success') ?? null,
 			'success of the fork',
 		);
-		const environment = /pr-7-\w+/.exec(String(told.body['context']))?.[0] ?? '';
-		assert.equal((await jibe.request(0, `${environment}--plain.localhost`, '/')).body, 'of a fork');
+		assert.equal(told.body['context'], `jibe/plain (${environment})`);
+		assert.equal((await jibe.request(0, `${environment}--plain.localhost`, '/')).body, 'of a fork, undefined');
 		assert.equal((await jibe.request(0, 'plain.localhost', '/')).body, 'one');
 		await tell('pull_request', { number: 7, repository, pull_request: { ...asked, state: 'closed' } });
 		await eventually(
@@ -71,7 +76,7 @@ test('a push to a forge goes live, and the forge is told; what a fork asks for w
 				const { status, body } = await jibe.request(1, host, '/');
 				return body === wanted || status === wanted ? true : null;
 			}, `${wanted} at ${host}`);
-		copy.push({ 'server.ts': SERVER('a preview') }, { branch: 'new/look' });
+		copy.push({ 'jibe.json': CONFIG, 'server.ts': SERVER('a preview') }, { branch: 'new/look' });
 		await push();
 		await becomes('a preview');
 		copy.git('push', '-q', 'origin', ':new/look');

@@ -42,6 +42,9 @@ const TRIED_ELSEWHERE: Record<string, string> = {
 	'src/cli/main.ts': 'what bin/jibe starts: every story begins there',
 	'src/cli/up/program.ts': 'the first file of the supervisor: test/installation.test.ts',
 	'src/cli/up/main.ts': 'the supervisor as a process: test/installation.test.ts and test/kills.test.ts',
+	'src/cli/up/builders.ts': 'needs a control and builders: test/builders.test.ts and test/builders-lost.test.ts',
+	'src/builder/main.ts': 'the builder as a process: test/builders.test.ts',
+	'src/builder/program.ts': 'the first file of the packaged builder: test/builders.test.ts',
 	'src/cli/up/local.ts': 'needs a control: test/installation.test.ts',
 	'src/wire/fixture.ts': 'the release that tests of edges, agents and depots are about',
 };

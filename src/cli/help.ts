@@ -41,6 +41,7 @@ export const OPTIONS: Readonly<Record<string, string>> = {
 	address: "what others reach control at, where that is not this machine's own address",
 	all: 'backup: the blobs of every release that is kept, not only of those that run or serve; control recover: every app that needs it',
 	again: 'insist on a release that was rolled back before',
+	'past-migration': 'go back even to a release that does not know the data any more',
 	app: 'the app, where no jibe.json here names it',
 	apps: 'only these apps (role deployer)',
 	build: 'what the steps of this build printed, instead of what the app does',

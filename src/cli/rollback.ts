@@ -23,7 +23,7 @@ export const verb: Verb = {
 			to: releaseNumber(args.value('to')),
 			undo,
 			again: args.flag('again'),
-			pastMigration: args.flag('past-migration'),
+			...(args.flag('past-migration') ? { pastMigration: true } : {}),
 			reason: args.value('reason'),
 		};
 		const path = `/api/v1/apps/${app}/rollbacks`;

@@ -83,6 +83,7 @@ const CLAIM_LOCK = 7104308;
 /** Of a repository, besides those that wait. */
 const KEPT = 500;
 const PRUNE_EACH = 50;
+const STATUS_KEPT_MS = 30 * 86_400_000;
 const MAX_OUTCOME = 4_000;
 const MAX_PROBLEM = 1_000;
 
@@ -229,6 +230,7 @@ export class DeliveryTable implements Deliveries {
 export class CommitStatusTable implements CommitStatuses {
 	private readonly db: Database;
 	private readonly clock: Clock;
+	private toldCount = 0;
 
 	constructor(db: Database, clock: Clock) {
 		this.db = db;
@@ -266,7 +268,10 @@ export class CommitStatusTable implements CommitStatuses {
 	}
 
 	async told(status: CommitStatus): Promise<void> {
-		await this.change(status, { told_at: this.clock.now(), claimed_until: null, problem: null });
+		const now = this.clock.now();
+		await this.change(status, { told_at: now, claimed_until: null, problem: null });
+		if (++this.toldCount % PRUNE_EACH !== 0) return;
+		await this.db.rows(this.db.build.deleteFrom('jibe.commit_status').where('told_at', '<', now - STATUS_KEPT_MS));
 	}
 
 	async failed(status: CommitStatus, problem: string, againAt: number | null): Promise<void> {

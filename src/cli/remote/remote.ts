@@ -11,7 +11,7 @@ import type { Invocation } from '../verbs.ts';
 import { BuildFollower, endedWithout } from './follow.ts';
 import { packSource } from './source.ts';
 
-/** `jibe deploy --remote`: the source goes to control, a builder makes the artifact, and that goes live as any other. */
+/** `jibe deploy --remote`: the source goes to control, a builder makes the artifact, and that goes live as if it came from here. */
 export async function deployRemote(invocation: Invocation, directory: string, bootMs: number): Promise<Exit> {
 	const { args, out, environment, data } = invocation;
 	for (const option of ['regions', 'strategy'] as const) {

@@ -1,6 +1,7 @@
 import type { Fence } from '#state/builds.ts';
 import type { Deployment } from '#wire/api.ts';
 import { artifactHeader, type NewBuild } from '#wire/builds.ts';
+import type { AppConfig } from '#wire/config.ts';
 import { decodeUpload } from '#wire/upload.ts';
 import { accept } from '../deploy.ts';
 import type { House } from '../house.ts';
@@ -44,7 +45,8 @@ export async function takeArtifact(house: House, id: string, body: Buffer): Prom
 		build: { ...fence, published: stages.length, gating, metadata },
 	};
 	try {
-		const done = await accept(house, job.app, { request, blobs }, input);
+		const allowed = { ...request, config: configOf(job, request.config) };
+		const done = await accept(house, job.app, { request: allowed, blobs }, input);
 		return await concluded(house, fence, done);
 	} catch (error) {
 		if (error instanceof Refusal && error.status < SERVER_ERRORS && !ASKS_FOR_MORE.has(error.code)) await refused(house, fence, error);
@@ -53,6 +55,11 @@ export async function takeArtifact(house: House, id: string, body: Buffer): Prom
 		house.builds.told(id, true);
 		house.builds.hint();
 	}
+}
+
+/** What somebody outside wrote gets no secrets, whatever it asks for, and no domain. */
+function configOf({ trust }: NewBuild, config: AppConfig): AppConfig {
+	return trust === 'fork' ? { ...config, secrets: [], domains: [] } : config;
 }
 
 /** The answer to an earlier request was lost, or an earlier attempt came so far. */
