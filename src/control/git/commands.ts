@@ -21,9 +21,6 @@ export interface Commands {
 export const MAX_COMMANDS = 500;
 const ZERO = '0'.repeat(40);
 
-/** What this receives of; the rest of what git can do, senders leave out. */
-export const CAPABILITIES = 'report-status delete-refs side-band-64k quiet atomic ofs-delta object-format=sha1 agent=jibe';
-
 /** @throws PktError */
 export function readCommands(lines: readonly Buffer[]): Commands {
 	const commands: Command[] = [];

@@ -74,15 +74,6 @@ export async function gitBytes(args: readonly string[], options: GitOptions): Pr
 	return output;
 }
 
-/** Its exit code: 0 and 1 are answers. @throws GitError with any other */
-export async function gitAnswers(args: readonly string[], options: GitOptions): Promise<boolean> {
-	const running = startGit(args, options);
-	running.output.resume();
-	const end = await running.ended;
-	if (end.code !== 0 && end.code !== 1) throw new GitError(args, end);
-	return end.code === 0;
-}
-
 export interface RunningGit {
 	output: Readable;
 	ended: Promise<GitEnd>;
