@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { whyNot } from '#builder/sandbox/testbed.ts';
 import { builds, running, small } from './fixtures/builds.ts';
-import { eventually, kill, startJibe } from './fixtures/jibe.ts';
+import { eventually, joinJibe, kill, startJibe } from './fixtures/jibe.ts';
 
 test('builders that are killed or frozen: another one takes over, and what they built goes live once', { skip: whyNot() }, async () => {
 	await using jibe = await startJibe({ regions: 1 });
@@ -25,4 +25,26 @@ test('builders that are killed or frozen: another one takes over, and what they 
 		assert.equal((json as { deployments: unknown[] }).deployments.length, 1);
 		assert.equal((await jibe.request(0, `${name}.localhost`, '/')).body, 'one');
 	}
+});
+
+test('another machine is a builder: it dials control, and what it makes goes live', async () => {
+	await using jibe = await startJibe({ regions: 1, listen: true });
+	await using far = await joinJibe(jibe, { region: 'elsewhere', name: 'far', words: ['--roles', 'builder'] });
+	using app = small('farmade');
+	await eventually(
+		async () => ((await jibe.api('/api/v1/builds/queue')).json?.['idle'] === 1 ? true : null),
+		'builder that waits for work',
+	);
+	await jibe.expect(0, ['deploy', '--remote', '--json', app.dir]);
+	const [build] = await builds(jibe, 'farmade');
+	assert.match(build?.worker ?? '', /^far\//);
+	assert.equal((await jibe.request(0, 'farmade.localhost', '/')).body, 'one');
+	const { regions } = (await jibe.api('/api/v1/regions')).json as { regions: { name: string }[] };
+	assert.deepEqual(
+		regions.map(({ name }) => name),
+		['fra'],
+		'builders alone are no region',
+	);
+	assert.equal(far.programs('builder').length, 1);
+	assert.deepEqual(jibe.programs('builder'), []);
 });

@@ -100,7 +100,9 @@ export class Roster {
 		if (list.version < this.list.version) return;
 		const changed = JSON.stringify(list) !== JSON.stringify(this.list);
 		this.list = list;
-		const theirs = new Set(list.servers.map(({ region }) => region).filter((region) => !this.isLocal(region)));
+		// Builders alone make no region: nothing runs there.
+		const running = list.servers.filter(({ roles }) => roles.some((role) => role !== 'builder'));
+		const theirs = new Set(running.map(({ region }) => region).filter((region) => !this.isLocal(region)));
 		this.joinedRegions = regions.filter(({ name }) => theirs.has(name)).map(({ name, edgePort }) => ({ name, edgePort }));
 		if (!changed) return;
 		for (const [link, spki] of this.links) {
