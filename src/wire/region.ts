@@ -153,7 +153,8 @@ export type Known = z.infer<typeof known>;
 export const hello = z.object({
 	type: z.literal('hello'),
 	wire: z.int(),
-	role,
+	/** Builders have no links: they ask. */
+	role: role.exclude(['builder']),
 	server: serverName,
 	/** Distinguishes programs of one role on one server: two edges are `edge-0` and `edge-1`. */
 	name: z.string(),
