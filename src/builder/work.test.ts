@@ -175,6 +175,8 @@ test('a fault of the source ends the build; a fault of the machine leaves it to 
 	const lines = (await sick.heard('log')).flatMap((one) => one.body['lines'] as BuildLogLine[]);
 	assert.match(lines.at(-1)?.text ?? '', /another attempt is made: the disk is on fire/);
 	assert.deepEqual(sick.of('end'), []);
+	const [first, second] = await sick.heard('claim', 2);
+	assert.notEqual(second?.body['worker'], first?.body['worker'], 'so that it is not given the same attempt again');
 });
 
 test('lines are numbered, whole, and without secrets', async (t) => {

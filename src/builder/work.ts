@@ -26,7 +26,7 @@ export interface Working {
 const CLAIM_SILENT_MS = CLAIM_WAIT_MS + 15_000;
 const AGAIN_MS = 1_000;
 /** A machine that fails build after build leaves them to others for a while. */
-const SICK_MS = 5_000;
+const SICK_MS = 1_000;
 
 export async function work(of: Working): Promise<void> {
 	const { leaving, retiring, idleMs } = of;
