@@ -11,7 +11,7 @@ import { authorise, type Caller } from '../access.ts';
 import { follow } from '../builds/builds.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
-import type { Pushes } from '../repositories/look.ts';
+import type { Pushes, Queued } from '../repositories/look.ts';
 import { previewOf } from '../repositories/previews.ts';
 import { appsIn, BY_PUSH } from './apps-in.ts';
 import { branchOf, isTag, readCommands, type Command, type Commands } from './commands.ts';
@@ -103,7 +103,7 @@ async function take({ house, name, response }: Push, answer: PushAnswer, { comma
 
 async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAnswer, moved: readonly Command[]): Promise<void> {
 	const { house, pushes, caller } = push;
-	const builds: string[] = [];
+	const builds: Queued[] = [];
 	let failed: string | null = null;
 	try {
 		for (const { ref, from, to } of moved) {
@@ -112,11 +112,12 @@ async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAn
 			if (row === null) continue;
 			const of = { row, branch, by: caller.by };
 			const said =
-				to === null ? await pushes.gone(of) : await pushes.moved({ ...of, before: from, after: to, queued: (id) => builds.push(id) });
+				to === null ? await pushes.gone(of) : await pushes.moved({ ...of, before: from, after: to, queued: (one) => builds.push(one) });
 			answer.say(said);
 		}
-		const lived = await Promise.all(builds.map((id) => show(push, answer, id)));
-		if (lived.includes(false)) failed = 'not live: what was pushed is here, and what served before still serves';
+		const alone = builds.length === 1;
+		const lived = await Promise.all(builds.map(({ id, app }) => show(push, answer, id, alone ? '' : `${app}: `)));
+		if (lived.includes(false)) failed = 'what was pushed is here and not live; what served goes on';
 	} catch (error) {
 		if (!(error instanceof Refusal)) house.log.error('push.failed', { repository: push.name, error });
 		failed =
@@ -125,8 +126,8 @@ async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAn
 	answer.end(failed);
 }
 
-/** Until it has ended, or nobody looks any more. */
-function show({ house, response }: Push, answer: PushAnswer, id: string): Promise<boolean> {
+/** Until it has ended, or nobody looks any more. `before`: goes before each line. */
+function show({ house, response }: Push, answer: PushAnswer, id: string, before: string): Promise<boolean> {
 	return new Promise((resolve) => {
 		const told = new Set<string>();
 		const leave = () => {
@@ -136,14 +137,14 @@ function show({ house, response }: Push, answer: PushAnswer, id: string): Promis
 		const stop = follow(house, id, (news: BuildNews) => {
 			if (news.type === 'end') {
 				const { live, lines } = endingOf(news.end);
-				for (const line of lines) answer.say(line);
+				for (const line of lines) answer.say(`${before}${line}`);
 				response.off('close', leave);
 				return resolve(live);
 			}
 			const words = wordsOf(news);
 			if (words === null || told.has(words)) return;
 			told.add(words);
-			answer.say(words);
+			answer.say(`${before}${words}`);
 		});
 		response.once('close', leave);
 	});

@@ -1,4 +1,4 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { pipeline } from 'node:stream/promises';
 import { createGunzip } from 'node:zlib';
 import { z } from 'zod';
@@ -6,7 +6,7 @@ import { appName } from '#wire/names.ts';
 import { authenticate, authorise, type Caller, type Role } from '../access.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
-import { errorJson } from '../refusals.ts';
+import { asRefusal, errorJson } from '../refusals.ts';
 import type { Pushes } from '../repositories/look.ts';
 import { ANSWERED, route, type Ask, type Route } from '../route.ts';
 import { startGit } from './git.ts';
@@ -19,6 +19,7 @@ const ofGit = z.object({ repository: z.string().regex(/\.git$/).transform((name)
 const SERVICES = { 'git-receive-pack': 'deployer', 'git-upload-pack': 'viewer' } as const satisfies Record<string, Role>;
 type Service = keyof typeof SERVICES;
 const services = z.object({ service: z.enum(['git-receive-pack', 'git-upload-pack']) });
+const CHALLENGE = 'Basic realm="Jibe: any name, and a token as the password"';
 const UPLOAD_LIMIT_MS = 10 * 60_000;
 
 export function gitRoutes(house: House, pushes: Pushes): Route[] {
@@ -31,7 +32,7 @@ export function gitRoutes(house: House, pushes: Pushes): Route[] {
 			params: ofGit,
 			query: services,
 			answer: 'application/x-git-advertisement',
-			handle: (ask) => guarded(house, ask, ask.query.service, ask.params.repository, () => advertise(house, ask.query.service, ask)),
+			handle: (ask) => guarded(house, ask, ask.query.service, () => advertise(house, ask.query.service, ask)),
 		}),
 		route({
 			method: 'POST',
@@ -41,7 +42,7 @@ export function gitRoutes(house: House, pushes: Pushes): Route[] {
 			params: ofGit,
 			answer: 'application/x-git-receive-pack-result',
 			handle: (ask) =>
-				guarded(house, ask, 'git-receive-pack', ask.params.repository, (caller) =>
+				guarded(house, ask, 'git-receive-pack', (caller) =>
 					receivePush({ house, pushes, name: ask.params.repository, caller, request: ask.request, response: ask.response }),
 				),
 		}),
@@ -52,23 +53,33 @@ export function gitRoutes(house: House, pushes: Pushes): Route[] {
 			role: 'public',
 			params: ofGit,
 			answer: 'application/x-git-upload-pack-result',
-			handle: (ask) => guarded(house, ask, 'git-upload-pack', ask.params.repository, () => upload(house, ask)),
+			handle: (ask) => guarded(house, ask, 'git-upload-pack', () => upload(house, ask)),
 		}),
 	];
 }
 
 type GitAsk = Pick<Ask, 'request' | 'response'> & { params: { repository: string } };
 
-/** Who asks, whether they may, and whether it is there; a push by somebody who may makes it. */
-async function guarded(
-	house: House,
-	{ request, response }: GitAsk,
-	service: Service,
-	name: string,
-	work: (caller: Caller) => Promise<void>,
-): Promise<typeof ANSWERED> {
-	const caller = await signedIn(house, request, response);
-	if (caller === null) return ANSWERED;
+/** Who asks, whether they may, and then the work; git shows a person why not where it is told in plain text. */
+async function guarded(house: House, ask: GitAsk, service: Service, work: (caller: Caller) => Promise<void>): Promise<typeof ANSWERED> {
+	const { request, response } = ask;
+	try {
+		const caller = await authenticate(withPassword(request), house.state);
+		await admit(house, caller, service, ask.params.repository);
+		await work(caller);
+	} catch (error) {
+		const refusal = asRefusal(error);
+		if (refusal === null || response.headersSent) throw error;
+		const challenge = refusal.status === 401 ? { 'www-authenticate': CHALLENGE } : {};
+		const plain = request.headers['user-agent']?.startsWith('git/') === true;
+		response.writeHead(refusal.status, { 'content-type': plain ? 'text/plain' : 'application/json', ...challenge });
+		response.end(plain ? [refusal.message, refusal.hint ?? ''].join('\n').trim() : JSON.stringify(errorJson(refusal)));
+	}
+	return ANSWERED;
+}
+
+/** A push by somebody who may makes the repository. */
+async function admit(house: House, caller: Caller, service: Service, name: string): Promise<void> {
 	const row = await house.state.repositories.get(name);
 	for (const { app } of row?.apps ?? [{ app: name }]) authorise(caller, SERVICES[service], { app });
 	if (service === 'git-receive-pack') {
@@ -76,28 +87,16 @@ async function guarded(
 			throw new Refusal('mirror', 403, `${name} mirrors ${row.url}: what is pushed there is deployed`, `git push ${row.url}`);
 		await house.git.make(name);
 	} else if (!house.git.exists(name)) throw new Refusal('repository_unknown', 404, `there is no repository ${name}`, 'git push makes it');
-	await work(caller);
-	return ANSWERED;
 }
 
-/** null: it was told to come again with a password, which git then asks for. */
-async function signedIn(house: House, request: IncomingMessage, response: ServerResponse): Promise<Caller | null> {
+/** git signs in by a name and a password, which is the token; the name is anything. */
+function withPassword(request: IncomingMessage): IncomingMessage {
 	const basic = /^basic ([A-Za-z0-9+/=]+)$/i.exec(request.headers.authorization ?? '');
 	if (basic) {
 		const [, password = ''] = /^[^:]*:(.*)$/s.exec(Buffer.from(basic[1]!, 'base64').toString()) ?? [];
 		request.headers.authorization = `Bearer ${password}`;
 	}
-	try {
-		return await authenticate(request, house.state);
-	} catch (error) {
-		if (!(error instanceof Refusal && error.status === 401)) throw error;
-		response.writeHead(401, {
-			'www-authenticate': 'Basic realm="Jibe: any name, and a token as the password"',
-			'content-type': 'application/json',
-		});
-		response.end(JSON.stringify(errorJson(error)));
-		return null;
-	}
+	return request;
 }
 
 async function advertise(house: House, service: Service, { params, request, response }: GitAsk): Promise<void> {

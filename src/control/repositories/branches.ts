@@ -6,7 +6,7 @@ import { enqueue } from '../builds/builds.ts';
 import { git } from '../git/git.ts';
 import type { House } from '../house.ts';
 import { whyNotBuilt } from './affected.ts';
-import type { Pushes } from './look.ts';
+import type { Pushes, Queued } from './look.ts';
 import { endPreview, previewOf } from './previews.ts';
 
 /** What comes of a branch that moved elsewhere: a build of each of its repository's apps, where the rules say. */
@@ -38,7 +38,7 @@ export function pushesOf(house: House): Pushes {
 }
 
 type Of = Pick<NewBuild, 'commit' | 'author' | 'subject' | 'ancestors' | 'branch' | 'trust' | 'priority' | 'by' | 'why' | 'force'> & {
-	queued?: ((id: string) => void) | undefined;
+	queued?: ((one: Queued) => void) | undefined;
 };
 
 /** All apps of the repository, but those that `whyNot` says something of; answers, for people, what. */
@@ -60,7 +60,7 @@ export async function queueAll(
 			continue;
 		}
 		const { id, already } = await enqueue(house, { ...of, ...rest, app, environment });
-		queued?.(id);
+		queued?.({ id, app });
 		said.push(`${app} ${already ? 'is built already' : 'is queued'} as ${id} (${environment})`);
 	}
 	return said.join(', ');

@@ -17,9 +17,14 @@ export interface Pushes {
 		after: string;
 		by: string;
 		/** Told of each build. */
-		queued?: (id: string) => void;
+		queued?: (one: Queued) => void;
 	}): Promise<string>;
 	gone(of: { row: RepositoryRow; branch: string; by: string }): Promise<string>;
+}
+
+export interface Queued {
+	id: string;
+	app: string;
 }
 
 /** What a look needs. */
