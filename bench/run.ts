@@ -24,6 +24,7 @@ const known = [
 	'queue',
 	'load',
 	'events',
+	'push',
 ];
 
 if (names.length === 0 || names.some((name) => !existsSync(join(import.meta.dirname, `${name}.ts`)))) {
