@@ -58,6 +58,7 @@ export class Attempt {
 	#dropped = 0;
 	#sendingLines: Promise<void> | null = null;
 	#steps = new Map<string, StepReport>();
+	#stepsWait = false;
 	#saying: Promise<void> = Promise.resolve();
 
 	constructor(job: BuildJob, of: { worker: string; control: Control; log: Log }) {
@@ -98,10 +99,13 @@ export class Attempt {
 	step(report: StepReport): void {
 		const summary = report.summary === null ? null : this.#scrub(report.summary).slice(0, MAX_SUMMARY_CHARS);
 		this.#steps.set(report.name, { ...report, summary });
-		const steps = [...this.#steps.values()];
-		void this.#inOrder(() => this.#say('stages', { state: null, at: systemClock.now(), steps })).catch((error: unknown) =>
-			this.#log.warn('step.untold', { step: report.name, error }),
-		);
+		// What waits to be told tells of this one, too: a build of many short steps would wait for its own words.
+		if (this.#stepsWait) return;
+		this.#stepsWait = true;
+		void this.#inOrder(() => {
+			this.#stepsWait = false;
+			return this.#say('stages', { state: null, at: systemClock.now(), steps: [...this.#steps.values()] });
+		}).catch((error: unknown) => this.#log.warn('step.untold', { step: report.name, error }));
 	}
 
 	line(step: string, stream: BuildLogLine['stream'], text: string): void {

@@ -1,9 +1,10 @@
+import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { constants, createZstdCompress } from 'node:zlib';
 import type { BuildSource } from '#wire/builds.ts';
 import { Refusal } from '../ports.ts';
 import type { House } from '../house.ts';
-import { GitError, git, startGit } from './git.ts';
+import { startGit, type RunningGit } from './git.ts';
 import type { Repositories } from './repositories.ts';
 
 /** Between control and a builder bytes cost less than time. */
@@ -17,8 +18,7 @@ const ARCHIVE_LIMIT_MS = 10 * 60_000;
  */
 export async function archive(house: Pick<House, 'git' | 'store'>, source: BuildSource): Promise<Readable> {
 	if (source.kind === 'tar') return Readable.from([await house.store.read(source.digest)]);
-	const directory = await directoryOf(house.git, source);
-	const tar = startGit(['archive', '--format=tar', source.commit], { directory, limitMs: ARCHIVE_LIMIT_MS });
+	const tar = await tarOf(house.git, source);
 	const compress = createZstdCompress({ params: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL } });
 	tar.output.pipe(compress, { end: false });
 	compress.once('close', () => tar.kill());
@@ -33,15 +33,14 @@ export async function archive(house: Pick<House, 'git' | 'store'>, source: Build
 	return compress;
 }
 
-async function directoryOf(repositories: Repositories, { repository, commit }: Extract<BuildSource, { kind: 'git' }>): Promise<string> {
+/** Whoever asks is told that there is none before anything is sent: a tar of no files has bytes, too. */
+async function tarOf(repositories: Repositories, { repository, commit }: Extract<BuildSource, { kind: 'git' }>): Promise<RunningGit> {
 	const gone = () => new Refusal('source_gone', 404, `commit ${commit} of ${repository} is not here (any more)`, 'push it again');
 	if (!repositories.exists(repository)) throw gone();
 	const directory = repositories.directory(repository);
-	try {
-		if ((await git(['cat-file', '-t', commit], { directory })).trim() !== 'commit') throw gone();
-	} catch (error) {
-		if (error instanceof GitError) throw gone();
-		throw error;
-	}
-	return directory;
+	const tar = startGit(['archive', '--format=tar', `${commit}^{commit}`], { directory, limitMs: ARCHIVE_LIMIT_MS });
+	const begun = once(tar.output, 'readable').then(() => tar.output.readableLength > 0);
+	const failed = tar.ended.then(({ code }) => code !== 0);
+	if (!(await Promise.race([begun, failed.then((is) => (is ? false : begun))]))) throw gone();
+	return tar;
 }

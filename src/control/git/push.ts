@@ -93,12 +93,15 @@ async function take({ house, name, response }: Push, answer: PushAnswer, { comma
 	const [output, { code, stderr }] = await Promise.all([buffer(running.output), running.ended]);
 	if (code !== 0) house.log.warn('push.not_taken', { repository: name, code, stderr });
 	answer.pass(output);
+	const branches = commands.filter(({ ref }) => branchOf(ref) !== null);
+	// As it says itself; where it doesn't say it of all, or nobody asked it to, they are looked at.
+	if (code === 0 && branches.every(({ ref }) => output.includes(`ok ${ref}\n`))) return branches;
 	const refs = new Map(
 		(await git(['for-each-ref', '--format=%(refname) %(objectname)', 'refs/heads'], { directory }))
 			.split('\n')
 			.map((line) => line.split(' ', 2) as [string, string]),
 	);
-	return commands.filter(({ ref, to }) => branchOf(ref) !== null && (refs.get(ref) ?? null) === to);
+	return branches.filter(({ ref, to }) => (refs.get(ref) ?? null) === to);
 }
 
 async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAnswer, moved: readonly Command[]): Promise<void> {

@@ -19,11 +19,11 @@ export function pushesOf(house: House): Pushes {
 		async moved({ row, branch, after, by, queued }) {
 			const target = targetOf(branch, row.rules);
 			if (target === null) return `${branch} goes nowhere`;
-			const facts = await factsOf(house, row, after);
 			const trust = target === 'preview' ? ('preview' as const) : ('production' as const);
 			const environmentOf = async (app: string) => (trust === 'production' ? PRODUCTION : previewOf(house, app, branch));
+			const [facts, why] = await Promise.all([factsOf(house, row, after), whyNotAll(house, row, after, environmentOf)]);
 			const of = { ...facts, branch, trust, priority: target, by, why: null, force: false, queued };
-			return queueAll(house, row, environmentOf, of, (one) => whyNotBuilt(house, row, { ...one, commit: after }));
+			return queueAll(house, row, environmentOf, of, (app) => why.get(app) ?? null);
 		},
 		async gone({ row, branch, by }) {
 			if (targetOf(branch, row.rules) !== 'preview') return `${branch} is gone; what it deployed stays`;
@@ -37,6 +37,18 @@ export function pushesOf(house: House): Pushes {
 	};
 }
 
+async function whyNotAll(
+	house: House,
+	row: RepositoryRow,
+	commit: string,
+	environmentOf: (app: string) => Promise<string>,
+): Promise<Map<string, string | null>> {
+	const why = new Map<string, string | null>();
+	for (const { app, directory } of row.apps)
+		why.set(app, await whyNotBuilt(house, row, { app, directory, environment: await environmentOf(app), commit }));
+	return why;
+}
+
 type Of = Pick<NewBuild, 'commit' | 'author' | 'subject' | 'ancestors' | 'branch' | 'trust' | 'priority' | 'by' | 'why' | 'force'> & {
 	queued?: ((one: Queued) => void) | undefined;
 };
@@ -47,14 +59,14 @@ export async function queueAll(
 	row: RepositoryRow,
 	environmentOf: (app: string) => Promise<string>,
 	{ queued, ...of }: Of,
-	whyNot: (one: { app: string; directory: string; environment: string }) => Promise<string | null> = async () => null,
+	whyNot: (app: string) => string | null = () => null,
 ): Promise<string> {
 	const said: string[] = [];
 	for (const { app, directory } of row.apps) {
 		const source = { kind: 'git' as const, repository: row.name, commit: of.commit! };
 		const rest = { kind: 'deploy' as const, source, lane: row.name, directory, platform: null, now: false, artifact: null, verifies: null };
 		const environment = await environmentOf(app);
-		const why = await whyNot({ app, directory, environment });
+		const why = whyNot(app);
 		if (why !== null) {
 			said.push(`${app} is not built: ${why}`);
 			continue;
