@@ -38,7 +38,7 @@ test('a region lost before its turn is skipped, serves on, and catches up when i
 	assert.deepEqual(told(visitors.failures()), []);
 });
 
-const SLOW_WAY_MS = 3_000;
+const SLOW_WAY_MS = 8_000;
 
 test('a region lost after its pointer moved is pending alone, and nobody goes back for it', { skip }, async () => {
 	const { fleet } = story;
@@ -50,11 +50,12 @@ test('a region lost after its pointer moved is pending alone, and nobody goes ba
 	const deploying = story.deploy();
 	await visitors.allAnswer(words, FRA);
 	for (const server of IAD) fleet.hosts.cut(server, 'control');
-	assert.deepEqual(await deploying, { fra: 'live', iad: 'pending' });
+	const became = await deploying;
 	for (const server of IAD) {
 		await fleet.hosts.roundTrip('control', server, 1);
 		fleet.hosts.heal(server, 'control');
 	}
+	assert.deepEqual(became, { fra: 'live', iad: 'pending' });
 	await visitors.allAnswer(words, fleet.servers);
 	await fleet.regionIs('connected', 'iad');
 	assert.equal((await story.rollback())['iad'], 'live');

@@ -14,7 +14,8 @@ const ROOT = resolve(import.meta.dirname, '../../..');
 const FIXTURE = fileURLToPath(import.meta.resolve('../../../test/fixtures/sandbox-user.ts'));
 
 test('a user other than root builds in bubblewrap, and is told which limits are missing', { skip: whyNot('bwrap') }, (t) => {
-	const temporary = mkdtempSync(join(tmpdir(), 'jibe-user-'));
+	// Not below where only root may go.
+	const temporary = mkdtempSync(join(isRoot() ? '/var/tmp' : tmpdir(), 'jibe-user-'));
 	t.after(() => rmSync(temporary, { recursive: true, force: true }));
 	const { stdout, stderr } = isRoot() ? becomeNobody(temporary) : spawnSync(process.execPath, [FIXTURE], { encoding: 'utf8' });
 	if (/Operation not permitted/.test(stderr) && stdout === '') return t.skip('needs user namespaces for everybody');

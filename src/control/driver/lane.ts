@@ -331,7 +331,9 @@ export class Lane implements Scene {
 	async #lookAll(): Promise<void> {
 		this.#lookDue = false;
 		this.#timer?.cancel();
+		let lookedAt = this.settings.clock.now();
 		for (let steps = 0; !this.#blocked(); steps++) {
+			lookedAt = this.settings.clock.now();
 			if (steps === MAX_STEPS) {
 				this.log.error('lane.endless', { deployments: this.walks.map((walk) => walk.deployment.id) });
 				break;
@@ -341,7 +343,7 @@ export class Lane implements Scene {
 		this.#retryMs = RETRY_FIRST_MS;
 		this.#ramp.look(this, this.#told);
 		this.tasks.look(this);
-		this.#setTimer();
+		this.#setTimer(lookedAt);
 	}
 
 	async #stepOne(): Promise<boolean> {
@@ -398,10 +400,11 @@ export class Lane implements Scene {
 		if (this.history.length > HISTORY) this.history.length = HISTORY;
 	}
 
-	#setTimer(): void {
+	/** What came to its time while the last look went on was not seen by it. */
+	#setTimer(lookedAt: number): void {
 		const now = this.settings.clock.now();
-		const times = this.walks.map((walk) => nextLook(walk.rollout, now));
-		times.push(nextJudgement(this, now));
+		const times = this.walks.map((walk) => nextLook(walk.rollout, lookedAt));
+		times.push(nextJudgement(this, lookedAt));
 		const loss = this.walks.some((walk) => isOpen(walk.rollout)) ? this.presence.nextLossMs() : null;
 		if (loss !== null) times.push(now + loss);
 		const ahead = times.filter((time) => time !== null);
