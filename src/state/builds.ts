@@ -33,6 +33,8 @@ export interface Builds {
 	sweep(attempts: number): Promise<Swept[]>;
 	queue(): Promise<QueueNumbers>;
 	build(id: string): Promise<BuildRow | null>;
+	/** The phase it is in, if it is still this attempt's. */
+	phase(of: Fence): Promise<BuildPhase | null>;
 	/** What it was asked for with. */
 	job(id: string): Promise<NewBuild | null>;
 	/** Newest first; `before` is a `createdAt`. */
@@ -193,6 +195,11 @@ export class BuildTable implements Builds {
 
 	build(id: string): Promise<BuildRow | null> {
 		return this.db.call('jibe_build', 'select (select jibe.build_view(b) from jibe.build b where id = $1)', [id]);
+	}
+
+	phase({ id, attempt, worker }: Fence): Promise<BuildPhase | null> {
+		const text = 'select (select phase from jibe.build where id = $1 and attempt = $2 and worker = $3)';
+		return this.db.call('jibe_build_phase', text, [id, attempt, worker]);
 	}
 
 	async job(id: string): Promise<NewBuild | null> {

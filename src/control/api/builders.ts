@@ -71,9 +71,8 @@ function jobRoutes(house: House): Route[] {
 			answer: z.object({}),
 			async handle({ params, body: { worker, attempt, ...end } }) {
 				const of = { ...params, worker, attempt };
-				const build = await state.builds.build(params.id);
 				// Before it has ended: if control dies in between, the next attempt says it again.
-				if (build?.phase === 'gating' && build.attempt === attempt && build.worker === worker) {
+				if ((await state.builds.phase(of)) === 'gating') {
 					await gatesEnded(house, of, { passed: end.state === 'gates-passed', summary: (end.detail ?? end.reason ?? '').slice(0, 8_000) });
 				}
 				const { was, build: ended } = await state.builds.finish(of, end);

@@ -91,8 +91,8 @@ export class BuildDesk {
 			const leftMs = until - this.#of.clock.monotonic();
 			if (leftMs <= 0) return answer;
 			await this.#changed(fence.id, leftMs, left);
-			const build = await state.builds.build(fence.id);
-			if (build?.phase === 'stopping' || build?.phase === 'ended') return state.builds.beat(fence, GRANTED_MS);
+			const phase = await state.builds.phase(fence);
+			if (phase !== 'running' && phase !== 'gating') return state.builds.beat(fence, GRANTED_MS);
 		}
 		if (!this.#closed) await state.builds.doubt(fence, DOUBT_MS);
 		return answer;
