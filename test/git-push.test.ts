@@ -99,6 +99,35 @@ test('git push: what is sent is built, tested and live, or says why not', { skip
 		assert.match(output, /remote: ✓ That is what serves/);
 	});
 
+	await t.test('a branch that is forced elsewhere is deployed as it is then, also where that is further back', async () => {
+		change('two');
+		assert.equal((await push('--force', 'HEAD:main')).code, 0);
+		app.write('src/word.ts', `export const word: string = 'amended';\n`);
+		app.git('commit', '-q', '-a', '--amend', '-m', 'amended');
+		assert.match((await push('HEAD:main')).output, /non-fast-forward|fetch first|rejected/);
+		const aside = await push('--force', 'HEAD:main');
+		assert.equal(aside.code, 0, aside.output);
+		assert.equal(await serves(), 'amended');
+		const back = await push('--force', 'HEAD~1:main');
+		assert.equal(back.code, 0, back.output);
+		assert.equal(await serves(), 'one');
+		for (let n = 0; n < 60; n++) app.git('commit', '-q', '--allow-empty', '-m', `step ${n}`);
+		change('far');
+		const far = await push('HEAD:main');
+		assert.equal(far.code, 0, far.output);
+		assert.equal(await serves(), 'far');
+	});
+
+	await t.test('who may not push hears it also when what was sent is large', async () => {
+		app.write('huge.bin', randomBytes(24 * 1024 * 1024));
+		app.commit('huge');
+		const made = await jibe.expect(0, ['token', 'create', 't-large', '--json', '--role', 'deployer', '--environments', 'staging']);
+		const { code, output } = await pushed(jibe, app, 'pushed', ['HEAD:main'], String(made.json?.['secret']));
+		assert.notEqual(code, 0, output);
+		assert.match(output, /is not for the environment production/);
+		app.git('reset', '-q', '--hard', 'HEAD~1');
+	});
+
 	await t.test('a newer push of a branch takes the place of the one that is built', async () => {
 		const slow = { test: { check: { run: `${CHECK}; test ! -e slow || sleep 600` } } };
 		app.write('slow', '').write('jibe.json', JSON.stringify({ app: 'pushed', entry: 'src/server.ts', ...slow }));
@@ -133,6 +162,13 @@ test('git push: what is sent is built, tested and live, or says why not', { skip
 		assert.equal(await serves(), 'three');
 	});
 
+	await t.test('a branch that is called as an environment that people made does not get its secrets', async () => {
+		await jibe.expect(0, ['secret', 'set', 'KEY', '--app', 'pushed', '--env', 'staging'], { input: 'not for branches' });
+		const { code, output } = await push('HEAD:refs/heads/staging');
+		assert.equal(code, 0, output);
+		assert.match(output, /remote: → http:\/\/staging-[0-9a-f]{6}--pushed\.localhost/);
+	});
+
 	await t.test('of several apps in a repository, only those are built that a change concerns', async () => {
 		using both = small('mono');
 		rmSync(join(both.dir, 'jibe.json'));
@@ -154,7 +190,50 @@ test('git push: what is sent is built, tested and live, or says why not', { skip
 		assert.match(output, /site is queued as/);
 		assert.deepEqual([(await builds(jibe, 'shop')).length, await serves('shop'), await serves('site')], [1, 'shop', 'a site']);
 	});
+
+	await t.test('a package of the workspace concerns those apps that are made of it', async () => {
+		using space = workspace();
+		space.git('init', '-q');
+		space.commit('all');
+		const first = await pushed(jibe, space, 'space', ['HEAD:main']);
+		assert.equal(first.code, 0, first.output);
+		assert.equal(await serves('till'), 'two euros');
+		space.edit('packages/money/index.ts', 'euros', 'francs');
+		space.commit('francs');
+		const { code, output } = await pushed(jibe, space, 'space', ['HEAD:main']);
+		assert.equal(code, 0, output);
+		assert.match(output, /remote: blog is not built: nothing changed in what it is made of since/);
+		assert.match(output, /till is queued as/);
+		assert.equal(await serves('till'), 'two francs');
+		space.write('README.md', 'for everybody');
+		space.commit('words');
+		assert.match((await pushed(jibe, space, 'space', ['HEAD:main'])).output, /blog is queued as/);
+	});
 });
+
+/** Two apps, and a package that one of them is made of. */
+function workspace(): App {
+	const manifest = { name: 'space', private: true, type: 'module', workspaces: ['apps/*', 'packages/*'] };
+	const inside = { till: 'apps/till', blog: 'apps/blog', money: 'packages/money' };
+	const links = Object.entries(inside).map(([name, dir]) => [`node_modules/${name}`, { resolved: dir, link: true }]);
+	const till = { name: 'till', version: '1.0.0', dependencies: { money: '*' } };
+	const blog = { name: 'blog', version: '1.0.0' };
+	const money = { name: 'money', version: '1.0.0' };
+	const packages = { '': manifest, [inside.till]: till, [inside.blog]: blog, [inside.money]: money, ...Object.fromEntries(links) };
+	const app = small('space').write('package.json', JSON.stringify(manifest));
+	rmSync(join(app.dir, 'jibe.json'));
+	rmSync(join(app.dir, 'src'), { recursive: true });
+	app.write('package-lock.json', JSON.stringify({ name: 'space', lockfileVersion: 3, requires: true, packages }));
+	for (const one of [till, blog]) {
+		app.write(`apps/${one.name}/package.json`, JSON.stringify({ ...one, type: 'module' }));
+		app.write(`apps/${one.name}/jibe.json`, JSON.stringify({ app: one.name, entry: 'server.ts' }));
+	}
+	app.write('packages/money/package.json', JSON.stringify({ ...money, type: 'module', exports: './index.ts' }));
+	app.write('packages/money/index.ts', "export const money: string = 'two euros';\n");
+	app.write('apps/till/server.ts', "import { money } from 'money';\nexport default { fetch: () => new Response(money) };\n");
+	app.write('apps/blog/server.ts', "export default { fetch: () => new Response('blog') };\n");
+	return app;
+}
 
 interface Said {
 	code: number | null;

@@ -41,8 +41,8 @@ import { listenTls, type TlsSettings } from './tls.ts';
 
 const LOOPBACK = ['127.0.0.1', '::1'];
 const HEADERS_TIMEOUT_MS = 10_000;
-/** To receive a whole request; answers may stream for as long as they like. */
-const REQUEST_TIMEOUT_MS = 120_000;
+/** To receive a whole request, which may be a push; all others have less time (`BODY_LIMIT_MS`). Answers may stream for as long as they like. */
+const REQUEST_TIMEOUT_MS = 11 * 60_000;
 const MAX_HEADER_BYTES = 16 * 1024;
 const LIMITS = {
 	headersTimeout: HEADERS_TIMEOUT_MS,

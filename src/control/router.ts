@@ -3,6 +3,7 @@ import { getRequestListener, type HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { Hono, type Context } from 'hono';
 import type { z } from 'zod';
+import { systemClock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { State } from '#state/state.ts';
 import { authenticate, authorise, checkOrigin, type Caller, type Role } from './access.ts';
@@ -13,6 +14,8 @@ import { ANSWERED, Raw, type Ask, type Route } from './route.ts';
 const MAX_JSON_BYTES = 16 * 1024 * 1024;
 /** From who has not shown yet who it is. */
 const MAX_PUBLIC_JSON_BYTES = 16 * 1024;
+/** To receive all of it. */
+const BODY_LIMIT_MS = 120_000;
 const SECURITY_HEADERS = { 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer', 'cache-control': 'no-store' };
 
 export interface RouterOptions {
@@ -118,7 +121,11 @@ async function readBody(request: IncomingMessage, maxBytes: number): Promise<Buf
 	if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge();
 	const parts: Buffer[] = [];
 	let bytes = 0;
+	const tooSlow = () => new Refusal('too_slow', 408, `a body has ${BODY_LIMIT_MS / 1000} s to arrive`, 'send it again, in smaller parts');
 	return new Promise((resolve, reject) => {
+		const limit = systemClock.after(BODY_LIMIT_MS, () => reject(tooSlow()), { idle: true });
+		request.once('close', () => limit.cancel());
+		request.once('end', () => limit.cancel());
 		request.on('data', (part: Buffer) => {
 			bytes += part.length;
 			if (bytes > maxBytes) {
@@ -154,6 +161,6 @@ function refusalHeaders({ status }: Refusal): Record<string, string> {
 		...(status === 401 ? { 'www-authenticate': 'Bearer' } : {}),
 		...(status === 503 ? { 'retry-after': '2' } : {}),
 		// What is left of a body that is too large is not read.
-		...(status === 413 ? { connection: 'close' } : {}),
+		...(status === 413 || status === 408 ? { connection: 'close' } : {}),
 	};
 }

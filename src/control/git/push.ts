@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { createGunzip } from 'node:zlib';
-import { targetOf } from '#pipeline/branches.ts';
+import { targetOf, type BranchTarget } from '#pipeline/branches.ts';
 import type { RepositoryRow } from '#state/repositories.ts';
 import type { BuildNews } from '#wire/builds.ts';
 import { PRODUCTION } from '#wire/names.ts';
@@ -46,9 +46,14 @@ export async function receivePush(push: Push): Promise<void> {
 	const asked = commandsOf(lines);
 	const answer = new PushAnswer(response, asked.capabilities.has('side-band-64k'), house.clock);
 	const refused = await whyNot(push, row, asked);
-	if (refused.length > 0) return answer.refuse(refused);
-	const moved = await take(push, answer, asked, Readable.from(again(lines, reader)));
+	const input = Readable.from(again(lines, reader));
+	if (refused.length > 0) {
+		await swallow(input);
+		return answer.refuse(refused);
+	}
+	const moved = await take(push, answer, asked, input);
 	await deployAll(push, row, answer, moved);
+	house.git.tidy(name).catch((error: unknown) => house.log.warn('repository.untidy', { repository: name, error }));
 }
 
 const RESULT = 'application/x-git-receive-pack-result';
@@ -66,14 +71,18 @@ async function problemOf({ house, name, caller }: Push, row: RepositoryRow | nul
 	if (branch === null) return isTag(ref) ? null : 'only branches and tags are kept here';
 	const target = targetOf(branch, row?.rules ?? branchRules.parse({}));
 	if (target === null) return null;
-	const environment = target === 'preview' ? await previewOf(house, name, branch) : PRODUCTION;
 	try {
-		for (const { app } of row?.apps ?? [{ app: name }]) authorise(caller, 'deployer', { app, environment });
+		for (const { app } of row?.apps ?? [{ app: name }]) await mayDeploy(house, caller, app, branch, target);
 		return null;
 	} catch (error) {
 		if (error instanceof Refusal) return error.message;
 		throw error;
 	}
+}
+
+/** @throws Refusal 403 */
+async function mayDeploy(house: House, caller: Caller, app: string, branch: string, target: BranchTarget): Promise<void> {
+	authorise(caller, 'deployer', { app, environment: target === 'preview' ? await previewOf(house, app, branch) : PRODUCTION });
 }
 
 /** git's own program receives, checks and moves; answers which branches moved. */
@@ -91,7 +100,10 @@ async function take({ house, name, response }: Push, answer: PushAnswer, { comma
 		signal: gone.signal,
 	});
 	const [output, { code, stderr }] = await Promise.all([buffer(running.output), running.ended]);
-	if (code !== 0) house.log.warn('push.not_taken', { repository: name, code, stderr });
+	if (code !== 0) {
+		house.log.warn('push.not_taken', { repository: name, code, stderr });
+		await swallow(input);
+	}
 	answer.pass(output);
 	const branches = commands.filter(({ ref }) => branchOf(ref) !== null);
 	// As it says itself; where it doesn't say it of all, or nobody asked it to, they are looked at.
@@ -111,7 +123,7 @@ async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAn
 	try {
 		for (const { ref, from, to } of moved) {
 			const branch = branchOf(ref)!;
-			const row = to === null ? known : await rowOf(push, known, to);
+			const row = to === null ? known : await rowOf(push, known, branch, to);
 			if (row === null) continue;
 			const of = { row, branch, by: caller.by };
 			const said =
@@ -127,6 +139,19 @@ async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAn
 			error instanceof Refusal ? `${error.message}${error.hint === null ? '' : ` (${error.hint})`}` : 'control failed; its log says why';
 	}
 	answer.end(failed);
+}
+
+/** git hears nothing before it has sent everything. */
+async function swallow(input: Readable): Promise<void> {
+	let bytes = 0;
+	try {
+		for await (const part of input) {
+			bytes += (part as Buffer).length;
+			if (bytes > MAX_PUSH_BYTES) return;
+		}
+	} catch {
+		// Cut off: nobody is told then.
+	}
 }
 
 /** Until it has ended, or nobody looks any more. `before`: goes before each line. */
@@ -154,12 +179,16 @@ function show({ house, response }: Push, answer: PushAnswer, id: string, before:
 }
 
 /** What the repository holds by now; whoever made its row with `jibe repo add` has said it. */
-async function rowOf({ house, name, caller }: Push, known: RepositoryRow | null, commit: string): Promise<RepositoryRow> {
+async function rowOf({ house, name, caller }: Push, known: RepositoryRow | null, branch: string, commit: string): Promise<RepositoryRow> {
 	const apps = (await appsIn({ directory: house.git.directory(name) }, commit, name, known)).map(({ app, directory }) => ({
 		app,
 		directory,
 	}));
-	for (const { app } of apps) authorise(caller, 'deployer', { app });
+	const target = targetOf(branch, known?.rules ?? branchRules.parse({}));
+	for (const { app } of apps) {
+		authorise(caller, 'deployer', { app });
+		if (target !== null) await mayDeploy(house, caller, app, branch, target);
+	}
 	if (known && JSON.stringify(known.apps) === JSON.stringify(apps)) return known;
 	if (known && !known.by.startsWith(BY_PUSH)) return known;
 	for (const other of await house.state.repositories.list()) {

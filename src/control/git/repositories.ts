@@ -11,8 +11,19 @@ const DIRECTORY_MODE = 0o700;
 /** What leaves a commit as files is what a checkout has: what it says of archives doesn't hold here. */
 const ATTRIBUTES = '* -export-ignore -export-subst\n';
 
+/** Each push leaves some files; builds that wait need commits that no branch names any more, but for days at most. */
+const TIDY = {
+	'gc.auto': '4000',
+	'gc.autoPackLimit': '40',
+	'gc.autoDetach': 'false',
+	'gc.pruneExpire': '2.weeks.ago',
+	'pack.threads': '1',
+};
+const TIDY_LIMIT_MS = 20 * 60_000;
+
 export class Repositories {
 	private readonly root: string;
+	private readonly tidying = new Set<string>();
 
 	/** `data`: control's directory; absent: this control keeps no repositories. */
 	constructor(data: string | undefined) {
@@ -53,6 +64,17 @@ export class Repositories {
 			if (!existsSync(directory)) throw error;
 		}
 		return directory;
+	}
+
+	/** Many small files become one, when there are many; what nothing names goes after two weeks. Once at a time. */
+	async tidy(name: string): Promise<void> {
+		if (this.tidying.has(name)) return;
+		this.tidying.add(name);
+		try {
+			await git(['gc', '--auto', '--quiet'], { directory: this.directory(name), config: TIDY, limitMs: TIDY_LIMIT_MS });
+		} finally {
+			this.tidying.delete(name);
+		}
 	}
 
 	async remove(name: string): Promise<void> {

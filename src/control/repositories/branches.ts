@@ -3,7 +3,7 @@ import type { RepositoryRow } from '#state/repositories.ts';
 import type { NewBuild } from '#wire/builds.ts';
 import { PRODUCTION } from '#wire/names.ts';
 import { enqueue } from '../builds/builds.ts';
-import { git } from '../git/git.ts';
+import { GitError, git } from '../git/git.ts';
 import type { House } from '../house.ts';
 import { whyNotBuilt } from './affected.ts';
 import type { Pushes, Queued } from './look.ts';
@@ -12,17 +12,27 @@ import { endPreview, previewOf } from './previews.ts';
 /** What comes of a branch that moved elsewhere: a build of each of its repository's apps, where the rules say. */
 
 const ANCESTORS = 50;
+const FAR_ANCESTORS = 20;
+const SHORT_COMMIT = 12;
 const MAX_WORDS = 200;
 
 export function pushesOf(house: House): Pushes {
 	return {
-		async moved({ row, branch, after, by, queued }) {
+		async moved({ row, branch, before, after, by, queued }) {
 			const target = targetOf(branch, row.rules);
 			if (target === null) return `${branch} goes nowhere`;
 			const trust = target === 'preview' ? ('preview' as const) : ('production' as const);
 			const environmentOf = async (app: string) => (trust === 'production' ? PRODUCTION : previewOf(house, app, branch));
-			const [facts, why] = await Promise.all([factsOf(house, row, after), whyNotAll(house, row, after, environmentOf)]);
-			const of = { ...facts, branch, trust, priority: target, by, why: null, force: false, queued };
+			const [facts, why, back] = await Promise.all([
+				factsOf(house, row, after, before),
+				whyNotAll(house, row, after, environmentOf),
+				isForced(house, row, before, after),
+			]);
+			// Who forces a branch elsewhere has said that what was there is to go.
+			const forced = back
+				? { force: true, why: `in place of ${before!.slice(0, SHORT_COMMIT)}, which it does not contain` }
+				: { force: false, why: null };
+			const of = { ...facts, ...forced, branch, trust, priority: target, by, queued };
 			return queueAll(house, row, environmentOf, of, (app) => why.get(app) ?? null);
 		},
 		async gone({ row, branch, by }) {
@@ -78,14 +88,43 @@ export async function queueAll(
 	return said.join(', ');
 }
 
+/** `before`: where the branch was, which may be further back than what is looked at. */
 export async function factsOf(
 	house: House,
 	row: RepositoryRow,
 	commit: string,
+	before: string | null = null,
 ): Promise<Pick<NewBuild, 'commit' | 'author' | 'subject' | 'ancestors'>> {
 	const args = ['log', '-z', `--max-count=${ANCESTORS}`, '--format=%H%n%an%n%s', commit, '--'];
-	const rows = (await git(args, { directory: house.git.directory(row.name) })).split('\0').map((one) => one.split('\n'));
+	const directory = house.git.directory(row.name);
+	const rows = (await git(args, { directory })).split('\0').map((one) => one.split('\n'));
 	const [, author = '', subject = ''] = rows[0] ?? [];
-	const ancestors = rows.flatMap(([id = '']) => (id === '' ? [] : [id]));
+	const near = rows.flatMap(([id = '']) => (id === '' ? [] : [id]));
+	const far = near.length < ANCESTORS || before === null || near.includes(before) ? [] : await farAncestors(directory, commit, before);
+	const ancestors = [...near.slice(0, ANCESTORS - far.length), ...far];
 	return { commit, author: author.slice(0, MAX_WORDS), subject: subject.slice(0, MAX_WORDS), ancestors };
+}
+
+/** Of more commits than are named, those that may be what serves: where the branch was, and the ones before. */
+async function farAncestors(directory: string, commit: string, before: string): Promise<string[]> {
+	if (!(await isAncestor(directory, before, commit))) return [];
+	const text = await git(['rev-list', `--max-count=${FAR_ANCESTORS}`, before], { directory });
+	return text.split('\n').filter((line) => line !== '');
+}
+
+/** It went back, or aside. */
+async function isForced(house: House, row: RepositoryRow, before: string | null, after: string): Promise<boolean> {
+	if (before === null || before === after) return false;
+	return !(await isAncestor(house.git.directory(row.name), before, after));
+}
+
+/** True also where git can't say: what is not here can't be compared. */
+async function isAncestor(directory: string, one: string, of: string): Promise<boolean> {
+	try {
+		await git(['merge-base', '--is-ancestor', one, of], { directory });
+		return true;
+	} catch (error) {
+		if (error instanceof GitError) return error.code !== 1;
+		throw error;
+	}
 }

@@ -8,13 +8,24 @@ import { Refusal } from '../ports.ts';
 
 const MAX_OPEN_BUILDS = 100;
 
-/** The branch's plain name, unless that is another's: somebody else's branch, or an environment that people deploy to. */
+/** The branch's plain name, unless that is another's: somebody else's branch, or an environment that people made. */
 export async function previewOf(house: House, app: string, branch: string): Promise<string> {
 	const { plain, own } = previewNames(app, branch, sha256(branch).slice('sha256:'.length));
-	const wants = await house.state.deployments.wants({ app, environment: plain });
-	if (!wants.some(({ removed }) => !removed)) return plain;
-	const [last] = await house.state.deployments.history({ app, environment: plain, limit: 1 });
-	return last?.branch === branch ? plain : own;
+	if (plain === own) return own;
+	const of = { app, environment: plain };
+	const [newest] = await house.state.builds.list({ ...of, limit: 1 });
+	if (newest && newest.trust !== 'production' && newest.branch === branch) return plain;
+	return newest || (await isMade(house, of)) ? own : plain;
+}
+
+/** Something runs there, or is to: what people prepared for it, secrets above all, is not for whoever names a branch. */
+async function isMade(house: House, of: { app: string; environment: string }): Promise<boolean> {
+	const [wants, secrets, env] = await Promise.all([
+		house.state.deployments.wants(of),
+		house.state.secrets.list(of),
+		house.state.env.get(of.app, of.environment),
+	]);
+	return wants.some(({ removed }) => !removed) || secrets.length > 0 || Object.keys(env.values).length > 0;
 }
 
 /** What waits or runs for it ends, and then what serves. false: there was nothing of it. */
