@@ -261,6 +261,17 @@ describe('the artifact', () => {
 		assert.deepEqual(await state.builds.list({ which: 'undeployed', limit: 9 }), []);
 	});
 
+	test('of one that a person cancelled meanwhile comes too late', async () => {
+		const state = await cluster.state();
+		await state.blobs.own('notes', BLOBS);
+		const { id } = await state.builds.enqueue(newBuild());
+		const of = await claimed(state, 'w1');
+		await state.builds.halt(id, 'cancelled', 'token:ann');
+		const build = { ...of, published: 1, gating: false, metadata: null };
+		await assert.rejects(state.deployments.create(newDeployment('notes', { build })), { code: 'fenced', message: /has ended: Cancelled/ });
+		assert.equal(await state.deployments.deployment(id), null);
+	});
+
 	test('while gates go on, the builder is still heard, and told when the deployment is over', async () => {
 		const state = await cluster.state();
 		await state.blobs.own('notes', BLOBS);
