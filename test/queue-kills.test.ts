@@ -75,6 +75,8 @@ test('builders frozen: others take their builds over, and what wakes up later is
 
 class House {
 	claimer!: Claimer;
+	/** Also those that are frozen when a test fails. */
+	readonly #claimers: Claimer[] = [];
 	readonly #cluster: TestCluster;
 	readonly #data = mkdtempSync(join(tmpdir(), 'jibe-queue-kills-'));
 	readonly #state: State;
@@ -150,6 +152,7 @@ class House {
 	async startClaimer(through: boolean): Promise<void> {
 		const workers = STATES.map((state) => `${state}-${++this.#workers}`);
 		this.claimer = new Claimer({ url: this.#url, credential: this.#credential, through, workers });
+		this.#claimers.push(this.claimer);
 		await this.claimer.next(/^ready/);
 	}
 
@@ -186,7 +189,7 @@ class House {
 
 	async close(): Promise<void> {
 		this.#depot?.link.close();
-		this.claimer?.child.kill('SIGKILL');
+		for (const { child } of this.#claimers) child.kill('SIGKILL');
 		const ended = once(this.#control, 'exit');
 		this.#control.kill('SIGTERM');
 		await ended;
@@ -210,27 +213,22 @@ class House {
 class Claimer {
 	readonly child: ChildProcess;
 	readonly #said: string[] = [];
-	#heard = () => {};
 
 	constructor(settings: ClaimerSettings) {
 		this.child = program('fixtures/claimer.ts', [], settings);
-		createInterface({ input: this.child.stdout! }).on('line', (line) => {
-			this.#said.push(line);
-			this.#heard();
-		});
+		createInterface({ input: this.child.stdout! }).on('line', (line) => this.#said.push(line));
 	}
 
 	go(): void {
 		this.child.stdin!.write('go\n');
 	}
 
-	async next(pattern: RegExp): Promise<string> {
-		for (;;) {
+	next(pattern: RegExp): Promise<string> {
+		const found = () => {
 			const at = this.#said.findIndex((line) => pattern.test(line));
-			if (at >= 0) return this.#said.splice(at, 1)[0]!;
-			assert.equal(this.child.exitCode, null, `the claimer has ended, waiting for ${pattern}`);
-			await new Promise<void>((resolve) => (this.#heard = resolve));
-		}
+			return at >= 0 ? this.#said.splice(at, 1)[0]! : null;
+		};
+		return eventually(found, `a claimer that says ${pattern}`, PATIENCE_MS);
 	}
 }
 
