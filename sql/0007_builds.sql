@@ -288,7 +288,15 @@ begin
 end $$;
 
 create function jibe.build_job_json(b jibe.build) returns jsonb language sql stable as $$
-	select j.job || jsonb_build_object('id', b.id, 'attempt', b.attempt, 'deadline', b.deadline) from jibe.build_job j where j.id = b.id
+	select j.job || jsonb_build_object(
+		'id', b.id, 'attempt', b.attempt, 'deadline', b.deadline,
+		'env', coalesce((
+			select jsonb_object_agg(e.name, e.value) from jibe.env e
+			where e.app = b.app and e.environment = b.environment and e.value is not null), '{}'),
+		-- Read and opened only where there are any.
+		'hasSecrets', exists (
+			select from jibe.secret s where s.app = b.app and s.environment = b.environment and s.revoked_at is null and s.removed_at is null))
+	from jibe.build_job j where j.id = b.id
 $$;
 
 -- The next job for a worker: the one that it has already (the answer was lost), or that of the lane whose turn it is; null: none.
@@ -419,8 +427,8 @@ begin
 	return jsonb_build_object('next', coalesce(v_last.next, 0), 'bytes', coalesce(v_last.bytes, 0), 'stop', b.stop);
 end $$;
 
--- It ended without an artifact, or was compared, or (gating) the last steps are over. `p`: {id, attempt, worker, state, reason, detail, at}.
--- Told twice, it has ended once.
+-- It ended without an artifact, or was compared, or (gating) the last steps are over: then nothing is done before the driver has heard
+-- of that (`heard`). `p`: {id, attempt, worker, state, reason, detail, at, became, heard}. Told twice, it has ended once.
 create function jibe.finish_build(p jsonb) returns jsonb language plpgsql as $$
 declare
 	b jibe.build;
@@ -432,6 +440,9 @@ begin
 	perform from jibe.build_lane where name = (select lane from jibe.build where id = p ->> 'id') for update;
 	b := jibe.fenced_build(p ->> 'id', (p ->> 'attempt')::integer, p ->> 'worker');
 	v_phase := b.phase;
+	if b.phase = 'gating' and not coalesce((p ->> 'heard')::boolean, false) then
+		return jsonb_build_object('was', v_phase, 'state', b.state, 'reason', b.reason);
+	end if;
 	if b.phase in ('stopping', 'gating') then
 		update jibe.build set phase = 'ended', reason = coalesce(reason, p ->> 'reason'), detail = coalesce(detail, p ->> 'detail') where id = b.id;
 		perform jibe.free_lane(b.lane, b.id);
@@ -445,7 +456,7 @@ begin
 		update jibe.build set became = p ->> 'became' where id = b.id and p ? 'became';
 	end if;
 	perform jibe.publish(v_events);
-	return (select jsonb_build_object('was', v_phase, 'build', jibe.build_view(x)) from jibe.build x where x.id = b.id);
+	return (select jsonb_build_object('was', v_phase, 'state', x.state, 'reason', x.reason) from jibe.build x where x.id = b.id);
 end $$;
 
 -- A person or the deployment's end stops it. Answers the build as it is then.

@@ -632,7 +632,15 @@ CREATE OR REPLACE FUNCTION jibe.build_job_json(b build)
  LANGUAGE sql
  STABLE
 AS $function$
-	select j.job || jsonb_build_object('id', b.id, 'attempt', b.attempt, 'deadline', b.deadline) from jibe.build_job j where j.id = b.id
+	select j.job || jsonb_build_object(
+		'id', b.id, 'attempt', b.attempt, 'deadline', b.deadline,
+		'env', coalesce((
+			select jsonb_object_agg(e.name, e.value) from jibe.env e
+			where e.app = b.app and e.environment = b.environment and e.value is not null), '{}'),
+		-- Read and opened only where there are any.
+		'hasSecrets', exists (
+			select from jibe.secret s where s.app = b.app and s.environment = b.environment and s.revoked_at is null and s.removed_at is null))
+	from jibe.build_job j where j.id = b.id
 $function$
 
 
@@ -1023,6 +1031,9 @@ begin
 	perform from jibe.build_lane where name = (select lane from jibe.build where id = p ->> 'id') for update;
 	b := jibe.fenced_build(p ->> 'id', (p ->> 'attempt')::integer, p ->> 'worker');
 	v_phase := b.phase;
+	if b.phase = 'gating' and not coalesce((p ->> 'heard')::boolean, false) then
+		return jsonb_build_object('was', v_phase, 'state', b.state, 'reason', b.reason);
+	end if;
 	if b.phase in ('stopping', 'gating') then
 		update jibe.build set phase = 'ended', reason = coalesce(reason, p ->> 'reason'), detail = coalesce(detail, p ->> 'detail') where id = b.id;
 		perform jibe.free_lane(b.lane, b.id);
@@ -1036,7 +1047,7 @@ begin
 		update jibe.build set became = p ->> 'became' where id = b.id and p ? 'became';
 	end if;
 	perform jibe.publish(v_events);
-	return (select jsonb_build_object('was', v_phase, 'build', jibe.build_view(x)) from jibe.build x where x.id = b.id);
+	return (select jsonb_build_object('was', v_phase, 'state', x.state, 'reason', x.reason) from jibe.build x where x.id = b.id);
 end $function$
 
 

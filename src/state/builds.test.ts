@@ -194,10 +194,15 @@ describe('what is reported', () => {
 			steps: [step('test', { kind: 'test', state: 'failed', exitCode: 1 })],
 			leaseMs: 1000,
 		});
-		const ended = await state.builds.finish(of, { state: 'BuildFailed', reason: 'packaging', detail: 'no entry', at: 5 });
-		assert.equal((await state.builds.finish(of, { state: 'TestFailed', ...END })).was, 'ended');
-		assert.deepEqual(ended.build.stages.map((one) => one.state), ['Queued', 'Building', 'Testing', 'Packaging', 'BuildFailed']); // prettier-ignore
-		assert.deepEqual(ended.build.steps.map((one) => [one.name, one.state]), [['compile', 'passed'], ['test', 'failed']]); // prettier-ignore
+		await state.builds.finish(of, { state: 'BuildFailed', reason: 'packaging', detail: 'no entry', at: 5 });
+		assert.deepEqual(await state.builds.finish(of, { state: 'TestFailed', ...END }), {
+			was: 'ended',
+			state: 'BuildFailed',
+			reason: 'packaging',
+		});
+		const ended = (await state.builds.build(id))!;
+		assert.deepEqual(ended.stages.map((one) => one.state), ['Queued', 'Building', 'Testing', 'Packaging', 'BuildFailed']); // prettier-ignore
+		assert.deepEqual(ended.steps.map((one) => [one.name, one.state]), [['compile', 'passed'], ['test', 'failed']]); // prettier-ignore
 		const told = (await state.events.after(0)).filter((event) => event.deployment === id);
 		assert.deepEqual(
 			told.map(({ type, data }) => (type === 'build.step' ? (data['step'] as StepReport).name : data['state'])),
@@ -293,6 +298,7 @@ describe('the artifact', () => {
 		});
 		assert.equal((await state.builds.sweep(3))[0]?.outcome, 'stopped');
 		assert.deepEqual(await state.builds.beat(of, 1000), { stop: 'cancelled' });
-		assert.equal((await state.builds.finish(of, { state: 'gates-passed', ...END })).build.phase, 'ended');
+		await state.builds.finish(of, { state: 'gates-passed', ...END });
+		assert.equal((await state.builds.build(id))?.phase, 'ended');
 	});
 });

@@ -25,8 +25,11 @@ export interface Builds {
 	logged(of: Fence): Promise<LogAnswer>;
 	/** Batches of lines, oldest first, of the attempts from one on. */
 	lines(of: { id: string; attempt: number; from: number; limit: number }): Promise<StoredLines[]>;
-	/** Told twice, it has ended once. `was`: the phase that it was in. */
-	finish(of: Fence, end: BuildFinish): Promise<{ was: BuildPhase; build: BuildRow }>;
+	/**
+	 * Told twice, it has ended once. `was`: the phase that it was in. One whose gates go on ends only once the driver has `heard`
+	 * how they ended: without, nothing is done.
+	 */
+	finish(of: Fence, end: BuildFinish): Promise<{ was: BuildPhase; state: DeploymentState; reason: string | null }>;
 	/** Ends one that waits, stops one that runs. One that has ended is answered as it is. @throws StateError unknown */
 	halt(id: string, why: 'cancelled' | 'superseded', by: string | null): Promise<BuildRow>;
 	/** Takes from silent workers what they held, stops what took too long. */
@@ -67,8 +70,8 @@ export interface StoredLines {
 }
 
 export type BuildPhase = 'waiting' | 'running' | 'gating' | 'stopping' | 'ended';
-/** As a builder gets it, without what control adds. */
-export type ClaimedBuild = Omit<BuildJob, 'secrets' | 'env'>;
+/** As a builder gets it, but for the secrets, which control opens. */
+export type ClaimedBuild = Omit<BuildJob, 'secrets'> & { hasSecrets: boolean };
 
 export interface BuildRow extends BuildView {
 	phase: BuildPhase;
@@ -88,6 +91,7 @@ export interface BuildFinish {
 	detail: string | null;
 	at: number;
 	became?: string;
+	heard?: boolean;
 }
 
 export interface Swept extends Fence {
@@ -177,7 +181,7 @@ export class BuildTable implements Builds {
 		return rows;
 	}
 
-	finish(of: Fence, end: BuildFinish): Promise<{ was: BuildPhase; build: BuildRow }> {
+	finish(of: Fence, end: BuildFinish): ReturnType<Builds['finish']> {
 		return this.told(this.db.call('jibe_finish_build', 'select jibe.finish_build($1)', [toJson({ ...of, ...end })]));
 	}
 

@@ -71,12 +71,13 @@ function jobRoutes(house: House): Route[] {
 			answer: z.object({}),
 			async handle({ params, body: { worker, attempt, ...end } }) {
 				const of = { ...params, worker, attempt };
-				// Before it has ended: if control dies in between, the next attempt says it again.
-				if ((await state.builds.phase(of)) === 'gating') {
+				let done = await state.builds.finish(of, end);
+				// The driver hears of it before it has ended: if control dies in between, the next attempt says it again.
+				if (done.was === 'gating') {
 					await gatesEnded(house, of, { passed: end.state === 'gates-passed', summary: (end.detail ?? end.reason ?? '').slice(0, 8_000) });
+					done = await state.builds.finish(of, { ...end, heard: true });
 				}
-				const { was, build: ended } = await state.builds.finish(of, end);
-				if (was === 'running') house.metrics.add('jibe_builds_total', { state: ended.reason === end.state ? end.state : ended.state });
+				if (done.was === 'running') house.metrics.add('jibe_builds_total', { state: done.reason === end.state ? end.state : done.state });
 				builds.told(params.id, true);
 				builds.hint();
 				return {};

@@ -68,10 +68,10 @@ export async function find({ state }: House, id: string): Promise<BuildRow> {
 
 /** The next job for a builder, with what only builders are told. */
 export async function claim(house: House, of: { worker: string; platform: string }, left: AbortSignal): Promise<BuildJob | null> {
-	const job = await house.builds.claim(of, left);
-	if (!job) return null;
-	const [secrets, env] = await Promise.all([secretsOf(house, job), house.state.env.get(job.app, job.environment)]);
-	return { ...job, secrets, env: env.values };
+	const claimed = await house.builds.claim(of, left);
+	if (!claimed) return null;
+	const { hasSecrets, ...job } = claimed;
+	return { ...job, secrets: hasSecrets ? await secretsOf(house, job) : {} };
 }
 
 /** The last steps of a build whose artifact is on its way have ended: its deployment goes past the first region, or back. */
