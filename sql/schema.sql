@@ -410,6 +410,18 @@ create table jibe.session (
 	PRIMARY KEY (hash)
 );
 
+create table jibe.sign_in (
+	token text not null,
+	code text not null,
+	hash bytea not null,
+	machine text not null,
+	address text not null,
+	expires_at bigint not null,
+	denied boolean not null default false,
+	PRIMARY KEY (token),
+	UNIQUE (code)
+);
+
 create table jibe.step_entry (
 	scope text not null,
 	domain text not null,
@@ -448,7 +460,9 @@ create table jibe.token (
 	expires_at bigint,
 	revoked_at bigint,
 	last_used_at bigint,
+	parent text,
 	CHECK ((role = ANY (ARRAY['viewer'::text, 'deployer'::text, 'admin'::text]))),
+	FOREIGN KEY (parent) REFERENCES token(id),
 	PRIMARY KEY (id)
 );
 
@@ -492,6 +506,7 @@ CREATE INDEX deployment_live ON jibe.deployment USING btree (app, environment, e
 CREATE INDEX deployment_open ON jibe.deployment USING btree (id) WHERE ((ended_at IS NULL) OR (watch_until IS NOT NULL));
 CREATE UNIQUE INDEX master_key_current ON jibe.master_key USING btree ((true)) WHERE (retired_at IS NULL);
 CREATE UNIQUE INDEX replica_lock_key ON jibe.replica USING btree (lock);
+CREATE UNIQUE INDEX sign_in_code_key ON jibe.sign_in USING btree (code);
 CREATE INDEX step_entry_by_use ON jibe.step_entry USING btree (used_at);
 CREATE INDEX step_run_by_time ON jibe.step_run USING btree (at);
 

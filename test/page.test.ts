@@ -1,9 +1,15 @@
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { hostname, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { tinyApp } from './fixtures/app.ts';
 import { findChromium, openBrowser, type Browser } from './fixtures/browser.ts';
-import { eventually, kill, startJibe } from './fixtures/jibe.ts';
+import { eventually, kill, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { Terminal, noTerminal } from './fixtures/terminal.ts';
 
+const COMMAND = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url));
 const chromium = findChromium();
 const skip = chromium === null && 'needs Chromium';
 
@@ -18,10 +24,15 @@ test('a browser signs in by a link that works once, and sees deploy, failure and
 
 	await browser.go(`${jibe.url}/`);
 	await shows(/To sign in, run this[^]*jibe open/);
+	await readable(browser);
+	await fill(browser, '#secret', 'jibe_0000000000_nonsense');
+	await shows(/this token does not exist/);
 	const { json } = await jibe.expect(0, ['open', '--json']);
 	await browser.go(String(json?.['url']));
 	await shows(/Live[^]*Nothing is deployed yet[^]*3 regions, all connected\./);
 
+	await signInFromTerminal(jibe, browser, shows);
+	await browser.go(`${jibe.url}/`);
 	await jibe.expect(0, ['deploy'], { cwd: app.dir });
 	await shows(/shop\n[^]*v1 serves in 3 of 3 regions[^]*v1: Deployed/);
 	await jibe.expect(0, ['deploy'], { cwd: app.write('server.ts', source('two')).dir });
@@ -47,6 +58,34 @@ test('a browser signs in by a link that works once, and sees deploy, failure and
 	await browser.go(String(json?.['url']));
 	await shows(/This link was used before/);
 });
+
+/** `jibe login` at a terminal, allowed on the page: by a wrong code first, then by the link that the terminal shows. */
+async function signInFromTerminal(jibe: Jibe, browser: Browser, shows: (pattern: RegExp) => Promise<unknown>): Promise<void> {
+	if (noTerminal()) return;
+	const home = mkdtempSync(join(tmpdir(), 'jibe-home-'));
+	const env = { PATH: process.env['PATH'], HOME: home, XDG_CONFIG_HOME: home };
+	await using terminal = new Terminal([process.execPath, COMMAND, 'login', jibe.url], env);
+	const [, url = '', code] = await terminal.shows(/(http\S+\/sign-in\?code=(\S+))\r/);
+	await browser.go(`${jibe.url}/sign-in?code=BBBB-BBBB`);
+	await shows(/no sign-in waits with this code/);
+	await browser.go(`${jibe.url}/sign-in`);
+	await shows(/The code that your terminal shows/);
+	await browser.go(url);
+	await shows(new RegExp(`asks to sign in as you\\s+${code}[^]*${hostname()}[^]*127\\.0\\.0\\.1[^]*admin`));
+	await readable(browser);
+	await browser.evaluate(`document.querySelector('#role').value = 'deployer'; document.querySelector('#ask .main').click()`);
+	await shows(/Allowed as “login from/);
+	assert.equal(await terminal.exit(), 0, terminal.text);
+	const { json } = await jibe.expect(0, ['token', 'list', '--json']);
+	const tokens = json?.['tokens'] as { name: string; role: string }[];
+	assert.deepEqual(tokens.map(({ name, role }) => [name, role]).at(-1), [`login from ${hostname()}`, 'deployer']);
+	rmSync(home, { recursive: true });
+}
+
+/** Writes into a field of a form and sends that. */
+function fill(browser: Browser, field: string, value: string): Promise<void> {
+	return browser.evaluate(`{ const field = document.querySelector('${field}'); field.value = '${value}'; field.form.requestSubmit(); }`);
+}
 
 /** Every colour of text against what it stands on, light and dark. */
 async function readable(browser: Browser): Promise<void> {

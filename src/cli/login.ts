@@ -6,11 +6,13 @@ import { EXIT, Failure, usage, type Exit } from './failure.ts';
 import { done, type Output } from './output.ts';
 import { loginFile } from './places.ts';
 import { addresses, ask, type Server } from './server.ts';
+import { signIn } from './sign-in.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
 /**
  * Whom one speaks to comes first: by the fingerprint in the URL, by a public certificate, or by a person who compares
- * fingerprints. The token comes on standard input: on a command line everybody on the machine could read it.
+ * fingerprints. The token is allowed in a browser or comes on standard input: on a command line everybody on the machine could
+ * read it.
  */
 export const verb: Verb = {
 	syntax: { options: {}, positionals: ['URL'], optional: 1 },
@@ -18,8 +20,7 @@ export const verb: Verb = {
 		const input = linesOf(process.stdin);
 		const server: Server = { ...serverNamed(args.positionals[0] ?? ''), token: '' };
 		await recognise(server, input, out);
-		if (process.stdin.isTTY) out.say('Paste the token and press Enter:');
-		server.token = (await input()).trim();
+		server.token = process.stdin.isTTY ? await signIn(server, input, out) : ((await input()) ?? '').trim();
 		if (server.token === '') throw usage('no token on standard input', `jibe login ${server.url.origin} < token`);
 		await ask(server, { path: '/api/v1/whoami' });
 		const file = loginFile();
@@ -37,7 +38,7 @@ function serverNamed(text: string): Omit<Server, 'token'> {
 }
 
 /** From here on what is sent can be read by that control alone. */
-async function recognise(server: Server, input: () => Promise<string>, out: Output): Promise<void> {
+async function recognise(server: Server, input: () => Promise<string | null>, out: Output): Promise<void> {
 	try {
 		await ask(server, { path: '/healthz' });
 	} catch (error) {
@@ -46,7 +47,7 @@ async function recognise(server: Server, input: () => Promise<string>, out: Outp
 		out.say(`${server.url.origin} has a certificate of its own, with the fingerprint`);
 		out.say(`  ${fingerprint}`);
 		out.say('"jibe up" on its machine says the same when it is the one you mean. Is it? Type yes:');
-		if ((await input()).trim().toLowerCase() !== 'yes') throw error;
+		if ((await input())?.trim().toLowerCase() !== 'yes') throw error;
 		server.pin = fingerprint;
 		await ask(server, { path: '/healthz' });
 	}
@@ -67,12 +68,12 @@ function keep(file: string, { url, token, trust }: Server, others: readonly stri
 	renameSync(draft, file);
 }
 
-/** One line at a time, as they come; empty once there are no more. */
-function linesOf(stream: NodeJS.ReadableStream): () => Promise<string> {
+/** One line at a time, as they come; null once there are no more. */
+function linesOf(stream: NodeJS.ReadableStream): () => Promise<string | null> {
 	let lines: AsyncIterator<string> | null = null;
 	return async () => {
 		lines ??= createInterface({ input: stream })[Symbol.asyncIterator]();
 		const { value, done: ended } = await lines.next();
-		return ended ? '' : value;
+		return ended ? null : value;
 	};
 }

@@ -1,5 +1,5 @@
-import { spawn } from 'node:child_process';
 import type { AppStatus } from '#wire/api.ts';
+import { startBrowser } from './browser.ts';
 import { EXIT, type Exit } from './failure.ts';
 import { ask, findServer } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
@@ -25,12 +25,4 @@ async function signInLink(server: ReturnType<typeof findServer>): Promise<string
 async function appUrl(server: ReturnType<typeof findServer>, app: string, environment: string): Promise<string> {
 	const path = `/api/v1/apps/${encodeURIComponent(app)}/status?environment=${encodeURIComponent(environment)}`;
 	return ((await ask(server, { path })) as AppStatus).url;
-}
-
-/** Without a browser to start, the link that is printed has to do. */
-function startBrowser(url: string): void {
-	const command = process.platform === 'darwin' ? 'open' : 'xdg-open';
-	spawn(command, [url], { detached: true, stdio: 'ignore' })
-		.on('error', () => {})
-		.unref();
 }

@@ -6,6 +6,10 @@ export interface Pages {
 	index: string;
 	script: string;
 	style: string;
+	/** Where a person allows a command a token. */
+	allow: string;
+	allowScript: string;
+	signInScript: string;
 	signedIn: string;
 	signIn(problem: string | null): string;
 	headers: Record<string, string>;
@@ -38,16 +42,25 @@ export function loadPages(dir: string): Pages {
 		index: read('index.html'),
 		script: read('page.js'),
 		style: read('style.css'),
+		allow: read('allow.html'),
+		allowScript: read('allow.js'),
+		signInScript: read('sign-in.js'),
 		// A refresh from this page, not a redirect: a SameSite=Strict cookie is not sent along a redirect that began elsewhere.
 		signedIn: shell('<meta http-equiv="refresh" content="0; url=/">', '<p>Signed in. <a href="/">Go on to the page.</a></p>'),
 		signIn: (problem) =>
 			shell(
-				'',
-				`${problem === null ? '' : `<p class="problem" role="alert">${problem}</p>`}<p>To sign in, run this on a machine that has a token:</p><pre>jibe open</pre><p class="quiet">It opens this page with a link that works once.</p>`,
+				'<script src="/sign-in.js" type="module"></script>',
+				`${problem === null ? '' : `<p class="problem" role="alert">${problem}</p>`}<p>To sign in, run this on a machine that has a token:</p><pre>jibe open</pre><p class="quiet">It opens this page with a link that works once.</p>${TOKEN_FORM}`,
 			),
 		headers: HEADERS,
 	};
 }
+
+const TOKEN_FORM = `<form id="token">
+<label for="secret">Or paste a token</label>
+<p class="row"><input id="secret" type="password" autocomplete="off" spellcheck="false" required placeholder="jibe_…"><button type="submit">Sign in</button></p>
+<p class="problem" role="alert"></p>
+</form>`;
 
 function shell(head: string, body: string): string {
 	return `<!doctype html>

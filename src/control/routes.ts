@@ -12,6 +12,7 @@ import { releaseRoutes } from './api/releases.ts';
 import { secretRoutes } from './api/secrets.ts';
 import { serverRoutes } from './api/servers.ts';
 import { verifyRoutes } from './api/verify.ts';
+import { signInRoutes } from './api/sign-ins.ts';
 import { stepRoutes } from './api/steps.ts';
 import type { House } from './house.ts';
 import { openApi } from './openapi.ts';
@@ -42,6 +43,6 @@ export function routesOf(
 		...doctorRoutes(house, of),
 	];
 	const document = () => openApi(routes, of.version);
-	routes.push(...pageRoutes(house, of.pages, document));
+	routes.push(...signInRoutes(house, of.pages), ...pageRoutes(house, of.pages, document));
 	return routes;
 }

@@ -2,6 +2,7 @@ import { sql } from 'kysely';
 import type { Digest } from '#digest/digest.ts';
 import { packDigests, unpackDigests } from './digests.ts';
 import type { Database } from './database.ts';
+import { SIGN_IN_LIFE_MS } from './sign-ins.ts';
 import type { Collected } from './state.ts';
 import { collectSteps } from './steps.ts';
 
@@ -110,6 +111,8 @@ async function pruneAudit(db: Database, now: number): Promise<number> {
 async function dropExpired(db: Database, now: number): Promise<void> {
 	await db.rows(db.build.deleteFrom('jibe.login_code').where('expires_at', '<', now));
 	await db.rows(db.build.deleteFrom('jibe.session').where('expires_at', '<', now));
+	// For as long again its command is told that it has expired.
+	await db.rows(db.build.deleteFrom('jibe.sign_in').where('expires_at', '<', now - SIGN_IN_LIFE_MS));
 }
 
 /** Logs, then what is left of builds; a build's steps and log go with it. In pieces, so that nobody waits for long. */

@@ -2,7 +2,7 @@
 
 /** The installation's row goes by itself; the schema is made by migrations; the rest is of this moment and these processes only. */
 export const LEFT_OUT: ReadonlySet<string> = new Set([
-	'installation', 'migration', 'transition', 'login_code', 'session', 'join_token', 'replica', 'control_address',
+	'installation', 'migration', 'transition', 'login_code', 'session', 'sign_in', 'join_token', 'replica', 'control_address',
 	'package', 'server_package', 'build_log', 'step_entry', 'step_run', 'delivery', 'commit_status',
 ]); // prettier-ignore
 

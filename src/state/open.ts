@@ -19,6 +19,7 @@ import { ReplicaTable } from './replicas.ts';
 import { SecretTable } from './secrets.ts';
 import { ServerTable } from './servers.ts';
 import { StepTable } from './steps.ts';
+import { SignInTable } from './sign-ins.ts';
 import { StateError, type Installation, type State, type StateOptions } from './state.ts';
 import { LoginTable, TokenTable } from './tokens.ts';
 
@@ -45,6 +46,7 @@ export async function openState(options: StateOptions): Promise<State> {
 			blobs: new BlobTable(db, clock),
 			regions: new RegionTable(db),
 			logins: new LoginTable(db, clock, tokens),
+			signIns: new SignInTable(db, clock),
 			audit: new AuditTable(db),
 			servers: new ServerTable(db, clock, events),
 			replicas,

@@ -8,6 +8,7 @@ import type { CommitStatuses, Deliveries } from './deliveries.ts';
 import type { Repositories } from './repositories.ts';
 import type { Secrets } from './secrets.ts';
 import type { Steps } from './steps.ts';
+import type { SignIns } from './sign-ins.ts';
 import type { Logins } from './tokens.ts';
 import type { Log } from '#log/log.ts';
 import type { BlobStore } from '#store/blob-store.ts';
@@ -31,6 +32,8 @@ export interface State {
 	readonly regions: Regions;
 	readonly tokens: Tokens;
 	readonly logins: Logins;
+	/** Commands that wait for a person with a browser to allow them a token. */
+	readonly signIns: SignIns;
 	readonly audit: Audit;
 	readonly servers: Servers;
 	readonly replicas: Replicas;
@@ -414,7 +417,7 @@ export interface Tokens {
 	/** The token that this secret belongs to; null when there is none, or it has expired or was revoked. */
 	verify(secret: string): Promise<Token | null>;
 	list(): Promise<Token[]>;
-	/** false: there is no such token, or it was revoked before. Its sessions end too. */
+	/** false: there is no such token, or it was revoked before. Its sessions end too, and the tokens that it allowed. */
 	revoke(id: string, by: string): Promise<boolean>;
 }
 

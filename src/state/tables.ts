@@ -149,6 +149,7 @@ export interface Tables {
 		changed_at: number;
 		by: string;
 	};
+	'jibe.pushed_repository': { repository: string };
 	'jibe.delivery': {
 		repository: string;
 		id: string;
@@ -206,7 +207,10 @@ export interface Tables {
 		expires_at: number | null;
 		revoked_at: number | null;
 		last_used_at: number | null;
+		/** Whose token allowed it in a browser. */
+		parent: string | null;
 	};
+	'jibe.sign_in': { token: string; code: string; hash: Buffer; machine: string; address: string; expires_at: number; denied: boolean };
 	'jibe.login_code': { hash: Buffer; token: string; expires_at: number };
 	'jibe.session': { hash: Buffer; token: string; expires_at: number };
 	'jibe.audit': {

@@ -1,7 +1,8 @@
 import { timingSafeEqual } from 'node:crypto';
 import type { Clock } from '#clock/clock.ts';
-import { randomId, randomSecret, sha256 } from '#digest/digest.ts';
+import { randomSecret, sha256 } from '#digest/digest.ts';
 import type { Token } from '#wire/api.ts';
+import { newToken, tokenIdOf } from '#wire/sign-in.ts';
 import { auditEntry } from './audit.ts';
 import { packDigests } from './digests.ts';
 import type { Database } from './database.ts';
@@ -12,8 +13,6 @@ const CODE_LIFE_MS = 5 * 60_000;
 const SESSION_LIFE_MS = 12 * 3_600_000;
 /** `lastUsedAt` is for people: a write a minute is enough. */
 const TOUCH_EACH_MS = 60_000;
-const ID_CHARACTERS = 10;
-const SECRET = /^jibe_([0-9a-hjkmnp-tv-z]{10})_[A-Za-z0-9_-]{43}$/;
 
 export interface Logins {
 	/** A code that signs a browser in as this token, once, within 5 min. */
@@ -36,8 +35,7 @@ export class TokenTable implements Tokens {
 	}
 
 	async create(of: NewToken): Promise<{ token: Token; secret: string }> {
-		const id = randomId(ID_CHARACTERS);
-		const secret = `jibe_${id}_${randomSecret()}`;
+		const { id, secret } = newToken();
 		const at = this.clock.now();
 		const { name, role, apps, environments, expiresAt, by } = of;
 		const row = {
@@ -51,6 +49,7 @@ export class TokenTable implements Tokens {
 			expires_at: expiresAt,
 			revoked_at: null,
 			last_used_at: null,
+			parent: null,
 		};
 		await this.db.transaction(async (rows) => {
 			await rows(
@@ -74,8 +73,8 @@ export class TokenTable implements Tokens {
 	}
 
 	async verify(secret: string): Promise<Token | null> {
-		const id = SECRET.exec(secret)?.[1];
-		if (id === undefined) return null;
+		const id = tokenIdOf(secret);
+		if (id === null) return null;
 		const [row] = await this.db.rows(this.db.build.selectFrom('jibe.token').selectAll().where('id', '=', id));
 		if (!row || !timingSafeEqual(row.hash, hashOf(secret))) return null;
 		return this.used(row);
@@ -89,20 +88,25 @@ export class TokenTable implements Tokens {
 	revoke(id: string, by: string): Promise<boolean> {
 		const at = this.clock.now();
 		return this.db.transaction(async (rows) => {
-			const revoked = await rows(
-				this.db.build
-					.updateTable('jibe.token')
-					.set({ revoked_at: at })
-					.where('id', '=', id)
-					.where('revoked_at', 'is', null)
-					.returning('id'),
-			);
-			if (revoked.length === 0) return false;
-			await rows(this.db.build.deleteFrom('jibe.session').where('token', '=', id));
-			await rows(this.db.build.deleteFrom('jibe.login_code').where('token', '=', id));
+			const [revoked] = await rows(this.end(id, at));
+			if (!revoked) return false;
+			const ended = [id];
+			for (let parents = ended; parents.length > 0;) {
+				const children = await rows(this.db.build.selectFrom('jibe.token').select('id').where('parent', 'in', parents));
+				parents = children.map((child) => child.id);
+				for (const child of parents) await rows(this.end(child, at));
+				ended.push(...parents);
+			}
+			await rows(this.db.build.deleteFrom('jibe.session').where('token', 'in', ended));
+			await rows(this.db.build.deleteFrom('jibe.login_code').where('token', 'in', ended));
 			await rows(auditEntry(this.db, { at, by, action: 'token.revoked', app: null, environment: null, detail: { token: id } }));
 			return true;
 		});
+	}
+
+	private end(id: string, at: number) {
+		const { build } = this.db;
+		return build.updateTable('jibe.token').set({ revoked_at: at }).where('id', '=', id).where('revoked_at', 'is', null).returning('id');
 	}
 
 	/** The token, unless it has ended; `lastUsedAt` follows lazily. */

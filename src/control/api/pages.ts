@@ -1,5 +1,6 @@
+import type { IncomingMessage } from 'node:http';
 import { z } from 'zod';
-import { httpTime } from '#clock/clock.ts';
+import { httpTime, type Clock } from '#clock/clock.ts';
 import { SESSION_COOKIE, cookie, isEncrypted } from '../access.ts';
 import type { House } from '../house.ts';
 import type { Pages } from '../pages.ts';
@@ -36,9 +37,7 @@ function signInRoutes({ state, clock }: House, pages: Pages): Route[] {
 			async handle({ query, request }) {
 				const login = await state.logins.redeem(query.code);
 				if (!login) return page(pages.signIn('This link was used before, or is older than 5 minutes.'));
-				const life = Math.max(1, Math.floor((login.expiresAt - clock.now()) / 1000));
-				const value = `${SESSION_COOKIE}=${login.session}; Path=/; HttpOnly; SameSite=Strict; Max-Age=${life}${isEncrypted(request) ? '; Secure' : ''}`;
-				return page(pages.signedIn, { 'set-cookie': value });
+				return page(pages.signedIn, { 'set-cookie': sessionCookie(login, request, clock) });
 			},
 		}),
 		route({
@@ -53,8 +52,19 @@ function signInRoutes({ state, clock }: House, pages: Pages): Route[] {
 			},
 		}),
 		asset('/page.js', 'text/javascript', pages.script),
+		asset('/sign-in.js', 'text/javascript', pages.signInScript),
+		asset('/allow.js', 'text/javascript', pages.allowScript),
 		asset('/style.css', 'text/css', pages.style),
 	];
+}
+
+export function sessionCookie(
+	{ session, expiresAt }: { session: string; expiresAt: number },
+	request: IncomingMessage,
+	clock: Clock,
+): string {
+	const life = Math.max(1, Math.floor((expiresAt - clock.now()) / 1000));
+	return `${SESSION_COOKIE}=${session}; Path=/; HttpOnly; SameSite=Strict; Max-Age=${life}${isEncrypted(request) ? '; Secure' : ''}`;
 }
 
 function openRoutes({ state, hub, clock }: House, describe: () => object): Route[] {
