@@ -1,6 +1,4 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import { Readable } from 'node:stream';
-import { buffer } from 'node:stream/consumers';
+import type { IncomingMessage } from 'node:http';
 import { createGunzip } from 'node:zlib';
 import { targetOf, type BranchTarget } from '#pipeline/branches.ts';
 import type { RepositoryRow } from '#state/repositories.ts';
@@ -11,30 +9,18 @@ import { authorise, type Caller } from '../access.ts';
 import { follow } from '../builds/builds.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
-import type { Pushes, Queued } from '../repositories/look.ts';
+import type { Queued } from '../repositories/look.ts';
 import { previewOf } from '../repositories/previews.ts';
 import { appsIn, BY_PUSH } from './apps-in.ts';
 import { branchOf, isTag, readCommands, type Command, type Commands } from './commands.ts';
-import { git, startGit } from './git.ts';
 import { FLUSH, PktError, pktLine, PktReader } from './pkt-line.ts';
-import { PushAnswer } from './sideband.ts';
+import { PushAnswer, type Outcome } from './sideband.ts';
+import { swallow, take, type Push } from './take.ts';
 import { endingOf, wordsOf } from './words.ts';
 
 /** `git push`: what is sent is taken, what its branches deploy is built, and the push shows it until it is live. */
 
 const MAX_COMMAND_BYTES = 256 * 1024;
-const MAX_PUSH_BYTES = 1024 * 1024 * 1024;
-const RECEIVE_LIMIT_MS = 10 * 60_000;
-
-export interface Push {
-	house: House;
-	pushes: Pushes;
-	/** The repository. */
-	name: string;
-	caller: Caller;
-	request: IncomingMessage;
-	response: ServerResponse;
-}
 
 export async function receivePush(push: Push): Promise<void> {
 	const { house, name, request, response } = push;
@@ -45,23 +31,46 @@ export async function receivePush(push: Push): Promise<void> {
 	if (lines === null || lines.length === 0) return void response.writeHead(200, { 'content-type': RESULT }).end();
 	const asked = commandsOf(lines);
 	const answer = new PushAnswer(response, asked.capabilities.has('side-band-64k'), house.clock);
-	const refused = await whyNot(push, row, asked);
-	const input = Readable.from(again(lines, reader));
-	if (refused.length > 0) {
-		await swallow(input);
-		return answer.refuse(refused);
+	try {
+		answer.report(await outcome(push, row, asked, answer, again(lines, reader)));
+	} catch (error) {
+		const problem = problemIn(push, error);
+		answer.report(asked.commands.map(({ ref }) => ({ ref, problem })));
 	}
-	const moved = await take(push, answer, asked, input);
-	await deployAll(push, row, answer, moved);
-	house.git.tidy(name).catch((error: unknown) => house.log.warn('repository.untidy', { repository: name, error }));
+	answer.end();
+	tidy(push).catch((error: unknown) => house.log.warn('repository.untidy', { repository: name, error }));
+}
+
+/** What becomes of each branch and tag: as git ends then, so does whoever waits for it. */
+async function outcome(
+	push: Push,
+	row: RepositoryRow | null,
+	asked: Commands,
+	answer: PushAnswer,
+	pieces: AsyncGenerator<Buffer>,
+): Promise<Outcome[]> {
+	const refused = await whyNot(push, row, asked);
+	if (refused.length > 0) {
+		await swallow(pieces);
+		return refused;
+	}
+	const { taken, problem, said } = await take(push, asked, pieces);
+	for (const line of said) answer.say(line);
+	if (!taken) return asked.commands.map(({ ref }) => ({ ref, problem }));
+	const failed = await deployAll(push, row, answer, asked.commands);
+	return asked.commands.map(({ ref }) => ({ ref, problem: failed.get(ref) ?? null }));
+}
+
+async function tidy({ house, name }: Push): Promise<void> {
+	await house.git.tidy(name);
+	await house.kept.consolidate(name);
 }
 
 const RESULT = 'application/x-git-receive-pack-result';
 
 /** All of it, or nothing: a person who has no right to one branch thinks again about the others. */
-async function whyNot(push: Push, row: RepositoryRow | null, { commands, shallow }: Commands): Promise<{ ref: string; problem: string }[]> {
+async function whyNot(push: Push, row: RepositoryRow | null, { commands }: Commands): Promise<Outcome[]> {
 	const problems = await Promise.all(commands.map(async ({ ref }) => ({ ref, problem: await problemOf(push, row, ref) })));
-	if (shallow) return commands.map(({ ref }) => ({ ref, problem: 'this clone is shallow: "git fetch --unshallow" first' }));
 	if (problems.every(({ problem }) => problem === null)) return [];
 	return problems.map(({ ref, problem }) => ({ ref, problem: problem ?? 'another branch of this push was refused' }));
 }
@@ -85,73 +94,42 @@ async function mayDeploy(house: House, caller: Caller, app: string, branch: stri
 	authorise(caller, 'deployer', { app, environment: target === 'preview' ? await previewOf(house, app, branch) : PRODUCTION });
 }
 
-/** git's own program receives, checks and moves; answers which branches moved. */
-async function take({ house, name, response }: Push, answer: PushAnswer, { commands }: Commands, input: Readable): Promise<Command[]> {
-	const directory = house.git.directory(name);
-	const gone = new AbortController();
-	response.once('close', () => gone.abort());
-	const config = { 'receive.maxInputSize': String(MAX_PUSH_BYTES), 'receive.unpackLimit': '5000' };
-	const running = startGit(['receive-pack', '--stateless-rpc', directory], {
-		directory,
-		config,
-		input,
-		limitMs: RECEIVE_LIMIT_MS,
-		maxFileBytes: MAX_PUSH_BYTES,
-		signal: gone.signal,
-	});
-	const [output, { code, stderr }] = await Promise.all([buffer(running.output), running.ended]);
-	if (code !== 0) {
-		house.log.warn('push.not_taken', { repository: name, code, stderr });
-		await swallow(input);
-	}
-	answer.pass(output);
-	const branches = commands.filter(({ ref }) => branchOf(ref) !== null);
-	// As it says itself; where it doesn't say it of all, or nobody asked it to, they are looked at.
-	if (code === 0 && branches.every(({ ref }) => output.includes(`ok ${ref}\n`))) return branches;
-	const refs = new Map(
-		(await git(['for-each-ref', '--format=%(refname) %(objectname)', 'refs/heads'], { directory }))
-			.split('\n')
-			.map((line) => line.split(' ', 2) as [string, string]),
-	);
-	return branches.filter(({ ref, to }) => (refs.get(ref) ?? null) === to);
-}
-
-async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAnswer, moved: readonly Command[]): Promise<void> {
-	const { house, pushes, caller } = push;
-	const builds: Queued[] = [];
-	let failed: string | null = null;
-	try {
-		for (const { ref, from, to } of moved) {
-			const branch = branchOf(ref)!;
+/** Answers the branches of which not all is live, and why: they have moved all the same. */
+async function deployAll(
+	push: Push,
+	known: RepositoryRow | null,
+	answer: PushAnswer,
+	commands: readonly Command[],
+): Promise<Map<string, string>> {
+	const { pushes, caller } = push;
+	const builds: (Queued & { ref: string })[] = [];
+	const failed = new Map<string, string>();
+	for (const { ref, from, to } of commands) {
+		const branch = branchOf(ref);
+		if (branch === null) continue;
+		try {
 			const row = to === null ? known : await rowOf(push, known, branch, to);
 			if (row === null) continue;
 			const of = { row, branch, by: caller.by };
-			const said =
-				to === null ? await pushes.gone(of) : await pushes.moved({ ...of, before: from, after: to, queued: (one) => builds.push(one) });
-			answer.say(said);
+			const queued = (one: Queued) => builds.push({ ...one, ref });
+			answer.say(to === null ? await pushes.gone(of) : await pushes.moved({ ...of, before: from, after: to, queued }));
+		} catch (error) {
+			failed.set(ref, problemIn(push, error));
 		}
-		const alone = builds.length === 1;
-		const lived = await Promise.all(builds.map(({ id, app }) => show(push, answer, id, alone ? '' : `${app}: `)));
-		if (lived.includes(false)) failed = 'what was pushed is here and not live; what served goes on';
-	} catch (error) {
-		if (!(error instanceof Refusal)) house.log.error('push.failed', { repository: push.name, error });
-		failed =
-			error instanceof Refusal ? `${error.message}${error.hint === null ? '' : ` (${error.hint})`}` : 'control failed; its log says why';
 	}
-	answer.end(failed);
+	const alone = builds.length === 1;
+	const lived = await Promise.all(builds.map(({ id, app }) => show(push, answer, id, alone ? '' : `${app}: `)));
+	builds.forEach(({ ref }, at) => {
+		if (!lived[at]) failed.set(ref, 'it is here, and not live; what served goes on');
+	});
+	return failed;
 }
 
-/** git hears nothing before it has sent everything. */
-async function swallow(input: Readable): Promise<void> {
-	let bytes = 0;
-	try {
-		for await (const part of input) {
-			bytes += (part as Buffer).length;
-			if (bytes > MAX_PUSH_BYTES) return;
-		}
-	} catch {
-		// Cut off: nobody is told then.
-	}
+/** For whoever pushed. */
+function problemIn({ house, name }: Push, error: unknown): string {
+	if (error instanceof Refusal) return `${error.message}${error.hint === null ? '' : ` (${error.hint})`}`;
+	house.log.error('push.failed', { repository: name, error });
+	return 'control failed; its log says why';
 }
 
 /** Until it has ended, or nobody looks any more. `before`: goes before each line. */
@@ -227,8 +205,14 @@ function malformed(error: unknown): unknown {
 
 /** What was read of it to judge it, and the rest. */
 async function* again(lines: readonly Buffer[], reader: PktReader): AsyncGenerator<Buffer> {
-	yield Buffer.concat([...lines.map((line) => pktLine(line)), Buffer.from(FLUSH)]);
+	const first = lines.findIndex((line) => line.includes(0));
+	yield Buffer.concat([...lines.map((line, at) => pktLine(at === first ? atomic(line) : line)), Buffer.from(FLUSH)]);
 	yield* reader.rest();
+}
+
+/** Said or not: branches move together, so that control is asked once. */
+function atomic(line: Buffer): Buffer {
+	return Buffer.concat([Buffer.from(line.toString('latin1').replace(/\n$/, ''), 'latin1'), Buffer.from(' atomic')]);
 }
 
 function unzipped(request: IncomingMessage): AsyncIterable<Buffer> {
