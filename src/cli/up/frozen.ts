@@ -21,8 +21,10 @@ export interface Watched {
 /** A unix socket that says something as soon as one connects, or an HTTP server where any answer will do. */
 export type Target = { greeting: string } | { http: { port: number; path: string } } | { httpSocket: string };
 
-const LOOK_MS = 200;
-/** So often within its limit a program is asked, at most at every other look. */
+const LOOK_MS = 400;
+/** While an answer is missing. */
+const LOOK_AGAIN_MS = 200;
+/** So often within its limit a program is asked, at most at every look. */
 const ASKS_WITHIN_LIMIT = 5;
 /** A program that wants to run but gets no processor or disk, or computes, is given this much more time. */
 const BUSY_FACTOR = 5;
@@ -39,20 +41,25 @@ export function watchFrozen(watched: readonly Watched[]): Timer {
 	const suspects = new Set<Watched>();
 	/** The process that has answered once; before, it is given the time to start. */
 	const met = new Map<Watched, string>();
-	let lastLook = systemClock.monotonic();
-	const timer = systemClock.every(LOOK_MS, () => {
-		const now = systemClock.monotonic();
-		// When this process itself was stopped or starved, nobody's silence means anything.
-		if (now - lastLook > LOOK_MS * 2) silent.clear();
-		lastLook = now;
-		for (const one of watched) look(one, now);
-	});
+	let expected = systemClock.monotonic();
+	let timer = systemClock.after(0, lookAtAll, { idle: true });
 	return {
 		cancel() {
 			timer.cancel();
 			for (const line of lines.values()) line.close();
 		},
 	};
+
+	function lookAtAll(): void {
+		const now = systemClock.monotonic();
+		// When this process itself was stopped or starved, nobody's silence means anything.
+		if (now - expected > LOOK_AGAIN_MS) silent.clear();
+		const waited = silent.size > 0;
+		for (const one of watched) look(one, now);
+		const delayMs = waited ? LOOK_AGAIN_MS : LOOK_MS;
+		expected = now + delayMs;
+		timer = systemClock.after(delayMs, lookAtAll, { idle: true });
+	}
 
 	function look(one: Watched, now: MonotonicMs): void {
 		const identity = one.identity();
@@ -68,8 +75,8 @@ export function watchFrozen(watched: readonly Watched[]): Timer {
 		else silent.set(one, now);
 		if (asking.has(one)) return;
 		asking.add(one);
-		// By half a look earlier, or the timer's jitter would make it one look later.
-		due.set(one, now + Math.max(LOOK_MS * 2, one.limitMs / ASKS_WITHIN_LIMIT) - LOOK_MS / 2);
+		// Less than a look earlier: the timer's jitter is not to make it one look later.
+		due.set(one, now + one.limitMs / ASKS_WITHIN_LIMIT - LOOK_AGAIN_MS / 2);
 		answers(one, identity, lineTo(one)).then((answered) => {
 			asking.delete(one);
 			if (!answered) return;
