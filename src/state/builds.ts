@@ -191,8 +191,10 @@ export class BuildTable implements Builds {
 		return this.told(this.db.call('jibe_halt_build', 'select jibe.halt_build($1, $2, $3, $4)', [id, why, by, this.clock.now()]));
 	}
 
-	sweep(attempts: number): Promise<Swept[]> {
-		return this.told(this.db.call('jibe_sweep_builds', 'select jibe.sweep_builds($1, $2)', [attempts, this.clock.now()]));
+	async sweep(attempts: number): Promise<Swept[]> {
+		const swept = await this.db.call<Swept[]>('jibe_sweep_builds', 'select jibe.sweep_builds($1, $2)', [attempts, this.clock.now()]);
+		if (swept.length > 0) this.events.hint();
+		return swept;
 	}
 
 	queue(): Promise<QueueNumbers> {
