@@ -146,6 +146,21 @@ test('without a job for a while it ends; told to retire, it ends after its job',
 	assert.equal(desk.of('artifact').length, 1);
 });
 
+test('a job that comes with the answer to an end is taken, and who retires asks for none', async (t) => {
+	const desk = await new Desk([jobOf({ app: 'other' })]).open(t);
+	const second = jobOf({ id: 'dpl_8m4k92xy', app: 'other' });
+	let retire = () => {};
+	desk.answer = (what, body) => {
+		if (what === 'source' && desk.of('source').length === 2) retire();
+		return what === 'end' && body['next'] !== undefined ? { status: 200, json: { job: second } } : null;
+	};
+	const { ended, retiring } = builder(t, desk, untilStopped);
+	retire = () => retiring.abort();
+	await ended;
+	assert.deepEqual([desk.of('claim').length, desk.of('end').map(({ body }) => body['next'] !== undefined)], [1, [true, false]]);
+	assert.match(desk.of('end')[1]!.path, /dpl_8m4k92xy/);
+});
+
 test('a job that a person cancels: what runs is killed, and that is its end', async (t) => {
 	const desk = await new Desk([jobOf()]).open(t);
 	desk.answer = (what) => (what === 'beat' && desk.of('source').length > 0 ? { status: 200, json: { stop: 'cancelled' } } : what === 'beat' ? { status: 200, json: { stop: null } } : null); // prettier-ignore
