@@ -16,6 +16,17 @@ create table jibe.repository (
 	by text not null
 );
 
+-- What was pushed here: where its branches and tags are, and the packs, in the store, that have all they name. Written before a
+-- push is acknowledged; what lies on the disks of controls is made of it.
+create table jibe.pushed_repository (
+	repository text primary key,
+	-- Another one after each change: whoever changes it names the one that was read.
+	id text not null,
+	refs jsonb not null,
+	packs jsonb not null,
+	changed_at bigint not null
+);
+
 -- What was told, once each: replays find their row. A push is a hint to look at the branch, so that an old one does no harm.
 create table jibe.delivery (
 	repository text not null,

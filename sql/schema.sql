@@ -292,6 +292,15 @@ create table jibe.pull_request (
 	PRIMARY KEY (repository, number)
 );
 
+create table jibe.pushed_repository (
+	repository text not null,
+	id text not null,
+	refs jsonb not null,
+	packs jsonb not null,
+	changed_at bigint not null,
+	PRIMARY KEY (repository)
+);
+
 create table jibe.region (
 	name text not null,
 	"position" integer not null,

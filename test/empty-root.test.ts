@@ -13,7 +13,7 @@ const skip = noEmptyRoot();
 /** What is on the machine, but for what the kernel shows, and what mount, systemd-analyze and useradd note there for themselves. */
 const LOOK = `look() { (cd /; find . -xdev \\( -path ./proc -o -path ./sys -o -path ./dev -o -path ./app -o -path ./run/mount -o -path ./run/systemd -o -path ./run/story -o -name .pwd.lock -o -path './etc/*-' \\) -prune -o -print; find ./usr/local) | sort; }
 mounts() { cut -d' ' -f5 /proc/self/mountinfo | sort; }
-groups() { find /sys/fs/cgroup -type d -name "jibe-$(printf %s /var/lib/jibe | sha256sum | cut -c1-10)"; }
+groups() { find /sys/fs/cgroup -ignore_readdir_race -type d -name "jibe-$(printf %s /var/lib/jibe | sha256sum | cut -c1-10)"; }
 capabilities() { sed -n 's/^CapabilityBoundingSet=//p' /etc/systemd/system/jibe.service | tr 'A-Z ' 'a-z,' | sed 's/cap_/+/g'; }
 `;
 

@@ -70,6 +70,10 @@ async function signInFromTerminal(jibe: Jibe, browser: Browser, shows: (pattern:
 	await shows(/no sign-in waits with this code/);
 	await browser.go(`${jibe.url}/sign-in`);
 	await shows(/The code that your terminal shows/);
+	assert.deepEqual(
+		browser.troubles.splice(0).map((said) => /status of \d+/.exec(said)?.[0]),
+		['status of 401', 'status of 404'],
+	);
 	await browser.go(url);
 	await shows(new RegExp(`asks to sign in as you\\s+${code}[^]*${hostname()}[^]*127\\.0\\.0\\.1[^]*admin`));
 	await readable(browser);

@@ -128,7 +128,7 @@ export async function bear(around: ProcessSurroundings, template: Template, hurr
 		vendor: view.vendor && join(view.vendor, 'node_modules'),
 		preimport: template.preimport,
 		compileCache: view.cache,
-		fillCache: !hurried(),
+		hurried: hurried(),
 		env: { ...template.env, ...Object.fromEntries(template.secrets.map(({ name, value }) => [name, value])) },
 		secrets: template.secrets.map(({ name }) => name),
 	};

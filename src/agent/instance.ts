@@ -18,6 +18,12 @@ import { mapStacks } from './runtimes/fetch/stacks.ts';
 import { scrubber } from '#log/scrub.ts';
 
 /**
+ * Twenty requests on, a process that was idle for seconds answers its next one in 0.6 ms of processor time instead of 1
+ * (measured, with the caches of its core gone cold): what runs often V8 compiles, what ran once it interprets.
+ */
+const ROUNDS = 6;
+
+/**
  * One instance of a `fetch` app: a program of its own, with no dependency at run time, under the app's uid. It is born
  * idle, warms itself up, and waits on its control socket for an agent (any agent: it outlives the one that started it).
  */
@@ -30,10 +36,10 @@ async function main(): Promise<void> {
 	const modules = hookModules(birth.vendor);
 	const packages = await preimport(birth);
 	await listen(serving.server, join(birth.sockets, 'http'));
-	await exercise(serving.use, join(birth.sockets, 'http'), packages);
+	await exercise(serving.use, { socket: join(birth.sockets, 'http'), packages, rounds: birth.hurried ? 1 : ROUNDS });
 	const life = createLife(serving, modules);
 	await listen(createControl(life.attend), join(birth.sockets, 'control'));
-	if (birth.fillCache) flushCompileCache();
+	if (!birth.hurried) flushCompileCache();
 }
 
 function takeBirth(): Birth {

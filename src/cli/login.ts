@@ -21,7 +21,8 @@ export const verb: Verb = {
 		const server: Server = { ...serverNamed(args.positionals[0] ?? ''), token: '' };
 		await recognise(server, input, out);
 		server.token = process.stdin.isTTY ? await signIn(server, input, out) : ((await input()) ?? '').trim();
-		if (server.token === '') throw usage('no token on standard input', `jibe login ${server.url.origin} < token`);
+		if (server.token === '')
+			throw usage('no token on standard input', `jibe login ${server.url.origin} < token, or without it at a terminal`);
 		await ask(server, { path: '/api/v1/whoami' });
 		const file = loginFile();
 		keep(file, server, await othersOf(server));

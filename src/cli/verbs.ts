@@ -165,7 +165,7 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 	},
 	doctor: { usage: 'doctor', summary: 'look for what is wrong', load: () => import('./doctor.ts') },
 	open: { usage: 'open [APP]', summary: 'the page of this installation, or of an app', load: () => import('./open.ts') },
-	login: { usage: 'login URL < token', summary: 'use a Jibe on another machine', load: () => import('./login.ts') },
+	login: { usage: 'login URL [< token]', summary: 'use a Jibe on another machine', load: () => import('./login.ts') },
 	version: { usage: 'version', summary: "Jibe's and Node's versions", load: () => import('./version.ts') },
 	help: { usage: 'help [VERB]', summary: 'this', load: () => import('./help.ts') },
 };

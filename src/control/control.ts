@@ -14,6 +14,7 @@ import { BuildDesk } from './builds/desk.ts';
 import { BuildLogs } from './builds/log.ts';
 import type { DriverSettings } from './driver/settings.ts';
 import { FEED_PATH, Feed } from './feed.ts';
+import { Kept } from './git/kept.ts';
 import { Repositories } from './git/repositories.ts';
 import { appUrl, type House } from './house.ts';
 import { Hub, namedBy } from './hub.ts';
@@ -138,6 +139,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 		builds,
 		buildLogs: new BuildLogs(state),
 		git,
+		kept: new Kept({ git, state, store, clock, log }),
 		outbound,
 		repositorySecrets: new RepositorySecrets({ state, secrets }),
 		mirrors: new Mirrors({ git, outbound, log }),

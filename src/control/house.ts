@@ -3,6 +3,7 @@ import type { Log } from '#log/log.ts';
 import type { Installation, State } from '#state/state.ts';
 import type { SweptStore } from '#store/blob-store.ts';
 import { PRODUCTION } from '#wire/names.ts';
+import type { Kept } from './git/kept.ts';
 import type { Repositories } from './git/repositories.ts';
 import type { BuildDesk } from './builds/desk.ts';
 import type { BuildLogs } from './builds/log.ts';
@@ -34,6 +35,8 @@ export interface House {
 	buildLogs: BuildLogs;
 	/** What was pushed here, and mirrors of what was pushed elsewhere. */
 	git: Repositories;
+	/** What was pushed here, as other controls find it, too. */
+	kept: Kept;
 	/** To addresses that users name. */
 	outbound: Outbound;
 	repositorySecrets: RepositorySecrets;

@@ -11,7 +11,8 @@ export interface Pages {
 	allowScript: string;
 	signInScript: string;
 	signedIn: string;
-	signIn(problem: string | null): string;
+	/** `then`: what to do once one is signed in. */
+	signIn(problem: string | null, then?: string): string;
 	headers: Record<string, string>;
 }
 
@@ -47,10 +48,10 @@ export function loadPages(dir: string): Pages {
 		signInScript: read('sign-in.js'),
 		// A refresh from this page, not a redirect: a SameSite=Strict cookie is not sent along a redirect that began elsewhere.
 		signedIn: shell('<meta http-equiv="refresh" content="0; url=/">', '<p>Signed in. <a href="/">Go on to the page.</a></p>'),
-		signIn: (problem) =>
+		signIn: (problem, then = '') =>
 			shell(
 				'<script src="/sign-in.js" type="module"></script>',
-				`${problem === null ? '' : `<p class="problem" role="alert">${problem}</p>`}<p>To sign in, run this on a machine that has a token:</p><pre>jibe open</pre><p class="quiet">It opens this page with a link that works once.</p>${TOKEN_FORM}`,
+				`${problem === null ? '' : `<p class="problem" role="alert">${problem}</p>`}<p>To sign in, run this on a machine that has a token:</p><pre>jibe open</pre><p class="quiet">It opens this page with a link that works once.${then}</p>${TOKEN_FORM}`,
 			),
 		headers: HEADERS,
 	};

@@ -4,6 +4,7 @@ import { packDigests, unpackDigests } from './digests.ts';
 import type { Database } from './database.ts';
 import { SIGN_IN_LIFE_MS } from './sign-ins.ts';
 import type { Collected } from './state.ts';
+import { pushedBlobs } from './pushed.ts';
 import { collectSteps } from './steps.ts';
 
 const DAY_MS = 86_400_000;
@@ -28,6 +29,7 @@ export async function collect(db: Database, now: number): Promise<Collected> {
 	const releases = await dropReleases(db, now);
 	const wanted = await db.transaction((rows) => dropBlobs(db, rows, now));
 	for (const digest of await collectSteps(db, now)) wanted.add(digest);
+	for (const digest of await pushedBlobs(db)) wanted.add(digest);
 	const [events, auditEntries] = [await pruneEvents(db, now), await pruneAudit(db, now)];
 	await db.call('jibe_forget_removed', 'select jibe.forget_removed($1)', [now - REMOVED_KEPT_MS]);
 	await dropExpired(db, now);

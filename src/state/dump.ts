@@ -2,6 +2,7 @@ import type pg from 'pg';
 import { copyOut } from './copy.ts';
 import type { Database } from './database.ts';
 import { keysLeftOut, LEFT_OUT } from './dump-tables.ts';
+import { PUSHED_PARTS } from './pushed.ts';
 
 /** All that the database holds, as of one moment, for a backup: the rows of each table, and which blobs they need. */
 export interface Dump {
@@ -52,7 +53,9 @@ async function* parts(client: pg.Client, { all, keys }: DumpOptions): AsyncGener
 			for await (const piece of copyOut(client, copyText(table, columns, all))) yield { kind: 'rows', rows: piece };
 		}
 		const found = await client.query<{ digests: Buffer | null }>(
-			`select string_agg(digest, ''::bytea) as digests from (select distinct digest from (${RELEASES(all)}) r, jibe.unpack(r.pins) digest) as one`,
+			`select string_agg(digest, ''::bytea) as digests from (
+				select digest from (${RELEASES(all)}) r, jibe.unpack(r.pins) digest
+				union select decode(substr(part, 8), 'hex') from (${PUSHED_PARTS}) p) as one`,
 		);
 		yield { kind: 'blobs', digests: found.rows[0]?.digests ?? Buffer.alloc(0) };
 		await client.query('commit');

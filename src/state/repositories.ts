@@ -4,10 +4,12 @@ import type { PullRequest, Repository } from '#wire/repositories.ts';
 import { auditEntry } from './audit.ts';
 import { toJson, type Database } from './database.ts';
 import type { EventFeed } from './events.ts';
+import { PushedTable, type Pushed } from './pushed.ts';
 import type { NewEvent } from './state.ts';
 
 /** Repositories that pushes come from, and the pull requests of forks that wait for a person. */
 export interface Repositories {
+	readonly pushed: Pushed;
 	/** Sorted by name. */
 	list(): Promise<RepositoryRow[]>;
 	get(name: string): Promise<RepositoryRow | null>;
@@ -44,8 +46,10 @@ export class RepositoryTable implements Repositories {
 	private readonly db: Database;
 	private readonly clock: Clock;
 	private readonly events: EventFeed;
+	readonly pushed: Pushed;
 
 	constructor(db: Database, clock: Clock, events: EventFeed) {
+		this.pushed = new PushedTable(db, clock);
 		this.db = db;
 		this.clock = clock;
 		this.events = events;
@@ -86,8 +90,9 @@ export class RepositoryTable implements Repositories {
 		const at = this.clock.now();
 		const { build } = this.db;
 		const removed = await this.db.transaction(async (rows) => {
+			const [pushed] = await rows(build.deleteFrom('jibe.pushed_repository').where('repository', '=', name).returning('repository'));
 			const [row] = await rows(build.deleteFrom('jibe.repository').where('name', '=', name).returning('name'));
-			if (!row) return false;
+			if (!row && !pushed) return false;
 			await rows(build.deleteFrom('jibe.delivery').where('repository', '=', name));
 			await rows(build.deleteFrom('jibe.pull_request').where('repository', '=', name));
 			await rows(build.deleteFrom('jibe.commit_status').where('repository', '=', name));

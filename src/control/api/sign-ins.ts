@@ -149,7 +149,10 @@ function browserRoutes({ state, clock }: House, pages: Pages): Route[] {
 			answer: 'text/html',
 			async handle({ request }) {
 				const session = cookie(request, SESSION_COOKIE);
-				const html = session !== null && (await state.logins.session(session)) ? pages.allow : pages.signIn(null);
+				const html =
+					session !== null && (await state.logins.session(session))
+						? pages.allow
+						: pages.signIn(null, ' Then open the link of your terminal again.');
 				return new Raw(html, 'text/html; charset=utf-8', pages.headers);
 			},
 		}),

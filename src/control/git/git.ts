@@ -1,8 +1,9 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { constants, setPriority } from 'node:os';
+import { createInterface } from 'node:readline';
 import { buffer } from 'node:stream/consumers';
-import type { Readable, Writable } from 'node:stream';
+import type { Duplex, Readable, Writable } from 'node:stream';
 import { systemClock } from '#clock/clock.ts';
 import { Refusal } from '../ports.ts';
 
@@ -44,6 +45,8 @@ export interface GitOptions {
 	/** It is killed after so long (default 2 min). */
 	limitMs?: number;
 	signal?: AbortSignal;
+	/** What a hook of it hears for each line that it writes to descriptor 3. Never rejects. */
+	asked?: (line: string) => Promise<string>;
 }
 
 export interface GitEnd {
@@ -82,16 +85,17 @@ export interface RunningGit {
 
 /** Begins it; `ended` never rejects but where there is no git. */
 export function startGit(args: readonly string[], options: GitOptions): RunningGit {
-	const { directory, env, config, input, limitMs = GIT_LIMIT_MS, maxFileBytes, signal, nice = false } = options;
+	const { directory, env, config, input, limitMs = GIT_LIMIT_MS, maxFileBytes, signal, nice = false, asked } = options;
 	const words = ['git', `--git-dir=${directory}`, '--no-replace-objects', ...args];
 	const limited = maxFileBytes === undefined ? words : ['/bin/sh', '-c', limitFiles(maxFileBytes), ...words];
 	const child = spawn(limited[0]!, limited.slice(1), {
 		cwd: directory,
 		env: { ...BASE_ENV, ...configEnvironment({ ...CONFIG, ...config }), ...env },
-		stdio: ['pipe', 'pipe', 'pipe'],
+		stdio: asked ? ['pipe', 'pipe', 'pipe', 'pipe'] : ['pipe', 'pipe', 'pipe'],
 		// It starts programs of its own, which go with it.
 		detached: true,
-	});
+	}) as ChildProcess & { stdin: Writable; stdout: Readable };
+	if (asked) answerAll(child.stdio[3] as Duplex, asked);
 	if (nice) goLast(child);
 	const kill = () => endGroup(child);
 	const timer = systemClock.after(limitMs, kill);
@@ -103,6 +107,12 @@ export function startGit(args: readonly string[], options: GitOptions): RunningG
 	});
 	feed(child.stdin, input);
 	return { output: child.stdout, ended: endOf(child, directory), kill };
+}
+
+function answerAll(pipe: Duplex, asked: (line: string) => Promise<string>): void {
+	// Whoever asked may be gone by the time of the answer.
+	pipe.on('error', () => {});
+	createInterface({ input: pipe }).on('line', (line) => void asked(line).then((answer) => pipe.write(`${answer}\n`)));
 }
 
 function goLast({ pid }: ChildProcess): void {

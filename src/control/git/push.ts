@@ -1,6 +1,4 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import { Readable } from 'node:stream';
-import { buffer } from 'node:stream/consumers';
+import type { IncomingMessage } from 'node:http';
 import { createGunzip } from 'node:zlib';
 import { targetOf, type BranchTarget } from '#pipeline/branches.ts';
 import type { RepositoryRow } from '#state/repositories.ts';
@@ -11,30 +9,18 @@ import { authorise, type Caller } from '../access.ts';
 import { follow } from '../builds/builds.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
-import type { Pushes, Queued } from '../repositories/look.ts';
+import type { Queued } from '../repositories/look.ts';
 import { previewOf } from '../repositories/previews.ts';
 import { appsIn, BY_PUSH } from './apps-in.ts';
 import { branchOf, isTag, readCommands, type Command, type Commands } from './commands.ts';
-import { git, startGit } from './git.ts';
 import { FLUSH, PktError, pktLine, PktReader } from './pkt-line.ts';
 import { PushAnswer } from './sideband.ts';
+import { swallow, take, type Push } from './take.ts';
 import { endingOf, wordsOf } from './words.ts';
 
 /** `git push`: what is sent is taken, what its branches deploy is built, and the push shows it until it is live. */
 
 const MAX_COMMAND_BYTES = 256 * 1024;
-const MAX_PUSH_BYTES = 1024 * 1024 * 1024;
-const RECEIVE_LIMIT_MS = 10 * 60_000;
-
-export interface Push {
-	house: House;
-	pushes: Pushes;
-	/** The repository. */
-	name: string;
-	caller: Caller;
-	request: IncomingMessage;
-	response: ServerResponse;
-}
 
 export async function receivePush(push: Push): Promise<void> {
 	const { house, name, request, response } = push;
@@ -46,14 +32,20 @@ export async function receivePush(push: Push): Promise<void> {
 	const asked = commandsOf(lines);
 	const answer = new PushAnswer(response, asked.capabilities.has('side-band-64k'), house.clock);
 	const refused = await whyNot(push, row, asked);
-	const input = Readable.from(again(lines, reader));
+	const pieces = again(lines, reader);
 	if (refused.length > 0) {
-		await swallow(input);
-		return answer.refuse(refused);
+		await swallow(pieces);
+		answer.report(refused);
+		return answer.end();
 	}
-	const moved = await take(push, answer, asked, input);
+	const moved = await take(push, answer, asked, pieces);
 	await deployAll(push, row, answer, moved);
-	house.git.tidy(name).catch((error: unknown) => house.log.warn('repository.untidy', { repository: name, error }));
+	tidy(push).catch((error: unknown) => house.log.warn('repository.untidy', { repository: name, error }));
+}
+
+async function tidy({ house, name }: Push): Promise<void> {
+	await house.git.tidy(name);
+	await house.kept.consolidate(name);
 }
 
 const RESULT = 'application/x-git-receive-pack-result';
@@ -85,37 +77,6 @@ async function mayDeploy(house: House, caller: Caller, app: string, branch: stri
 	authorise(caller, 'deployer', { app, environment: target === 'preview' ? await previewOf(house, app, branch) : PRODUCTION });
 }
 
-/** git's own program receives, checks and moves; answers which branches moved. */
-async function take({ house, name, response }: Push, answer: PushAnswer, { commands }: Commands, input: Readable): Promise<Command[]> {
-	const directory = house.git.directory(name);
-	const gone = new AbortController();
-	response.once('close', () => gone.abort());
-	const config = { 'receive.maxInputSize': String(MAX_PUSH_BYTES), 'receive.unpackLimit': '5000' };
-	const running = startGit(['receive-pack', '--stateless-rpc', directory], {
-		directory,
-		config,
-		input,
-		limitMs: RECEIVE_LIMIT_MS,
-		maxFileBytes: MAX_PUSH_BYTES,
-		signal: gone.signal,
-	});
-	const [output, { code, stderr }] = await Promise.all([buffer(running.output), running.ended]);
-	if (code !== 0) {
-		house.log.warn('push.not_taken', { repository: name, code, stderr });
-		await swallow(input);
-	}
-	answer.pass(output);
-	const branches = commands.filter(({ ref }) => branchOf(ref) !== null);
-	// As it says itself; where it doesn't say it of all, or nobody asked it to, they are looked at.
-	if (code === 0 && branches.every(({ ref }) => output.includes(`ok ${ref}\n`))) return branches;
-	const refs = new Map(
-		(await git(['for-each-ref', '--format=%(refname) %(objectname)', 'refs/heads'], { directory }))
-			.split('\n')
-			.map((line) => line.split(' ', 2) as [string, string]),
-	);
-	return branches.filter(({ ref, to }) => (refs.get(ref) ?? null) === to);
-}
-
 async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAnswer, moved: readonly Command[]): Promise<void> {
 	const { house, pushes, caller } = push;
 	const builds: Queued[] = [];
@@ -139,19 +100,6 @@ async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAn
 			error instanceof Refusal ? `${error.message}${error.hint === null ? '' : ` (${error.hint})`}` : 'control failed; its log says why';
 	}
 	answer.end(failed);
-}
-
-/** git hears nothing before it has sent everything. */
-async function swallow(input: Readable): Promise<void> {
-	let bytes = 0;
-	try {
-		for await (const part of input) {
-			bytes += (part as Buffer).length;
-			if (bytes > MAX_PUSH_BYTES) return;
-		}
-	} catch {
-		// Cut off: nobody is told then.
-	}
 }
 
 /** Until it has ended, or nobody looks any more. `before`: goes before each line. */
@@ -227,8 +175,14 @@ function malformed(error: unknown): unknown {
 
 /** What was read of it to judge it, and the rest. */
 async function* again(lines: readonly Buffer[], reader: PktReader): AsyncGenerator<Buffer> {
-	yield Buffer.concat([...lines.map((line) => pktLine(line)), Buffer.from(FLUSH)]);
+	const first = lines.findIndex((line) => line.includes(0));
+	yield Buffer.concat([...lines.map((line, at) => pktLine(at === first ? atomic(line) : line)), Buffer.from(FLUSH)]);
 	yield* reader.rest();
+}
+
+/** Said or not: branches move together, so that control is asked once. */
+function atomic(line: Buffer): Buffer {
+	return Buffer.concat([Buffer.from(line.toString('latin1').replace(/\n$/, ''), 'latin1'), Buffer.from(' atomic')]);
 }
 
 function unzipped(request: IncomingMessage): AsyncIterable<Buffer> {

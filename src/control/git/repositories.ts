@@ -11,6 +11,17 @@ const DIRECTORY_MODE = 0o700;
 /** What leaves a commit as files is what a checkout has: what it says of archives doesn't hold here. */
 const ATTRIBUTES = '* -export-ignore -export-subst\n';
 
+/** Branches move together, or not at all, and only once control has said so: it is asked when git holds all of their locks. */
+const ASKING_HOOK = `#!/bin/sh
+[ "$1" = prepared ] || exit 0
+echo prepared >&3 && read -r answer <&3 && [ "$answer" = go ]
+`;
+
+/** Where the one hook lies that control itself has; nothing runs it that was not told to. */
+export function hooksOf(directory: string): string {
+	return join(directory, 'jibe-hooks');
+}
+
 /** Each push leaves some files; builds that wait need commits that no branch names any more, but for days at most. */
 const TIDY = {
 	'gc.auto': '4000',
@@ -57,6 +68,8 @@ export class Repositories {
 			await git(['init', '--quiet', '--bare', '--template=', '--initial-branch=main', draft], { directory: draft });
 			await mkdir(join(draft, 'info'), { recursive: true });
 			await writeFile(join(draft, 'info', 'attributes'), ATTRIBUTES);
+			await mkdir(hooksOf(draft));
+			await writeFile(join(hooksOf(draft), 'reference-transaction'), ASKING_HOOK, { mode: DIRECTORY_MODE });
 			await rename(draft, directory);
 		} catch (error) {
 			await rm(draft, { recursive: true, force: true });

@@ -85,8 +85,10 @@ async function admit(house: House, caller: Caller, service: Service, name: strin
 	if (service === 'git-receive-pack') {
 		if (row && row.forge !== 'push')
 			throw new Refusal('mirror', 403, `${name} mirrors ${row.url}: what is pushed there is deployed`, `git push ${row.url}`);
+		await house.kept.refresh(name);
 		await house.git.make(name);
-	} else if (!house.git.exists(name)) throw new Refusal('repository_unknown', 404, `there is no repository ${name}`, 'git push makes it');
+	} else if (!(row && row.forge !== 'push' ? house.git.exists(name) : await house.kept.refresh(name)))
+		throw new Refusal('repository_unknown', 404, `there is no repository ${name}`, 'git push makes it');
 }
 
 /** git signs in by a name and a password, which is the token; the name is anything. */

@@ -30,13 +30,14 @@ export class PushAnswer {
 		this.response.write(ends ? bytes.subarray(0, -FLUSH.length) : bytes);
 	}
 
-	/** Nothing was taken, and why. */
-	refuse(refs: readonly { ref: string; problem: string }[]): void {
-		const lines = refs.map(({ ref, problem }) => pktLine(`ng ${ref} ${printable(problem).replaceAll('\n', ' ')}\n`));
+	/** What became of each; null: it is as was asked. */
+	report(refs: readonly { ref: string; problem: string | null }[]): void {
+		const lines = refs.map(({ ref, problem }) =>
+			pktLine(problem === null ? `ok ${ref}\n` : `ng ${ref} ${printable(problem).replaceAll('\n', ' ')}\n`),
+		);
 		const report = Buffer.concat([pktLine('unpack ok\n'), ...lines, Buffer.from(FLUSH)]);
 		if (this.sideband) this.write(onBand(1, report));
 		else this.response.write(report);
-		this.end();
 	}
 
 	say(line: string): void {

@@ -5,5 +5,5 @@ import { Refusal } from '../ports.ts';
 export async function removeRepository(house: House, name: string, by: string): Promise<void> {
 	if (!(await house.state.repositories.remove(name, by)))
 		throw new Refusal('repository_unknown', 404, `there is no repository ${name}`, '"jibe repo list" shows them');
-	await house.git.remove(name);
+	await house.kept.forget(name);
 }

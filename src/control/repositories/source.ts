@@ -7,8 +7,8 @@ import { Refusal } from '../ports.ts';
 import { CloneError } from './mirror.ts';
 
 /**
- * What a build is made of, also where another control fetched it, or the mirror here was lost: then the commit is fetched
- * once more. @throws Refusal 404 source_gone, 502
+ * What a build is made of, also where another control fetched it or was pushed it, or the copy here was lost: then the commit
+ * is fetched once more. @throws Refusal 404 source_gone, 502
  */
 export async function sourceOf(house: House, source: BuildSource): Promise<Readable> {
 	try {
@@ -16,8 +16,8 @@ export async function sourceOf(house: House, source: BuildSource): Promise<Reada
 	} catch (error) {
 		if (source.kind !== 'git' || !(error instanceof Refusal && error.code === 'source_gone')) throw error;
 		const row = await house.state.repositories.get(source.repository);
-		if (!row || row.forge === 'push') throw error;
-		await bring(house, row, source.commit);
+		if (row && row.forge !== 'push') await bring(house, row, source.commit);
+		else if ((await house.kept.refresh(source.repository)) === null) throw error;
 		return archive(house, source);
 	}
 }

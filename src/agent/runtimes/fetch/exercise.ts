@@ -1,11 +1,26 @@
-import { Agent, request } from 'node:http';
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import type { FetchApp } from './app.ts';
+
+const HEADERS = 'host: localhost\r\naccept: */*\r\nx-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\n';
+const GET = `GET / HTTP/1.1\r\n${HEADERS}\r\n`;
+const POST = `POST / HTTP/1.1\r\n${HEADERS}content-type: application/json\r\ncontent-length: 7\r\n\r\n{"a":1}`;
+
+export interface Exercise {
+	/** Where its own server listens. */
+	socket: string;
+	/** By their paths. */
+	packages: ReadonlyMap<string, unknown>;
+	/** Of three requests. */
+	rounds: number;
+}
 
 /**
  * Makes an idle process do once what its first request would do for the first time: load undici's lazy half, compile
  * the HTTP path, run a router and a validator. Measured: the first request of a process costs 20 ms, the next ones 1.
  */
-export async function exercise(use: (app: FetchApp) => void, socketPath: string, packages: ReadonlyMap<string, unknown>): Promise<void> {
+export async function exercise(use: (app: FetchApp) => void, of: Exercise): Promise<void> {
+	const { socket, packages, rounds } = of;
 	const router = dummyRouter(packages);
 	use({
 		async fetch(incoming, env, context) {
@@ -14,10 +29,7 @@ export async function exercise(use: (app: FetchApp) => void, socketPath: string,
 			return Response.json({ path: new URL(incoming.url).pathname, agent: incoming.headers.get('user-agent'), body });
 		},
 	});
-	// As edges do: one after the other on a connection that stays open.
-	const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-	for (const method of ['GET', 'POST', 'GET']) await ask(agent, socketPath, method);
-	agent.destroy();
+	await askOften(socket, rounds);
 	validate(packages);
 	// What lazy globals cost an app at import or in its first handler.
 	void new Request('http://localhost/', { method: 'POST', body: '{}' });
@@ -26,14 +38,22 @@ export async function exercise(use: (app: FetchApp) => void, socketPath: string,
 	use({ fetch: () => new Response(null, { status: 503 }) });
 }
 
-function ask(agent: Agent, socketPath: string, method: string): Promise<void> {
-	const headers = { 'content-type': 'application/json', 'x-forwarded-for': '127.0.0.1', 'x-forwarded-proto': 'http' };
-	return new Promise((resolve, reject) => {
-		const asking = request({ agent, socketPath, method, path: '/', headers }, (response) => {
-			response.on('error', reject).on('end', resolve).resume();
-		});
-		asking.on('error', reject).end(method === 'POST' ? '{"a":1}' : undefined);
-	});
+/** As edges do: one after the other on a connection that stays open. */
+async function askOften(path: string, rounds: number): Promise<void> {
+	const socket = connect(path);
+	const closed = new AbortController();
+	socket.once('close', () => closed.abort());
+	try {
+		await once(socket, 'connect');
+		for (let n = 0; n < rounds; n++) {
+			for (const request of [GET, POST, GET]) {
+				socket.write(request);
+				await once(socket, 'data', closed);
+			}
+		}
+	} finally {
+		socket.destroy();
+	}
 }
 
 /** A Hono app of one route if the app uses Hono: its router compiles its matcher at the first request. */

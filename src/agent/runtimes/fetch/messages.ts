@@ -13,8 +13,8 @@ export interface Birth {
 	preimport: string[];
 	/** Directory of V8's compile cache; null for none. */
 	compileCache: string | null;
-	/** Write what was compiled of the packages to the cache: not while somebody waits. */
-	fillCache: boolean;
+	/** Somebody waits for it: it does not exercise for long, nor write what was compiled of the packages to the cache. */
+	hurried: boolean;
 	/** The app's own variables: applied after the program itself is loaded, before any package is. */
 	env: Record<string, string>;
 	/** Those of `env` whose values are nobody's to read in its output. */
