@@ -22,6 +22,8 @@ export interface Watched {
 export type Target = { greeting: string } | { http: { port: number; path: string } } | { httpSocket: string };
 
 const LOOK_MS = 200;
+/** Who may be silent for long is asked seldom: an answer costs both sides, and every server has five programs. */
+const ASKS_WITHIN_LIMIT = 4;
 /** A program that wants to run but gets no processor or disk, or computes, is given this much more time. */
 const BUSY_FACTOR = 5;
 /** A program that has not answered yet may still be starting. */
@@ -30,6 +32,7 @@ const START_MS = 10_000;
 export function watchFrozen(watched: readonly Watched[]): Timer {
 	const silent = new Map<Watched, MonotonicMs>();
 	const asking = new Set<Watched>();
+	const askedAt = new Map<Watched, MonotonicMs>();
 	/** Over their limit when last looked at. */
 	const suspects = new Set<Watched>();
 	/** The process that has answered once; before, it is given the time to start. */
@@ -45,10 +48,12 @@ export function watchFrozen(watched: readonly Watched[]): Timer {
 			if (identity === null) {
 				silent.delete(one);
 				suspects.delete(one);
+				askedAt.delete(one);
 				continue;
 			}
-			if (!asking.has(one)) {
+			if (!asking.has(one) && now - (askedAt.get(one) ?? -Infinity) >= one.limitMs / ASKS_WITHIN_LIMIT) {
 				asking.add(one);
+				askedAt.set(one, now);
 				answers(one, identity).then((answered) => {
 					asking.delete(one);
 					if (!answered) return;
