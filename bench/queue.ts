@@ -60,10 +60,12 @@ class Queue {
 		const before = performance.now();
 		let left = jobs;
 		await Promise.all(
-			Array.from({ length: builders }, async (_, builder) => {
-				while (left > 0) {
-					left--;
-					await this.#build(`drain-${builder}`);
+			Array.from({ length: builders }, async (_, n) => {
+				const builder: Builder = { worker: `drain-${n}`, next: null };
+				const more = () => left-- > 0;
+				for (let going = more(); going;) {
+					going = more();
+					await this.#build(builder, { next: going });
 				}
 			}),
 		);
@@ -75,9 +77,10 @@ class Queue {
 		const askedAt = new Map<string, number>();
 		const claimedAt = new Map<string, number>();
 		let left = LATENCY_ENQUEUES;
-		const builders = Array.from({ length: IDLE_BUILDERS }, async (_, builder) => {
+		const builders = Array.from({ length: IDLE_BUILDERS }, async (_, n) => {
+			const builder: Builder = { worker: `idle-${n}`, next: null };
 			while (left > 0) {
-				const id = await this.#build(`idle-${builder}`, (claimed) => claimedAt.set(claimed, performance.now()));
+				const id = await this.#build(builder, { claimed: (one) => claimedAt.set(one, performance.now()) });
 				if (id !== null) left--;
 			}
 		});
@@ -118,15 +121,35 @@ class Queue {
 		return (JSON.parse(text) as { id: string }).id;
 	}
 
-	async #build(worker: string, claimed: (id: string) => void = () => {}): Promise<string | null> {
-		const { credential } = this.#control;
-		const answer = await this.#control.ask('POST', '/api/v1/builds/claim', credential, { worker, platform: PLATFORM });
-		if (answer.status !== 200) return null;
-		const { job } = JSON.parse(answer.text) as { job: { id: string; attempt: number } };
-		claimed(job.id);
-		await this.#control.ask('POST', `/api/v1/builds/${job.id}/end`, credential, { worker, attempt: job.attempt, at: Date.now(), ...ended });
+	/** Claims a job, unless the answer to its last one's end had it, and ends it. Null: there was none for a while. */
+	async #build(builder: Builder, of: { claimed?: (id: string) => void; next?: boolean } = {}): Promise<string | null> {
+		const job = builder.next ?? (await this.#claim(builder));
+		if (job === null) return null;
+		of.claimed?.(job.id);
+		const { worker } = builder;
+		const end = { worker, attempt: job.attempt, at: Date.now(), next: (of.next ?? true) ? PLATFORM : undefined, ...ended };
+		const { text } = await this.#control.ask('POST', `/api/v1/builds/${job.id}/end`, this.#control.credential, end);
+		builder.next = (JSON.parse(text) as { job?: Job }).job ?? null;
 		return job.id;
 	}
+
+	async #claim({ worker }: Builder): Promise<Job | null> {
+		const { status, text } = await this.#control.ask('POST', '/api/v1/builds/claim', this.#control.credential, {
+			worker,
+			platform: PLATFORM,
+		});
+		return status === 200 ? (JSON.parse(text) as { job: Job }).job : null;
+	}
+}
+
+interface Job {
+	id: string;
+	attempt: number;
+}
+
+interface Builder {
+	worker: string;
+	next: Job | null;
 }
 
 function appOf(n: number): string {

@@ -241,16 +241,23 @@ $$;
 
 -- The last thing a transaction does: the lock makes cursors visible in their order, and is held until the commit only.
 create function jibe.publish(events jsonb) returns void language plpgsql as $$
+declare
+	v_last bigint;
 begin
 	if jsonb_array_length(events) = 0 then
 		return;
 	end if;
 	perform pg_advisory_xact_lock(7104301);
-	insert into jibe.event (at, type, app, environment, deployment, data)
-	select (e ->> 'at')::bigint, e ->> 'type', e ->> 'app', e ->> 'environment', e ->> 'deployment', e -> 'data'
-	from jsonb_array_elements(events) with ordinality as one (e, i)
-	order by i;
-	perform pg_notify('jibe_events', '');
+	with added as (
+		insert into jibe.event (at, type, app, environment, deployment, data)
+		select (e ->> 'at')::bigint, e ->> 'type', e ->> 'app', e ->> 'environment', e ->> 'deployment', e -> 'data'
+		from jsonb_array_elements(events) with ordinality as one (e, i)
+		order by i
+		returning cursor
+	)
+	select max(cursor) into v_last from added;
+	-- Whoever has read that far already need not look.
+	perform pg_notify('jibe_events', v_last::text);
 end $$;
 
 -- Writes pointers and run lists over the versions they were decided on: all of them or none. Answers {wants, events}.

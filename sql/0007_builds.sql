@@ -136,8 +136,8 @@ create function jibe.build_way(p_from text, p_to text) returns text[] language s
 		order by array_position(array['Building', 'Testing', 'Packaging', 'Uploading'], a.to_state) nulls last limit 1))
 $$;
 
--- Goes to a state, or answers null where nothing leads there. Changes the row alone; answers the events.
-create function jibe.move_build(b jibe.build, p_to text, p_at bigint) returns jsonb language plpgsql as $$
+-- What it is once it has gone to a state: {state, stages, events}; null where nothing leads there.
+create function jibe.move_build(b jibe.build, p_to text, p_at bigint) returns jsonb language plpgsql stable as $$
 declare
 	v_way text[] := jibe.build_way(b.state, p_to);
 	v_from text;
@@ -153,30 +153,33 @@ begin
 		b.stages := b.stages || jsonb_build_object('state', v_to, 'at', p_at);
 		v_events := v_events || jibe.build_state_event(b, v_from, p_at);
 	end loop;
-	update jibe.build set state = b.state, stages = b.stages where id = b.id;
-	return v_events;
+	return jsonb_build_object('state', b.state, 'stages', b.stages, 'events', v_events);
 end $$;
 
 -- Ends a build that waits or runs, without an artifact; its lane must be locked. A state that nothing leads to gives way to one that
 -- says as much. Answers the events.
-create function jibe.end_build(b jibe.build, p_to text, p_reason text, p_detail text, p_phase text, p_at bigint) returns jsonb language plpgsql as $$
+create function jibe.end_build(
+	b jibe.build, p_to text, p_reason text, p_detail text, p_phase text, p_at bigint, p_became text default null)
+returns jsonb language plpgsql as $$
 declare
 	v_to text;
-	v_events jsonb;
+	v_moved jsonb;
 begin
 	b.reason := p_reason;
 	foreach v_to in array array[p_to, 'BuildFailed', 'DeployFailed', 'TimedOut'] loop
-		v_events := jibe.move_build(b, v_to, p_at);
-		exit when v_events is not null;
+		v_moved := jibe.move_build(b, v_to, p_at);
+		exit when v_moved is not null;
 	end loop;
-	update jibe.build set phase = p_phase, reason = p_reason, detail = p_detail, ended_at = p_at where id = b.id;
-	if p_phase = 'ended' then
-		perform jibe.free_lane(b.lane, b.id);
-	end if;
+	update jibe.build set
+		state = coalesce(v_moved ->> 'state', state), stages = coalesce(v_moved -> 'stages', stages),
+		phase = p_phase, reason = p_reason, detail = p_detail, ended_at = p_at, became = p_became
+	where id = b.id;
 	if b.phase = 'waiting' then
 		perform jibe.settle_lane(b.lane);
+	elsif p_phase = 'ended' then
+		update jibe.build_lane set running = null where name = b.lane and running = b.id;
 	end if;
-	return coalesce(v_events, '[]');
+	return coalesce(v_moved -> 'events', '[]');
 end $$;
 
 -- Somebody or something ends it from outside: one that waits at once, one that runs as soon as its builder has heard of it.
@@ -200,7 +203,17 @@ begin
 	return jibe.end_build(b, v_to, p_reason, null, 'stopping', p_at);
 end $$;
 
--- Queues a build. `p`: see `Builds.enqueue` in src/state/builds.ts. Answers {id, already}.
+-- As `refuse`, where others are answered in the same transaction.
+create function jibe.refused(p_code text, p_detail text) returns jsonb language sql immutable as $$
+	select jsonb_build_object('answer', jsonb_build_object('refused', p_code, 'detail', p_detail), 'events', '[]'::jsonb)
+$$;
+
+-- Lanes of another platform are others: a build there keeps none here.
+create function jibe.lane_of(p_job jsonb) returns text language sql immutable as $$
+	select (p_job ->> 'lane') || coalesce('@' || (p_job ->> 'platform'), '')
+$$;
+
+-- Queues a build; its lane must be locked. `p`: see `Builds.enqueue` in src/state/builds.ts. Answers {answer: {id, already}, events}.
 create function jibe.enqueue_build(p jsonb) returns jsonb language plpgsql as $$
 declare
 	v_job jsonb := p -> 'job';
@@ -212,11 +225,9 @@ declare
 	v_events jsonb := '[]';
 begin
 	if exists (select from jibe.build where id = p ->> 'id') then
-		return jsonb_build_object('id', p ->> 'id', 'already', false);
+		return jsonb_build_object('answer', jsonb_build_object('id', p ->> 'id', 'already', false), 'events', v_events);
 	end if;
-	b.lane := (v_job ->> 'lane') || coalesce('@' || (v_job ->> 'platform'), '');
-	-- Made or locked: one that is empty may be collected at this moment.
-	insert into jibe.build_lane as l (name) values (b.lane) on conflict (name) do update set name = excluded.name;
+	b.lane := jibe.lane_of(v_job);
 	b.app := v_job ->> 'app';
 	b.environment := v_job ->> 'environment';
 	b.kind := v_job ->> 'kind';
@@ -224,10 +235,10 @@ begin
 	b.branch := v_job ->> 'branch';
 	v_other := jibe.same_build(b, v_job, v_force);
 	if v_other is not null then
-		return jsonb_build_object('id', v_other, 'already', true);
+		return jsonb_build_object('answer', jsonb_build_object('id', v_other, 'already', true), 'events', v_events);
 	end if;
 	if (select count(*) from jibe.build where phase = 'waiting') >= (p ->> 'limit')::integer then
-		perform jibe.refuse('queue_full', format('%s builds wait already', p ->> 'limit'));
+		return jibe.refused('queue_full', format('%s builds wait already', p ->> 'limit'));
 	end if;
 	if b.kind = 'deploy' then
 		for o in
@@ -256,8 +267,8 @@ begin
 	insert into jibe.audit (at, by, action, app, environment, detail)
 	values (v_at, v_job ->> 'by', 'build.queued', b.app, b.environment,
 		jsonb_build_object('build', b.id, 'kind', b.kind, 'commit', b.commit, 'branch', b.branch, 'why', v_job -> 'why'));
-	perform jibe.publish(v_events || jibe.build_state_event(b, null, v_at));
-	return jsonb_build_object('id', b.id, 'already', false);
+	return jsonb_build_object(
+		'answer', jsonb_build_object('id', b.id, 'already', false), 'events', v_events || jibe.build_state_event(b, null, v_at));
 end $$;
 
 -- What makes this one needless: the same is on its way, or was deployed last, or something that contains it is or was. Null: nothing.
@@ -287,6 +298,10 @@ begin
 	return (select d.id from jibe.build_job j where j.id = d.id and d.branch is not distinct from b.branch and j.job -> 'ancestors' ? b.commit);
 end $$;
 
+create function jibe.in_ms(p jsonb) returns interval language sql immutable as $$
+	select p::integer * interval '1 ms'
+$$;
+
 create function jibe.build_job_json(b jibe.build) returns jsonb language sql stable as $$
 	select j.job || jsonb_build_object(
 		'id', b.id, 'attempt', b.attempt, 'deadline', b.deadline,
@@ -299,32 +314,24 @@ create function jibe.build_job_json(b jibe.build) returns jsonb language sql sta
 	from jibe.build_job j where j.id = b.id
 $$;
 
--- The next job for a worker: the one that it has already (the answer was lost), or that of the lane whose turn it is; null: none.
-create function jibe.claim_build(p_worker text, p_platform text, p_lease interval, p_limit_ms bigint) returns jsonb language plpgsql as $$
+-- The next job for a worker that has none: of the lane whose turn it is; null: none. `p`: {worker, platform, leaseMs, limitMs}.
+create function jibe.claim_next(p jsonb) returns jsonb language plpgsql as $$
 declare
 	l jibe.build_lane;
 	b jibe.build;
 	v_now timestamptz := clock_timestamp();
 	v_now_ms bigint := extract(epoch from v_now) * 1000;
 begin
-	for b in select * from jibe.build where worker = p_worker and phase in ('running', 'gating', 'stopping') for update loop
-		if b.phase <> 'stopping' then
-			update jibe.build set leased_until = v_now + p_lease where id = b.id;
-			return jibe.build_job_json(b);
-		end if;
-		-- Who asks for another has let go of this one.
-		update jibe.build set phase = 'ended' where id = b.id;
-		perform jibe.free_lane(b.lane, b.id);
-	end loop;
 	select * into l from jibe.build_lane
-	where running is null and head is not null and (head_platform is null or head_platform = p_platform)
+	where running is null and head is not null and (head_platform is null or head_platform = p ->> 'platform')
 	order by head_priority desc, served_at limit 1 for update skip locked;
 	if not found then
 		return null;
 	end if;
 	update jibe.build set
 		-- Its artifact was taken from an earlier attempt: what is left are its gates.
-		phase = case when deployed then 'gating' else 'running' end, worker = p_worker, attempt = attempt + 1, leased_until = v_now + p_lease, deadline = v_now_ms + p_limit_ms, claimed_at = v_now_ms
+		phase = case when deployed then 'gating' else 'running' end, worker = p ->> 'worker', attempt = attempt + 1,
+		leased_until = v_now + jibe.in_ms(p -> 'leaseMs'), deadline = v_now_ms + (p ->> 'limitMs')::bigint, claimed_at = v_now_ms
 	where id = l.head returning * into b;
 	update jibe.build_lane set running = b.id, served_at = v_now, (head, head_priority, head_platform) = (
 		select n.id, n.priority, n.platform from jibe.build n
@@ -333,17 +340,28 @@ begin
 	return jibe.build_job_json(b);
 end $$;
 
--- The row, if it is still this attempt's; refused with `fenced` if not.
+-- Why it may not be spoken of by this attempt: [code, words], or null.
+create function jibe.build_problem(b jibe.build, p_id text, p_attempt integer, p_worker text) returns text[] language plpgsql immutable as $$
+begin
+	if b.id is null then
+		return array['unknown', format('there is no build %s', p_id)];
+	end if;
+	if b.attempt <> p_attempt or b.worker is distinct from p_worker then
+		return array['fenced', format('%s is not attempt %s of %s any more', p_id, p_attempt, p_worker)];
+	end if;
+	return null;
+end $$;
+
+-- The row, if it is still this attempt's; refused if not.
 create function jibe.fenced_build(p_id text, p_attempt integer, p_worker text) returns jibe.build language plpgsql as $$
 declare
 	b jibe.build;
+	v_problem text[];
 begin
 	select * into b from jibe.build where id = p_id for update;
-	if not found then
-		perform jibe.refuse('unknown', format('there is no build %s', p_id));
-	end if;
-	if b.attempt <> p_attempt or b.worker is distinct from p_worker then
-		perform jibe.refuse('fenced', format('%s is not attempt %s of %s any more', p_id, p_attempt, p_worker));
+	v_problem := jibe.build_problem(b, p_id, p_attempt, p_worker);
+	if v_problem is not null then
+		perform jibe.refuse(v_problem[1], v_problem[2]);
 	end if;
 	return b;
 end $$;
@@ -375,7 +393,7 @@ create function jibe.report_build(p jsonb) returns jsonb language plpgsql as $$
 declare
 	b jibe.build;
 	v_at bigint := (p ->> 'at')::bigint;
-	v_events jsonb := '[]';
+	v_moved jsonb;
 	v_steps jsonb;
 begin
 	b := jibe.fenced_build(p ->> 'id', (p ->> 'attempt')::integer, p ->> 'worker');
@@ -384,7 +402,7 @@ begin
 	end if;
 	if b.phase = 'running' and p ->> 'state' in ('Building', 'Testing', 'Packaging', 'Uploading') then
 		-- A second attempt goes through what the first one has been through.
-		v_events := coalesce(jibe.move_build(b, p ->> 'state', v_at), '[]');
+		v_moved := jibe.move_build(b, p ->> 'state', v_at);
 	end if;
 	with told as (
 		insert into jibe.build_step as s (build, name, position, attempt, report)
@@ -396,8 +414,11 @@ begin
 	)
 	select coalesce(jsonb_agg(jibe.build_event(b, 'build.step', v_at, jsonb_build_object('step', told.report)) order by position), '[]')
 	into v_steps from told;
-	update jibe.build set leased_until = clock_timestamp() + make_interval(secs => (p ->> 'leaseMs')::integer / 1000.0) where id = b.id;
-	perform jibe.publish(v_events || v_steps);
+	update jibe.build set
+		state = coalesce(v_moved ->> 'state', state), stages = coalesce(v_moved -> 'stages', stages),
+		leased_until = clock_timestamp() + jibe.in_ms(p -> 'leaseMs')
+	where id = b.id;
+	perform jibe.publish(coalesce(v_moved -> 'events', '[]') || v_steps);
 	return jsonb_build_object('stop', b.stop);
 end $$;
 
@@ -428,35 +449,111 @@ begin
 end $$;
 
 -- It ended without an artifact, or was compared, or (gating) the last steps are over: then nothing is done before the driver has heard
--- of that (`heard`). `p`: {id, attempt, worker, state, reason, detail, at, became, heard}. Told twice, it has ended once.
+-- of that (`heard`). Its lane must be locked. `p`: {id, attempt, worker, state, reason, detail, at, became, heard}. Told twice, it has
+-- ended once. Answers {answer: {was, state, reason}, events}.
 create function jibe.finish_build(p jsonb) returns jsonb language plpgsql as $$
 declare
 	b jibe.build;
 	v_at bigint := (p ->> 'at')::bigint;
 	v_state text := p ->> 'state';
-	v_phase text;
 	v_events jsonb := '[]';
+	v_problem text[];
 begin
-	perform from jibe.build_lane where name = (select lane from jibe.build where id = p ->> 'id') for update;
-	b := jibe.fenced_build(p ->> 'id', (p ->> 'attempt')::integer, p ->> 'worker');
-	v_phase := b.phase;
-	if b.phase = 'gating' and not coalesce((p ->> 'heard')::boolean, false) then
-		return jsonb_build_object('was', v_phase, 'state', b.state, 'reason', b.reason);
+	select * into b from jibe.build where id = p ->> 'id' for update;
+	v_problem := jibe.build_problem(b, p ->> 'id', (p ->> 'attempt')::integer, p ->> 'worker');
+	if v_problem is not null then
+		return jibe.refused(v_problem[1], v_problem[2]);
 	end if;
-	if b.phase in ('stopping', 'gating') then
+	if b.phase = 'stopping' or (b.phase = 'gating' and (p ->> 'heard')::boolean) then
 		update jibe.build set phase = 'ended', reason = coalesce(reason, p ->> 'reason'), detail = coalesce(detail, p ->> 'detail') where id = b.id;
 		perform jibe.free_lane(b.lane, b.id);
 		v_events := jsonb_build_array(jibe.build_event(b, 'build.released', v_at, jsonb_build_object('state', v_state, 'reason', p ->> 'reason')));
+		b.reason := coalesce(b.reason, p ->> 'reason');
 	elsif b.phase = 'running' and v_state in ('verified', 'unreproducible') then
 		update jibe.build set phase = 'ended', reason = v_state, detail = p ->> 'detail', ended_at = v_at where id = b.id;
 		perform jibe.free_lane(b.lane, b.id);
 		v_events := jsonb_build_array(jibe.build_event(b, 'build.' || v_state, v_at, jsonb_build_object('verifies', b.verifies)));
+		b.reason := v_state;
 	elsif b.phase = 'running' then
-		v_events := jibe.end_build(b, v_state, p ->> 'reason', p ->> 'detail', 'ended', v_at);
-		update jibe.build set became = p ->> 'became' where id = b.id and p ? 'became';
+		v_events := jibe.end_build(b, v_state, p ->> 'reason', p ->> 'detail', 'ended', v_at, p ->> 'became');
+		b.state := coalesce(v_events -> -1 -> 'data' ->> 'state', b.state);
+		b.reason := p ->> 'reason';
 	end if;
+	return jsonb_build_object('answer', jsonb_build_object('was', b.phase, 'state', b.state, 'reason', b.reason), 'events', v_events);
+end $$;
+
+-- All that a control was asked at about the same time, in one transaction: a commit costs more than a claim. What one of them is refused
+-- is its own answer. `p`: {enqueues, ends, claims}; answers the same, each in its order, and whether there were events.
+create function jibe.build_turn(p jsonb) returns jsonb language plpgsql as $$
+declare
+	b jibe.build;
+	v_one jsonb;
+	v_said jsonb;
+	v_lane text;
+	v_new boolean;
+	v_ids text[] := array(select one ->> 'id' from jsonb_array_elements(p -> 'ends') one);
+	v_workers text[] := array(select one ->> 'worker' from jsonb_array_elements(p -> 'claims') one);
+	v_held jsonb := '{}';
+	v_dry text[] := '{}';
+	v_queued jsonb := '[]';
+	v_ended jsonb := '[]';
+	v_claimed jsonb := '[]';
+	v_events jsonb := '[]';
+begin
+	-- In one order, for the turns of other controls lock them too. Whoever claims has let go of what it was to stop.
+	for v_lane, v_new in
+		select name, bool_or(made) from (
+			select lane as name, false as made from jibe.build where id = any (v_ids)
+			union all
+			select lane, false from jibe.build where worker = any (v_workers) and phase = 'stopping'
+			union all
+			select jibe.lane_of(one -> 'job'), true from jsonb_array_elements(p -> 'enqueues') one) as lanes
+		group by name order by name
+	loop
+		if v_new then
+			-- Made or locked: one that is empty may be collected at this moment.
+			insert into jibe.build_lane as l (name) values (v_lane) on conflict (name) do update set name = excluded.name;
+		else
+			perform from jibe.build_lane where name = v_lane for update;
+		end if;
+	end loop;
+	for v_one in select * from jsonb_array_elements(p -> 'enqueues') loop
+		v_said := jibe.enqueue_build(v_one);
+		v_queued := v_queued || jsonb_build_array(v_said -> 'answer');
+		v_events := v_events || (v_said -> 'events');
+	end loop;
+	for v_one in select * from jsonb_array_elements(p -> 'ends') loop
+		v_said := jibe.finish_build(v_one);
+		v_ended := v_ended || jsonb_build_array(v_said -> 'answer');
+		v_events := v_events || (v_said -> 'events');
+	end loop;
+	for b in select * from jibe.build where worker = any (v_workers) and phase in ('running', 'gating', 'stopping') for update loop
+		if b.phase = 'stopping' then
+			update jibe.build set phase = 'ended' where id = b.id;
+			perform jibe.free_lane(b.lane, b.id);
+		else
+			-- It has one already: the answer was lost.
+			v_held := v_held || jsonb_build_object(b.worker, b.id);
+		end if;
+	end loop;
+	for v_one in select * from jsonb_array_elements(p -> 'claims') loop
+		v_said := null;
+		if v_held ? (v_one ->> 'worker') then
+			update jibe.build set leased_until = clock_timestamp() + jibe.in_ms(v_one -> 'leaseMs') where id = v_held ->> (v_one ->> 'worker')
+			returning * into b;
+			v_said := jibe.build_job_json(b);
+		elsif not v_one ->> 'platform' = any (v_dry) then
+			v_said := jibe.claim_next(v_one);
+			if v_said is null then
+				v_dry := v_dry || (v_one ->> 'platform');
+			else
+				v_held := v_held || jsonb_build_object(v_one ->> 'worker', v_said -> 'id');
+			end if;
+		end if;
+		v_claimed := v_claimed || jsonb_build_array(v_said);
+	end loop;
 	perform jibe.publish(v_events);
-	return (select jsonb_build_object('was', v_phase, 'state', x.state, 'reason', x.reason) from jibe.build x where x.id = b.id);
+	return jsonb_build_object('enqueues', v_queued, 'ends', v_ended, 'claims', v_claimed, 'told', v_events <> '[]');
 end $$;
 
 -- A person or the deployment's end stops it. Answers the build as it is then.

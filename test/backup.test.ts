@@ -24,6 +24,15 @@ before(async () => {
 	await jibe.expect(0, ['deploy'], { cwd: app.dir });
 	app.write('server.ts', source('two'));
 	await jibe.expect(0, ['deploy'], { cwd: app.dir });
+	app.git('init', '-q');
+	app.commit('pushed');
+	const rules = { production: null, hotfix: null, others: 'ignore', forks: 'ask' };
+	const body = JSON.stringify({ forge: 'push', rules });
+	assert.equal(
+		(await jibe.api('/api/v1/repositories/app', { method: 'PUT', headers: { 'content-type': 'application/json' }, body })).status,
+		200,
+	);
+	atGit(jibe.data, 'push', 'HEAD:main');
 });
 after(async () => {
 	for (const { data, env } of places) await jibe.cli(['down', '--data', data], { env });
@@ -36,6 +45,13 @@ async function serves(words: string): Promise<void> {
 		const bodies = await Promise.all([0, 1].map(async (region) => (await jibe.request(region, HOST, '/')).body));
 		return bodies.every((body) => body === words) ? true : null;
 	}, `${words} everywhere`);
+}
+
+/** The user's git and the control of this directory. */
+function atGit(data: string, verb: string, ...words: string[]): string {
+	const { url } = JSON.parse(readFileSync(join(data, 'endpoint.json'), 'utf8')) as { url: string };
+	const basic = Buffer.from(`x:${readFileSync(join(data, 'admin.token'), 'utf8').trim()}`).toString('base64');
+	return app.git('-c', `http.extraHeader=Authorization: Basic ${basic}`, verb, new URL('/git/app.git', url).href, ...words);
 }
 
 /** A directory of its own, ended with the story whatever happens. */
@@ -112,6 +128,9 @@ test('on a machine with nothing: the app serves, with its history, and can go ba
 	await serves(deployments.length > 2 ? 'three' : 'two');
 	await jibe.expect(0, ['rollback', 'app', '--to', 'v1', '--data', data], { env });
 	await serves('one');
+	assert.equal(atGit(data, 'ls-remote').split('\t')[0], app.git('rev-parse', 'HEAD'), 'what was pushed is there');
+	app.commit('pushed after it');
+	atGit(data, 'push', 'HEAD:main');
 	await jibe.expect(0, ['down', '--data', data], { env });
 	const again = await jibe.cli(['restore', file, '--data', data], { env });
 	assert.equal(again.code, 2);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { tinyApp } from './fixtures/app.ts';
-import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 
 const text = (words: string) => `export default { fetch: () => new Response(${JSON.stringify(words)}) };\n`;
 
@@ -17,7 +17,9 @@ test('a canary without any traffic: told weight by weight, live everywhere once 
 	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
 	app.write('server.ts', text('two'));
 	const deploying = jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
-	await eventually(async () => (/v1, v2 at (10|50) %/.test((await jibe.cli(['status', 'app'])).stdout) ? true : null), 'a weight');
+	await eventually(async () => (/v1, v2 at (10|50) %/.test((await jibe.cli(['status', 'app'])).stdout) ? true : null), 'a weight', {
+		eachMs: COMMAND_POLL_MS,
+	});
 	const { stderr, json } = await deploying;
 	assert.equal(json?.['state'], 'Deployed');
 	assert.deepEqual(

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { tellOfFleet, told } from './fixtures/fleet-story.ts';
-import { eventually } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually } from './fixtures/jibe.ts';
 
 /** Servers come and go as a team wants: one joins and takes its share, one is drained and leaves, and no request fails for it. */
 
@@ -36,6 +36,7 @@ async function runs(...counts: [server: string, instances: number][]): Promise<v
 			return true;
 		},
 		`instances as ${JSON.stringify(wanted)}`,
+		{ eachMs: COMMAND_POLL_MS },
 	);
 }
 
@@ -44,7 +45,9 @@ test('a server joins: it takes its share of what runs, answers at once, and nobo
 	await using visitors = story.fleet.visit('app', ['fra-1', 'fra-2']);
 	await story.fleet.join('fra-3');
 	await story.fleet.connected(['fra-3']);
-	await eventually(async () => (((await running())['fra-3'] ?? 0) > 0 ? true : null), 'share of the new server');
+	await eventually(async () => (((await running())['fra-3'] ?? 0) > 0 ? true : null), 'share of the new server', {
+		eachMs: COMMAND_POLL_MS,
+	});
 	assert.deepEqual(await story.fleet.askAll('app.localhost', '/', (body) => body === story.now), []);
 	await visitors.stop();
 	assert.deepEqual(told(visitors.failures()), []);

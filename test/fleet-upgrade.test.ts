@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { startFleet, type Fleet } from './fixtures/fleet.ts';
 import { told } from './fixtures/fleet-story.ts';
-import { eventually, kill } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually, kill } from './fixtures/jibe.ts';
 import { noHosts } from './fixtures/hosts.ts';
 import { copyOfPackage, packDirectory } from './fixtures/packages.ts';
 
@@ -128,11 +128,12 @@ test('a server where it does not start goes back, and those after it stay as the
 		);
 	}
 	// Whoever looked at a neighbour while that one went over looks again.
-	const servers = await eventually(async () => {
+	const look = async () => {
 		const { json } = await fleet.cli('control', ['doctor', '--json']);
 		const all = json?.['servers'] as { name: string; findings: { state: string }[] }[];
 		for (const { name, findings } of all) assert.ok(!findings.some(({ state }) => state === 'bad'), `${name}: ${JSON.stringify(findings)}`);
 		return all;
-	}, 'good health of all servers');
+	};
+	const servers = await eventually(look, 'good health of all servers', { eachMs: COMMAND_POLL_MS });
 	assert.deepEqual(servers.map(({ name }) => name), [...fleet.servers].toSorted()); // prettier-ignore
 });

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
-import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 
 /** What must have come out well before a release goes further: its smoke test, checks beside the deploy, a person at the end of a window. */
 
@@ -98,7 +98,9 @@ test('a canary that is held at the end of its window goes on when a person promo
 	app.write('server.ts', text('two'));
 	const deploying = jibe.cli(['deploy', '--json'], { cwd: app.dir });
 	const { id } = await eventually(() => jibe.newest('held').then((one) => (one?.state === 'CanaryCheck' ? one : null)), 'a canary');
-	await eventually(async () => ((await jibe.cli(['promote', id])).code === 0 ? true : null), 'the end of its window');
+	await eventually(async () => ((await jibe.cli(['promote', id])).code === 0 ? true : null), 'the end of its window', {
+		eachMs: COMMAND_POLL_MS,
+	});
 	const result = await deploying;
 	assert.equal(result.code, 0, result.stderr);
 	assert.match(result.stderr, /Held at 50 %: jibe promote goes on/);

@@ -50,7 +50,10 @@ test('git push: what is sent is built, tested and live, or says why not', { skip
 		assert.notEqual(code, 0, output);
 		assert.match(output, /remote: ✗ check failed after/);
 		assert.match(output, /remote: ✗ The tests failed/);
-		assert.match(output, /what was pushed is here and not live/);
+		assert.match(
+			output,
+			/! \[remote rejected\] HEAD -> main \(it is here, and not live; what served goes on\)\nerror: failed to push some refs[^\n]*$/,
+		);
 		assert.equal(await serves(), 'one');
 	});
 

@@ -3,7 +3,7 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
-import { eventually, kill, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually, kill, startJibe, type Jibe } from './fixtures/jibe.ts';
 
 /** `migrate` and `smoke` of jibe.json: what runs on a server of the first region before, beside and after a release. */
 
@@ -128,7 +128,9 @@ test('migrate.after waits for the end of the way back, and ends it: rollback bel
 	await eventually(() => (lines('after', 'ran').length === 1 ? true : null), 'migrate.after to run');
 	rmSync(own('after', 'fail'));
 	const told = new RegExp(`migrate.after of ${id} failed; jibe promote ${id} runs it again: [^]*no such table`);
-	await eventually(async () => (told.test((await jibe.cli(['status', 'after'])).stdout) ? true : null), 'it to have failed');
+	await eventually(async () => (told.test((await jibe.cli(['status', 'after'])).stdout) ? true : null), 'it to have failed', {
+		eachMs: COMMAND_POLL_MS,
+	});
 	await jibe.expect(0, ['promote', id]);
 	await eventually(() => (lines('after', 'done').length === 1 ? true : null), 'migrate.after to be done');
 	const refused = await eventually(async () => {

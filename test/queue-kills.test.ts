@@ -172,7 +172,7 @@ class House {
 	/** `attempts`: of those that a builder had; the one that waited was had once. */
 	async allDeployed(apps: readonly string[], attempts: number): Promise<void> {
 		for (const app of apps) {
-			const of = await eventually(() => this.#settled(app), `${app} deployed`, PATIENCE_MS);
+			const of = await eventually(() => this.#settled(app), `${app} deployed`, { withinMs: PATIENCE_MS });
 			const { build, deployment } = of;
 			assert.deepEqual([deployment?.state, deployment?.id], ['Deployed', build?.id], JSON.stringify(of));
 			assert.equal(build?.attempt, app.startsWith('waits') ? 1 : attempts, app);
@@ -184,7 +184,9 @@ class House {
 			const states = deployment!.stages.map(({ state }) => state);
 			assert.equal(new Set(states).size, states.length, `no state twice: ${states.join(' ')}`);
 		}
-		await eventually(async () => ((await this.#state.builds.queue()).running === 0 ? true : null), 'no build that runs', PATIENCE_MS);
+		await eventually(async () => ((await this.#state.builds.queue()).running === 0 ? true : null), 'no build that runs', {
+			withinMs: PATIENCE_MS,
+		});
 	}
 
 	async close(): Promise<void> {
@@ -228,7 +230,7 @@ class Claimer {
 			const at = this.#said.findIndex((line) => pattern.test(line));
 			return at >= 0 ? this.#said.splice(at, 1)[0]! : null;
 		};
-		return eventually(found, `a claimer that says ${pattern}`, PATIENCE_MS);
+		return eventually(found, `a claimer that says ${pattern}`, { withinMs: PATIENCE_MS });
 	}
 }
 

@@ -8,6 +8,7 @@ import {
 	HOLD_MS,
 	LEASE_MS,
 	beatAnswer,
+	endAnswer,
 	type BuildJob,
 	type BuildLogLine,
 	type StepReport,
@@ -46,6 +47,7 @@ export class Attempt {
 	readonly #control: Control;
 	readonly #log: Log;
 	readonly #scrub: Scrub;
+	readonly #wantsNext: () => string | undefined;
 	readonly #stop = new AbortController();
 	readonly #ended = new AbortController();
 	readonly #timers: Timer[] = [];
@@ -61,11 +63,16 @@ export class Attempt {
 	#stepsWait = false;
 	#saying: Promise<void> = Promise.resolve();
 
-	constructor(job: BuildJob, of: { worker: string; control: Control; log: Log }) {
+	/** What control had to do next when it heard of the end. */
+	next: BuildJob | null = null;
+
+	/** `next`: of which platform the job may be that is taken at once after this one; undefined: none is. */
+	constructor(job: BuildJob, of: { worker: string; control: Control; log: Log; next?: () => string | undefined }) {
 		this.job = job;
 		this.worker = of.worker;
 		this.#control = of.control;
 		this.#log = of.log;
+		this.#wantsNext = of.next ?? (() => undefined);
 		this.#scrub = scrubber(Object.entries(job.secrets).map(([name, value]) => ({ name, value })));
 		// Control says when its time is over; the deadline is of its clock, which may differ from this machine's.
 		this.#timers.push(
@@ -175,8 +182,9 @@ export class Attempt {
 			reason,
 			detail: detail === null ? null : this.#scrub(detail).slice(0, MAX_DETAIL_CHARS),
 			at: systemClock.now(),
+			next: this.#wantsNext(),
 		};
-		await this.#control.ask('POST', this.path('end'), { json });
+		this.next = endAnswer.parse(await this.#control.ask('POST', this.path('end'), { json })).job ?? null;
 	}
 
 	close(): void {

@@ -32,16 +32,18 @@ export async function work(of: Working): Promise<void> {
 	const { leaving, retiring, idleMs } = of;
 	let worker = newWorker(of.server);
 	let idleSince = systemClock.monotonic();
-	while (!leaving.aborted && !retiring.aborted) {
+	let next: BuildJob | null = null;
+	while (next !== null || (!leaving.aborted && !retiring.aborted)) {
 		const restMs = idleMs === null ? null : Math.max(0, idleMs - (systemClock.monotonic() - idleSince));
-		const job = await claim(of, worker, restMs);
+		const job: BuildJob | null = next ?? (await claim(of, worker, restMs));
 		if (job === null) {
 			if (idleMs !== null && systemClock.monotonic() - idleSince >= idleMs) return;
 			continue;
 		}
 		const done = await attempt(job, worker, of);
+		next = done.next;
 		idleSince = systemClock.monotonic();
-		if (done || leaving.aborted) continue;
+		if (done.whole || next !== null || leaving.aborted) continue;
 		// Under its old name it would be given the same attempt again; under another one it is a new attempt, of any builder.
 		worker = newWorker(of.server);
 		await pause(SICK_MS);
@@ -89,20 +91,25 @@ function paused(ms: number, signal: AbortSignal): Promise<void> {
 	});
 }
 
-/** False: this machine failed, not the source. */
-async function attempt(job: BuildJob, worker: string, { control, workshop, openSteps, leaving, log: parent }: Working): Promise<boolean> {
-	const log = parent.with({ build: job.id, attempt: job.attempt });
-	const running = new Attempt(job, { worker, control, log });
+/** `whole`: this machine did not fail, whatever became of the source. `next`: what control had for it when it heard of the end. */
+async function attempt(job: BuildJob, worker: string, of: Working): Promise<{ whole: boolean; next: BuildJob | null }> {
+	const { control, workshop, openSteps, leaving, retiring } = of;
+	const log = of.log.with({ build: job.id, attempt: job.attempt });
+	const next = () => (leaving.aborted || retiring.aborted ? undefined : workshop.platform);
+	const running = new Attempt(job, { worker, control, log, next });
 	const leave = () => running.stop(new Stopped('leaving'));
 	leaving.addEventListener('abort', leave);
+	// Its connection ends then, and control gives the job to another.
+	if (leaving.aborted) leave();
 	log.info('build.began', { app: job.app, environment: job.environment, kind: job.kind });
 	try {
 		await build(running, workshop, openSteps);
 		await running.flush();
 		log.info('build.done', {});
-		return true;
+		return { whole: true, next: running.next };
 	} catch (error) {
-		return await ended(running, error, log);
+		const whole = await ended(running, error, log);
+		return { whole, next: running.next };
 	} finally {
 		leaving.removeEventListener('abort', leave);
 		running.close();

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:net';
+import { connect, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { systemClock } from '#clock/clock.ts';
@@ -63,6 +63,26 @@ test('a sibling that has only begun to hold its ports is waited for; one that is
 	assert.equal(asked, PATIENCE);
 	life = 'closing';
 	await assert.rejects(listenTogether(await openServer(t), port, of, hastyClock), PortTaken);
+});
+
+test('who says something on the connection is answered again, as things are then; who says nothing sees its end', async (t) => {
+	const directory = temporary(t);
+	const path = join(directory, 'edge-0.alive.sock');
+	let life: Life = 'alive';
+	const alive = await answerAlive(path, () => life);
+	t.after(() => alive.close());
+	const held = connect(path);
+	held.write('\n');
+	let said = '';
+	while (said.split('\n').length < 3) said += String((await once(held, 'data'))[0]);
+	life = 'closing';
+	held.write('\n');
+	const [last] = (await once(held, 'data')) as [Buffer];
+	assert.deepEqual([said, String(last)], [`alive ${PID}\nalive ${PID}\n`, `closing ${PID}\n`]);
+	const other = connect(path).resume();
+	await once(other, 'close');
+	assert.equal(held.destroyed, false);
+	held.destroy();
 });
 
 const PATIENCE = 5;

@@ -86,22 +86,34 @@ function greeting(socketPath: string): Promise<string | null> {
 		resolve(null);
 		socket.destroy();
 	});
-	socket.on('data', (chunk: Buffer) => (said += chunk.toString()));
+	socket.on('data', (chunk: Buffer) => {
+		said += chunk.toString();
+		if (said.endsWith('\n')) socket.destroy();
+	});
 	socket.on('error', () => resolve(''));
 	socket.on('close', () => resolve(said.trim()));
 	return promise;
 }
 
 const ALIVE_TIMEOUT_MS = 500;
+/** Whoever is to be answered more than once says something by then. */
+const ASKED_AGAIN_WITHIN_MS = 100;
 
 /** `alive`: it holds its ports. `starting` and `closing` have not yet, or no more. */
 export type Life = 'starting' | 'alive' | 'closing';
 
-/** Answers every connection with `alive <pid>`: an edge that is frozen does not. */
+/** Answers every connection with `alive <pid>`, and whatever is said on it then: an edge that is frozen does not. */
 export async function answerAlive(socketPath: string, life: () => Life): Promise<Server> {
 	const server = createServer((socket) => {
+		const answer = () => void socket.write(`${life()} ${process.pid}\n`);
 		socket.on('error', () => socket.destroy());
-		socket.end(`${life()} ${process.pid}\n`);
+		// Who only wants to know once waits for the end.
+		socket.setTimeout(ASKED_AGAIN_WITHIN_MS, () => socket.end());
+		socket.on('data', () => {
+			socket.setTimeout(0);
+			answer();
+		});
+		answer();
 	});
 	const { promise, resolve, reject } = Promise.withResolvers<void>();
 	server.once('error', reject).listen({ path: socketPath }, resolve);

@@ -2,6 +2,7 @@ import type { Clock } from '#clock/clock.ts';
 import { randomId } from '#digest/digest.ts';
 import type { DeploymentState } from '#wire/api.ts';
 import { PRIORITIES, type ArtifactMetadata, type BuildJob, type BuildView, type NewBuild, type StepReport } from '#wire/builds.ts';
+import { Turns } from './build-turns.ts';
 import { toJson, type Database } from './database.ts';
 import type { EventFeed } from './events.ts';
 
@@ -128,22 +129,23 @@ export class BuildTable implements Builds {
 	private readonly db: Database;
 	private readonly clock: Clock;
 	private readonly events: EventFeed;
+	private readonly turns: Turns;
 
 	constructor(db: Database, clock: Clock, events: EventFeed) {
 		this.db = db;
 		this.clock = clock;
 		this.events = events;
+		this.turns = new Turns(db, events);
 	}
 
-	async enqueue(job: NewBuild): Promise<{ id: string; already: boolean }> {
+	enqueue(job: NewBuild): Promise<{ id: string; already: boolean }> {
 		const id = `dpl_${randomId(ID_CHARACTERS)}`;
 		const parameter = { id, at: this.clock.now(), priority: PRIORITIES[job.priority], limit: MAX_WAITING, job };
-		return this.told(this.db.call('jibe_enqueue_build', 'select jibe.enqueue_build($1)', [toJson(parameter)]));
+		return this.turns.ask('enqueues', parameter);
 	}
 
-	claim({ worker, platform, leaseMs, limitMs }: Parameters<Builds['claim']>[0]): Promise<ClaimedBuild | null> {
-		const values = [worker, platform, leaseMs, limitMs];
-		return this.db.call('jibe_claim_build', `select jibe.claim_build($1, $2, $3 * interval '1 ms', $4)`, values);
+	claim(of: Parameters<Builds['claim']>[0]): Promise<ClaimedBuild | null> {
+		return this.turns.ask('claims', of);
 	}
 
 	beat({ id, attempt, worker }: Fence, leaseMs: number): Promise<Stop> {
@@ -182,15 +184,17 @@ export class BuildTable implements Builds {
 	}
 
 	finish(of: Fence, end: BuildFinish): ReturnType<Builds['finish']> {
-		return this.told(this.db.call('jibe_finish_build', 'select jibe.finish_build($1)', [toJson({ ...of, ...end })]));
+		return this.turns.ask('ends', { ...of, ...end });
 	}
 
 	halt(id: string, why: 'cancelled' | 'superseded', by: string | null): Promise<BuildRow> {
 		return this.told(this.db.call('jibe_halt_build', 'select jibe.halt_build($1, $2, $3, $4)', [id, why, by, this.clock.now()]));
 	}
 
-	sweep(attempts: number): Promise<Swept[]> {
-		return this.told(this.db.call('jibe_sweep_builds', 'select jibe.sweep_builds($1, $2)', [attempts, this.clock.now()]));
+	async sweep(attempts: number): Promise<Swept[]> {
+		const swept = await this.db.call<Swept[]>('jibe_sweep_builds', 'select jibe.sweep_builds($1, $2)', [attempts, this.clock.now()]);
+		if (swept.length > 0) this.events.hint();
+		return swept;
 	}
 
 	queue(): Promise<QueueNumbers> {

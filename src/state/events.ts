@@ -30,6 +30,8 @@ class Feed implements EventFeed {
 	private readonly clock: Clock;
 	private readonly listeners = new Set<(event: Event) => void>();
 	private newest = 0;
+	/** The server said that there are events up to this one. */
+	private wanted = 0;
 	private reading: Promise<void> | null = null;
 	private again = false;
 	private poll: Timer | null = null;
@@ -98,7 +100,17 @@ class Feed implements EventFeed {
 	hint(): void {
 		if (this.closed) return;
 		this.again = true;
-		this.reading ??= this.read().finally(() => (this.reading = null));
+		this.reading ??= this.read().finally(() => {
+			this.reading = null;
+			if (this.again) this.hint();
+		});
+	}
+
+	private notified(cursor: number): void {
+		// What was changed here was read before its notification came.
+		if (cursor <= this.newest) return;
+		this.wanted = cursor;
+		if (!this.reading) this.hint();
 	}
 
 	async close(): Promise<void> {
@@ -111,13 +123,16 @@ class Feed implements EventFeed {
 	}
 
 	private async read(): Promise<void> {
-		while (this.again && !this.closed) {
+		while ((this.again || this.wanted > this.newest) && !this.closed) {
 			this.again = false;
 			try {
 				const events = await this.page(this.newest, EVENT_PAGE);
 				this.again ||= events.length === EVENT_PAGE;
 				for (const event of events) this.tell(event);
+				// Of a database that was set back since.
+				if (events.length === 0) this.wanted = this.newest;
 			} catch (error) {
+				this.wanted = this.newest;
 				// The poll tries again; nothing is lost, for the cursor did not move.
 				if (!this.closed) this.log.warn('events.unreadable', { error });
 			}
@@ -163,7 +178,7 @@ class Feed implements EventFeed {
 		};
 		line.on('error', reconnect);
 		line.on('end', reconnect);
-		line.on('notification', () => this.hint());
+		line.on('notification', ({ payload }) => this.notified(Number(payload)));
 		try {
 			await line.connect();
 			await line.query('listen jibe_events');

@@ -151,7 +151,11 @@ export const endRequest = attemptOf.extend({
 	reason: z.string().nullable(),
 	detail: z.string().max(20_000).nullable(),
 	at: z.number(),
+	/** Of a builder that takes another job at once. */
+	next: platform.optional(),
 });
+/** The next job, where one was asked for and there is one: claimed in the transaction in which this one ended. */
+export const endAnswer = z.object({ job: buildJob.optional() });
 /** `…/{id}/missing`: which blobs control has to be sent; they go as `PUT …/{id}/blobs?worker=&attempt=`, an upload. */
 export const buildMissingRequest = attemptOf.extend(missingRequest.shape);
 /** `GET …/{id}/source?worker=&attempt=` answers the `.tar.zst`. */

@@ -10,6 +10,7 @@ import {
 	buildMissingRequest,
 	claimAnswer,
 	claimRequest,
+	endAnswer,
 	endRequest,
 	logAnswer,
 	logRequest,
@@ -18,7 +19,7 @@ import {
 import { deploymentId } from '#wire/names.ts';
 import { MAX_UPLOAD_BYTES, UPLOAD_TYPE, decodeUpload } from '#wire/upload.ts';
 import { takeArtifact } from '../builds/artifact.ts';
-import { claim, gatesEnded } from '../builds/builds.ts';
+import { claim, end } from '../builds/builds.ts';
 import { GRANTED_MS } from '../builds/desk.ts';
 import { refuseWhenSpent } from '../deploy.ts';
 import type { House } from '../house.ts';
@@ -35,7 +36,7 @@ export function builderRoutes(house: House): Route[] {
 }
 
 function jobRoutes(house: House): Route[] {
-	const { state, builds } = house;
+	const { builds } = house;
 	return [
 		route({
 			method: 'POST',
@@ -64,23 +65,15 @@ function jobRoutes(house: House): Route[] {
 		route({
 			method: 'POST',
 			path: '/api/v1/builds/:id/end',
-			summary: 'It ended without an artifact, was compared, or the steps that went on after its artifact have ended.',
+			summary:
+				'It ended without an artifact, was compared, or the steps that went on after its artifact have ended. With `next` the answer has the next job, if there is one.',
 			role: 'builder',
 			params: ofBuild,
 			body: endRequest,
-			answer: z.object({}),
-			async handle({ params, body: { worker, attempt, ...end } }) {
-				const of = { ...params, worker, attempt };
-				let done = await state.builds.finish(of, end);
-				// The driver hears of it before it has ended: if control dies in between, the next attempt says it again.
-				if (done.was === 'gating') {
-					await gatesEnded(house, of, { passed: end.state === 'gates-passed', summary: (end.detail ?? end.reason ?? '').slice(0, 8_000) });
-					done = await state.builds.finish(of, { ...end, heard: true });
-				}
-				if (done.was === 'running') house.metrics.add('jibe_builds_total', { state: done.reason === end.state ? end.state : done.state });
-				builds.told(params.id, true);
-				builds.hint();
-				return {};
+			answer: endAnswer,
+			async handle({ params, body: { worker, attempt, next, ...told }, response }) {
+				const job = await end(house, { ...params, worker, attempt }, told, next, leaving(response));
+				return job === null ? {} : { job };
 			},
 		}),
 	];

@@ -1,5 +1,5 @@
 import { isFinal } from '#pipeline/states.ts';
-import type { BuildRow, Fence } from '#state/builds.ts';
+import type { BuildFinish, BuildRow, ClaimedBuild, Fence } from '#state/builds.ts';
 import type { BuildJob, BuildNews, NewBuild } from '#wire/builds.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
@@ -12,10 +12,8 @@ import { Follower } from './follow.ts';
  * its id), or one that contains that commit (`force` insists). A newer one of the same branch supersedes what is queued of it
  * and stops what runs. Who may is asked before. @throws Refusal 503 queue_full
  */
-export async function enqueue(house: House, input: NewBuild): Promise<{ id: string; already: boolean }> {
-	const queued = await house.state.builds.enqueue(input);
-	house.builds.hint();
-	return queued;
+export function enqueue(house: House, input: NewBuild): Promise<{ id: string; already: boolean }> {
+	return house.builds.enqueue(input);
 }
 
 /**
@@ -68,7 +66,39 @@ export async function find({ state }: House, id: string): Promise<BuildRow> {
 
 /** The next job for a builder, with what only builders are told. */
 export async function claim(house: House, of: { worker: string; platform: string }, left: AbortSignal): Promise<BuildJob | null> {
-	const claimed = await house.builds.claim(of, left);
+	return opened(house, await house.builds.claim(of, left));
+}
+
+/**
+ * It ended without an artifact, or the last steps of one have. `next`: the next job for that builder, if there is one, claimed
+ * in the same transaction. @throws StateError fenced
+ */
+export async function end(
+	house: House,
+	of: Fence,
+	told: BuildFinish,
+	next: string | undefined,
+	left: AbortSignal,
+): Promise<BuildJob | null> {
+	const { worker } = of;
+	const ask = () => (next === undefined ? null : house.builds.next({ worker, platform: next }, left));
+	const [ended, claimed] = await Promise.allSettled([house.builds.end(of, told), ask()]);
+	// What was claimed with a refused end is this worker's when it asks again.
+	if (ended.status === 'rejected') throw ended.reason;
+	if (claimed.status === 'rejected') house.log.warn('builds.unclaimed', { worker, error: claimed.reason });
+	let [{ was, state, reason }, job] = [ended.value, claimed.status === 'fulfilled' ? claimed.value : null];
+	// The driver hears of it before it has ended: if control dies in between, the next attempt says it again.
+	if (was === 'gating') {
+		await gatesEnded(house, of, { passed: told.state === 'gates-passed', summary: (told.detail ?? told.reason ?? '').slice(0, 8_000) });
+		({ was, state, reason } = await house.builds.end(of, { ...told, heard: true }));
+		job = await ask();
+	}
+	if (was === 'running') house.metrics.add('jibe_builds_total', { state: reason === told.state ? told.state : state });
+	return opened(house, job);
+}
+
+/** With what only builders are told. */
+async function opened(house: House, claimed: ClaimedBuild | null): Promise<BuildJob | null> {
 	if (!claimed) return null;
 	const { hasSecrets, ...job } = claimed;
 	return { ...job, secrets: hasSecrets ? await secretsOf(house, job) : {} };

@@ -1,9 +1,9 @@
 import type { Clock, MonotonicMs, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
-import type { ClaimedBuild, Fence, QueueNumbers, Stop, Swept } from '#state/builds.ts';
+import type { BuildFinish, Builds, ClaimedBuild, Fence, QueueNumbers, Stop, Swept } from '#state/builds.ts';
 import type { State } from '#state/state.ts';
 import type { Event } from '#wire/api.ts';
-import { BUILD_LIMIT_MS, CLAIM_WAIT_MS, HOLD_MS, LEASE_MS, MAX_ATTEMPTS } from '#wire/builds.ts';
+import { BUILD_LIMIT_MS, CLAIM_WAIT_MS, HOLD_MS, LEASE_MS, MAX_ATTEMPTS, type NewBuild } from '#wire/builds.ts';
 import type { Metrics } from '../metrics.ts';
 
 /**
@@ -22,6 +22,8 @@ const POLL_MS = 1_000;
 const GRACE_MS = 12_000;
 const STEADY_GAP_MS = 3 * SWEEP_MS;
 const MAX_WAITING_BUILDERS = 1_000;
+const CLAIMS_AT_ONCE = 8;
+const MAX_OWN = 1_000;
 
 interface Waiter {
 	worker: string;
@@ -49,6 +51,8 @@ export class BuildDesk {
 	readonly #watchers = new Map<string, Set<Watcher>>();
 	readonly #demand = new Set<() => void>();
 	readonly #stops: (() => void)[];
+	/** Builds whose next event says nothing new here: whoever waits asked together with the change itself. */
+	readonly #own = new Set<string>();
 	/** Counts hints: whoever asked the database before one has to ask again. */
 	#hints = 0;
 	#serving = false;
@@ -74,11 +78,36 @@ export class BuildDesk {
 	async claim(of: { worker: string; platform: string }, left: AbortSignal): Promise<ClaimedBuild | null> {
 		for (;;) {
 			const asked = this.#hints;
-			const job = await this.#ask(of);
-			if (job && left.aborted) await this.#of.state.builds.doubt(fenceOf(job, of.worker), DOUBT_MS);
+			const job = await this.next(of, left);
 			if (job || left.aborted || this.#closed || this.#waiters.length >= MAX_WAITING_BUILDERS) return job;
 			if (asked === this.#hints) return this.#wait(of, left);
 		}
+	}
+
+	/** Queues it; whoever waits here asks for it in the same transaction. @throws StateError queue_full */
+	async enqueue(build: NewBuild): Promise<{ id: string; already: boolean }> {
+		const asked = this.#of.state.builds.enqueue(build);
+		this.hint();
+		const queued = await asked;
+		if (!queued.already) this.#remember(queued.id);
+		return queued;
+	}
+
+	/** It has ended. Whoever waits here asks for what that lets go of in the same transaction. @throws StateError fenced */
+	async end(fence: Fence, end: BuildFinish): ReturnType<Builds['finish']> {
+		const asked = this.#of.state.builds.finish(fence, end);
+		this.hint();
+		const ended = await asked;
+		if (ended.was === 'running') this.#remember(fence.id);
+		this.told(fence.id, true);
+		return ended;
+	}
+
+	/** A job for this worker if there is one now. */
+	async next(of: { worker: string; platform: string }, left: AbortSignal): Promise<ClaimedBuild | null> {
+		const job = await this.#ask(of);
+		if (job && left.aborted) await this.#of.state.builds.doubt(fenceOf(job, of.worker), DOUBT_MS);
+		return job;
 	}
 
 	/** It lives. Held, the answer comes when there is a reason to stop, or after a while. @throws StateError fenced */
@@ -181,20 +210,23 @@ export class BuildDesk {
 		return job;
 	}
 
-	/** One claim after the other for those that wait, until there is no more for any of them. */
+	/** Claims for those that wait, some at a time, until there is no more for any of them. */
 	async #serve(): Promise<void> {
 		this.#serving = true;
 		try {
 			const dry = new Set<string>();
-			for (let asked = this.#hints; !this.#closed;) {
+			for (let asked = this.#hints - 1, many = 1; !this.#closed;) {
 				if (asked !== this.#hints) dry.clear();
+				// One more than there may be: so it learns in the same turn that there is no more.
+				many = Math.min(CLAIMS_AT_ONCE, Math.max(many * 2, this.#hints - asked + 1));
 				asked = this.#hints;
-				const waiter = this.#waiters.find(({ platform }) => !dry.has(platform));
-				if (!waiter) return;
-				const job = await this.#ask(waiter);
-				if (!job) dry.add(waiter.platform);
-				else if (this.#waiters.includes(waiter)) waiter.done(job);
-				else await this.#of.state.builds.doubt(fenceOf(job, waiter.worker), DOUBT_MS);
+				const waiters = this.#waiters.filter(({ platform }) => !dry.has(platform)).slice(0, many);
+				if (waiters.length === 0) return;
+				await Promise.all(
+					waiters.map(async (waiter) => {
+						if (!(await this.#serveOne(waiter))) dry.add(waiter.platform);
+					}),
+				);
 			}
 		} catch (error) {
 			this.#of.log.warn('builds.unclaimed', { error });
@@ -203,11 +235,25 @@ export class BuildDesk {
 		}
 	}
 
+	async #serveOne(waiter: Waiter): Promise<boolean> {
+		const job = await this.#ask(waiter);
+		if (!job) return false;
+		if (this.#waiters.includes(waiter)) waiter.done(job);
+		else await this.#of.state.builds.doubt(fenceOf(job, waiter.worker), DOUBT_MS);
+		return true;
+	}
+
 	#heard({ type, deployment, data }: Event): void {
 		// One that runs says nothing of the queue; one that waits, ended or was let go of does.
 		const goesOn = type === 'build.step' || (type === 'build.state' && RUNNING.has(String(data['state'])));
 		if (deployment !== null) this.told(deployment, !goesOn);
-		if (type.startsWith('build.') && !goesOn) this.hint();
+		if (type.startsWith('build.') && !goesOn && !this.#own.delete(deployment ?? '')) this.hint();
+	}
+
+	#remember(id: string): void {
+		this.#own.add(id);
+		const [oldest] = this.#own;
+		if (this.#own.size > MAX_OWN && oldest !== undefined) this.#own.delete(oldest);
 	}
 
 	async #sweep(): Promise<void> {

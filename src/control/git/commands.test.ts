@@ -9,7 +9,7 @@ const ZERO = '0'.repeat(40);
 const read = (...lines: string[]) => readCommands(lines.map((line) => Buffer.from(line)));
 
 test('what git sends: branches that come, move and go, and what it can do', () => {
-	const { commands, capabilities, shallow } = read(
+	const { commands, capabilities } = read(
 		`${ZERO} ${A} refs/heads/main\0 report-status side-band-64k agent=git/2\n`,
 		`${A} ${B} refs/heads/a/b`,
 		`${B} ${ZERO} refs/tags/v1\n`,
@@ -20,8 +20,6 @@ test('what git sends: branches that come, move and go, and what it can do', () =
 		{ ref: 'refs/tags/v1', from: B, to: null },
 	]);
 	assert.deepEqual([...capabilities], ['report-status', 'side-band-64k', 'agent=git/2']);
-	assert.equal(shallow, false);
-	assert.equal(read(`shallow ${A}`, `${ZERO} ${A} refs/heads/main\0side-band-64k`).shallow, true);
 	assert.ok(read(`shallow ${A}`, `${ZERO} ${A} refs/heads/main\0side-band-64k`).capabilities.has('side-band-64k'));
 });
 

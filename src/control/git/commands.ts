@@ -14,8 +14,6 @@ export interface Command {
 export interface Commands {
 	commands: Command[];
 	capabilities: ReadonlySet<string>;
-	/** The sender has only the newest part of the history. */
-	shallow: boolean;
 }
 
 export const MAX_COMMANDS = 500;
@@ -25,13 +23,10 @@ const ZERO = '0'.repeat(40);
 export function readCommands(lines: readonly Buffer[]): Commands {
 	const commands: Command[] = [];
 	let capabilities: ReadonlySet<string> = new Set();
-	let shallow = false;
 	for (const line of lines) {
 		const text = line.toString().replace(/\n$/, '');
-		if (text.startsWith('shallow ')) {
-			shallow = true;
-			continue;
-		}
+		// The sender has only the newest part of the history: whether that does is seen when it is there.
+		if (text.startsWith('shallow ')) continue;
 		const [words = '', said] = text.split('\0', 2);
 		if (commands.length === 0) capabilities = new Set((said ?? '').trim().split(' '));
 		const match = /^([0-9a-f]{40}) ([0-9a-f]{40}) (\S+)$/.exec(words);
@@ -41,7 +36,7 @@ export function readCommands(lines: readonly Buffer[]): Commands {
 		if (commands.length > MAX_COMMANDS) throw new PktError(`more than ${MAX_COMMANDS} branches and tags in one push`);
 	}
 	if (new Set(commands.map(({ ref }) => ref)).size !== commands.length) throw new PktError('one branch twice in one push');
-	return { commands, capabilities, shallow };
+	return { commands, capabilities };
 }
 
 /** The branch, or null for anything else. */

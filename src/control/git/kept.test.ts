@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test, type TestContext } from 'node:test';
@@ -158,6 +158,49 @@ test(
 		assert.deepEqual(await branches(copy, here), [three, two]);
 	},
 );
+
+test(
+	'a shallow clone may push where the rest of the history is here; what git finds wrong is said in its place',
+	{ skip: noGit },
+	async (t) => {
+		const house = await startControl(t, cluster);
+		const here = { url: house.control.url, admin: house.admin };
+		await house.ask('PUT', '/api/v1/repositories/notes', { json: { forge: 'push', rules: { ...NOWHERE, forks: 'ask' } } });
+		const copy = new Copy(t);
+		await copy.git('init', '-q', '-b', 'main');
+		for (const message of ['one', 'two']) await copy.commit(message);
+		const shallow = new Copy(t);
+		assert.equal((await shallow.git('clone', '-q', '--depth', '1', `file://${copy.dir}`, '.')).code, 0);
+		const refused = await shallow.at(here, 'push', 'jibe', 'main');
+		assert.equal(refused.code, 1);
+		assert.match(
+			refused.output,
+			/! \[remote rejected\] main -> main \(.*"git fetch --unshallow", and push again\)\n.*failed to push some refs[^\n]*\s*$/,
+		);
+
+		assert.equal((await copy.at(here, 'push', 'jibe', 'main')).code, 0);
+		const three = await shallow.commit('three');
+		const taken = await shallow.at(here, 'push', 'jibe', 'main');
+		assert.equal(taken.code, 0, taken.output);
+		assert.deepEqual(await branches(copy, here), [three]);
+		assert.equal((await copy.at(here, 'pull', '-q', '--ff-only', 'jibe', 'main')).code, 0);
+
+		const wrong = await copy.at(here, 'push', 'jibe', `${await damaged(copy)}:refs/heads/bad`);
+		assert.equal(wrong.code, 1);
+		assert.match(
+			wrong.output,
+			/remote: (error|fatal): .*missing[\s\S]*! \[remote rejected\] \w+ -> bad \(unpacker error\)\n.*failed to push some refs[^\n]*\s*$/,
+		);
+		assert.deepEqual(await branches(copy, here), [three]);
+	},
+);
+
+/** A commit that names nobody. */
+async function damaged(copy: Copy): Promise<string> {
+	const tree = (await copy.git('rev-parse', 'HEAD^{tree}')).output;
+	writeFileSync(join(copy.dir, 'bad'), `tree ${tree}\n\nnobody's\n`);
+	return (await copy.git('hash-object', '-t', 'commit', '-w', '--literally', 'bad')).output;
+}
 
 test('many packs become one, which the store keeps, and only as long as there is the repository', { skip: noGit }, async (t) => {
 	const house = await startControl(t, cluster);

@@ -23,6 +23,20 @@ export function onBand(band: Band, text: string | Uint8Array): Buffer {
 	return Buffer.concat(packets);
 }
 
+/** What `onBand` made, or a program that speaks so: its data as text, and its words line by line. */
+export function readBands(bytes: Buffer): { data: string; words: string[] } {
+	const bands: Record<number, string> = {};
+	for (let at = 0; at + LENGTH_BYTES <= bytes.length;) {
+		const length = Number.parseInt(bytes.toString('latin1', at, at + LENGTH_BYTES), 16);
+		if (!(length > LENGTH_BYTES)) break;
+		const band = bytes[at + LENGTH_BYTES]!;
+		bands[band] = (bands[band] ?? '') + bytes.toString('utf8', at + LENGTH_BYTES + 1, at + length);
+		at += length;
+	}
+	const words = `${bands[2] ?? ''}\n${bands[3] ?? ''}`.split('\n');
+	return { data: bands[1] ?? '', words: words.filter((line) => line.trim() !== '') };
+}
+
 export class PktError extends Error {}
 
 /** Reads a section of lines off the front of a stream, and leaves what comes behind it. */

@@ -14,7 +14,7 @@ import { previewOf } from '../repositories/previews.ts';
 import { appsIn, BY_PUSH } from './apps-in.ts';
 import { branchOf, isTag, readCommands, type Command, type Commands } from './commands.ts';
 import { FLUSH, PktError, pktLine, PktReader } from './pkt-line.ts';
-import { PushAnswer } from './sideband.ts';
+import { PushAnswer, type Outcome } from './sideband.ts';
 import { swallow, take, type Push } from './take.ts';
 import { endingOf, wordsOf } from './words.ts';
 
@@ -31,16 +31,34 @@ export async function receivePush(push: Push): Promise<void> {
 	if (lines === null || lines.length === 0) return void response.writeHead(200, { 'content-type': RESULT }).end();
 	const asked = commandsOf(lines);
 	const answer = new PushAnswer(response, asked.capabilities.has('side-band-64k'), house.clock);
+	try {
+		answer.report(await outcome(push, row, asked, answer, again(lines, reader)));
+	} catch (error) {
+		const problem = problemIn(push, error);
+		answer.report(asked.commands.map(({ ref }) => ({ ref, problem })));
+	}
+	answer.end();
+	tidy(push).catch((error: unknown) => house.log.warn('repository.untidy', { repository: name, error }));
+}
+
+/** What becomes of each branch and tag: as git ends then, so does whoever waits for it. */
+async function outcome(
+	push: Push,
+	row: RepositoryRow | null,
+	asked: Commands,
+	answer: PushAnswer,
+	pieces: AsyncGenerator<Buffer>,
+): Promise<Outcome[]> {
 	const refused = await whyNot(push, row, asked);
-	const pieces = again(lines, reader);
 	if (refused.length > 0) {
 		await swallow(pieces);
-		answer.report(refused);
-		return answer.end();
+		return refused;
 	}
-	const moved = await take(push, answer, asked, pieces);
-	await deployAll(push, row, answer, moved);
-	tidy(push).catch((error: unknown) => house.log.warn('repository.untidy', { repository: name, error }));
+	const { taken, problem, said } = await take(push, asked, pieces);
+	for (const line of said) answer.say(line);
+	if (!taken) return asked.commands.map(({ ref }) => ({ ref, problem }));
+	const failed = await deployAll(push, row, answer, asked.commands);
+	return asked.commands.map(({ ref }) => ({ ref, problem: failed.get(ref) ?? null }));
 }
 
 async function tidy({ house, name }: Push): Promise<void> {
@@ -51,9 +69,8 @@ async function tidy({ house, name }: Push): Promise<void> {
 const RESULT = 'application/x-git-receive-pack-result';
 
 /** All of it, or nothing: a person who has no right to one branch thinks again about the others. */
-async function whyNot(push: Push, row: RepositoryRow | null, { commands, shallow }: Commands): Promise<{ ref: string; problem: string }[]> {
+async function whyNot(push: Push, row: RepositoryRow | null, { commands }: Commands): Promise<Outcome[]> {
 	const problems = await Promise.all(commands.map(async ({ ref }) => ({ ref, problem: await problemOf(push, row, ref) })));
-	if (shallow) return commands.map(({ ref }) => ({ ref, problem: 'this clone is shallow: "git fetch --unshallow" first' }));
 	if (problems.every(({ problem }) => problem === null)) return [];
 	return problems.map(({ ref, problem }) => ({ ref, problem: problem ?? 'another branch of this push was refused' }));
 }
@@ -77,29 +94,42 @@ async function mayDeploy(house: House, caller: Caller, app: string, branch: stri
 	authorise(caller, 'deployer', { app, environment: target === 'preview' ? await previewOf(house, app, branch) : PRODUCTION });
 }
 
-async function deployAll(push: Push, known: RepositoryRow | null, answer: PushAnswer, moved: readonly Command[]): Promise<void> {
-	const { house, pushes, caller } = push;
-	const builds: Queued[] = [];
-	let failed: string | null = null;
-	try {
-		for (const { ref, from, to } of moved) {
-			const branch = branchOf(ref)!;
+/** Answers the branches of which not all is live, and why: they have moved all the same. */
+async function deployAll(
+	push: Push,
+	known: RepositoryRow | null,
+	answer: PushAnswer,
+	commands: readonly Command[],
+): Promise<Map<string, string>> {
+	const { pushes, caller } = push;
+	const builds: (Queued & { ref: string })[] = [];
+	const failed = new Map<string, string>();
+	for (const { ref, from, to } of commands) {
+		const branch = branchOf(ref);
+		if (branch === null) continue;
+		try {
 			const row = to === null ? known : await rowOf(push, known, branch, to);
 			if (row === null) continue;
 			const of = { row, branch, by: caller.by };
-			const said =
-				to === null ? await pushes.gone(of) : await pushes.moved({ ...of, before: from, after: to, queued: (one) => builds.push(one) });
-			answer.say(said);
+			const queued = (one: Queued) => builds.push({ ...one, ref });
+			answer.say(to === null ? await pushes.gone(of) : await pushes.moved({ ...of, before: from, after: to, queued }));
+		} catch (error) {
+			failed.set(ref, problemIn(push, error));
 		}
-		const alone = builds.length === 1;
-		const lived = await Promise.all(builds.map(({ id, app }) => show(push, answer, id, alone ? '' : `${app}: `)));
-		if (lived.includes(false)) failed = 'what was pushed is here and not live; what served goes on';
-	} catch (error) {
-		if (!(error instanceof Refusal)) house.log.error('push.failed', { repository: push.name, error });
-		failed =
-			error instanceof Refusal ? `${error.message}${error.hint === null ? '' : ` (${error.hint})`}` : 'control failed; its log says why';
 	}
-	answer.end(failed);
+	const alone = builds.length === 1;
+	const lived = await Promise.all(builds.map(({ id, app }) => show(push, answer, id, alone ? '' : `${app}: `)));
+	builds.forEach(({ ref }, at) => {
+		if (!lived[at]) failed.set(ref, 'it is here, and not live; what served goes on');
+	});
+	return failed;
+}
+
+/** For whoever pushed. */
+function problemIn({ house, name }: Push, error: unknown): string {
+	if (error instanceof Refusal) return `${error.message}${error.hint === null ? '' : ` (${error.hint})`}`;
+	house.log.error('push.failed', { repository: name, error });
+	return 'control failed; its log says why';
 }
 
 /** Until it has ended, or nobody looks any more. `before`: goes before each line. */

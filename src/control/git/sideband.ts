@@ -10,6 +10,12 @@ const ALIVE_EACH_MS = 5_000;
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 const MAX_LINE_CHARS = 2_000;
 
+/** `problem`: why it is not as was asked; null: it is. */
+export interface Outcome {
+	ref: string;
+	problem: string | null;
+}
+
 export class PushAnswer {
 	private readonly response: ServerResponse;
 	/** Without it there is no place for words beside the report. */
@@ -24,14 +30,8 @@ export class PushAnswer {
 		response.writeHead(200, { 'content-type': 'application/x-git-receive-pack-result', 'cache-control': 'no-store' });
 	}
 
-	/** What git itself answered: its end is ours to say. */
-	pass(bytes: Buffer): void {
-		const ends = this.sideband && bytes.subarray(-FLUSH.length).toString('latin1') === FLUSH;
-		this.response.write(ends ? bytes.subarray(0, -FLUSH.length) : bytes);
-	}
-
-	/** What became of each; null: it is as was asked. */
-	report(refs: readonly { ref: string; problem: string | null }[]): void {
+	/** Said last: git shows it as the end of the push, and ends with an error where one has a problem. */
+	report(refs: readonly Outcome[]): void {
 		const lines = refs.map(({ ref, problem }) =>
 			pktLine(problem === null ? `ok ${ref}\n` : `ng ${ref} ${printable(problem).replaceAll('\n', ' ')}\n`),
 		);
@@ -44,10 +44,8 @@ export class PushAnswer {
 		for (const one of line.split('\n')) this.write(onBand(2, `${printable(one)}\n`));
 	}
 
-	/** `failed`: the last words, which make the push itself end with an error although the branches have moved. */
-	end(failed: string | null = null): void {
+	end(): void {
 		this.alive.cancel();
-		if (failed !== null) this.write(onBand(3, `${printable(failed)}\n`));
 		this.response.end(this.sideband ? FLUSH : undefined);
 	}
 

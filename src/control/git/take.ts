@@ -5,16 +5,17 @@ import type { PushedRepository } from '#state/pushed.ts';
 import type { Caller } from '../access.ts';
 import type { House } from '../house.ts';
 import type { Pushes } from '../repositories/look.ts';
-import { branchOf, type Command, type Commands } from './commands.ts';
+import type { Command, Commands } from './commands.ts';
 import { startGit, type GitEnd, type RunningGit } from './git.ts';
 import { isStale, type KeptPush } from './kept.ts';
 import { hooksOf } from './repositories.ts';
-import type { PushAnswer } from './sideband.ts';
+import { readBands } from './pkt-line.ts';
 
 /** What a push sends, taken: received and checked by git, kept, and only then moved to and said. */
 
 const MAX_PUSH_BYTES = 1024 * 1024 * 1024;
 const RECEIVE_LIMIT_MS = 10 * 60_000;
+const TOO_SHALLOW = 'this clone has not all of the history that is missing here: "git fetch --unshallow", and push again';
 const ANOTHER_CAME = 'another push came first: "git fetch", and push again';
 
 export interface Push {
@@ -27,11 +28,19 @@ export interface Push {
 	response: ServerResponse;
 }
 
+export interface Taken {
+	taken: boolean;
+	/** Why not. */
+	problem: string;
+	/** git's own words for the person. */
+	said: string[];
+}
+
 /**
- * git's own program receives, checks and moves, all or nothing; answers which branches moved. Its turn begins with the last
- * piece of what is sent, so that nobody waits for somebody's slow line.
+ * git's own program receives, checks and moves, all or nothing. Its turn begins with the last piece of what is sent, so that
+ * nobody waits for somebody's slow line.
  */
-export async function take(push: Push, answer: PushAnswer, { commands }: Commands, pieces: AsyncGenerator<Buffer>): Promise<Command[]> {
+export async function take(push: Push, { commands }: Commands, pieces: AsyncGenerator<Buffer>): Promise<Taken> {
 	const { house, name, response } = push;
 	const gone = new AbortController();
 	response.once('close', () => gone.abort());
@@ -47,22 +56,30 @@ export async function take(push: Push, answer: PushAnswer, { commands }: Command
 	const running = receive(push, input, gone.signal, () => keeping.go());
 	const ended = Promise.all([buffer(running.output), running.ended]);
 	await Promise.race([came.promise, ended]);
-	const { problem, output } = await house.kept.inTurn(name, async () => {
+	const [output] = await house.kept.inTurn(name, async () => {
 		try {
 			if (await keeping.begin()) turn.resolve();
 			else running.kill();
-			const [bytes, end] = await ended;
-			await keeping.end(end);
-			return { problem: keeping.problem, output: bytes };
+			const all = await ended;
+			await keeping.end(all[1]);
+			return all;
 		} finally {
 			running.kill();
 			turn.resolve();
 		}
 	});
-	if (keeping.kept === null) await swallow(input);
-	if (keeping.kept !== null || problem !== null) answer.report(commands.map(({ ref }) => ({ ref, problem })));
-	else answer.pass(output);
-	return keeping.kept === null ? [] : commands.filter(({ ref }) => branchOf(ref) !== null);
+	if (keeping.kept !== null) return { taken: true, problem: '', said: [] };
+	await swallow(input);
+	const { words, problem } = gitsAnswer(output);
+	return keeping.problem === null ? { taken: false, problem, said: words } : { taken: false, problem: keeping.problem, said: [] };
+}
+
+/** What git answered when it did not take it: words for the person, and why of the first branch that has a reason. */
+function gitsAnswer(output: Buffer): { words: string[]; problem: string } {
+	const { words, data } = readBands(output);
+	const [, reason = 'git did not take it; the log of control may say why'] =
+		/^....ng \S+ (?!atomic)(.+)$/m.exec(data) ?? /^....unpack (?!ok)(.+)$/m.exec(data) ?? [];
+	return { words, problem: reason.includes('shallow update') ? TOO_SHALLOW : reason };
 }
 
 function receive({ house, name }: Push, input: Readable, signal: AbortSignal, asked: () => Promise<string>): RunningGit {

@@ -1,5 +1,6 @@
 import type { Timer } from '#clock/clock.ts';
 import type { CommitStatus } from '#state/deliveries.ts';
+import type { BuildSource } from '#wire/builds.ts';
 import type { Event } from '#wire/api.ts';
 import type { House } from '../house.ts';
 import { OutboundError } from '../outbound/outbound.ts';
@@ -15,8 +16,10 @@ const MAX_ATTEMPTS = 8;
 const FIRST_RETRY_MS = 2_000;
 const RETRY_FACTOR = 3;
 const ANSWER_LIMIT_MS = 10_000;
+const MAX_REMEMBERED = 1_000;
 
 const TOLD_BY = new Set(['build.state', 'deployment.state']);
+const CHANGED_BY = new Set(['repository.changed', 'repository.removed']);
 /** Every state that forges are told of; the others come and go in between. */
 const WORDS: Readonly<Record<string, readonly [CommitStatus['state'], string]>> = {
 	Queued: ['pending', 'waits for a builder'],
@@ -37,6 +40,8 @@ const WORDS: Readonly<Record<string, readonly [CommitStatus['state'], string]>> 
 	TimedOut: ['error', 'took too long'],
 };
 
+type GitSource = Extract<BuildSource, { kind: 'git' }>;
+
 export class Statuses {
 	private readonly house: House;
 	/** Of Jibe's page, as others reach it. */
@@ -46,11 +51,16 @@ export class Statuses {
 	private telling: Promise<void> | null = null;
 	private again = false;
 	private closed = false;
+	/** Repositories whose forges show statuses; null: they have changed. */
+	private shown: Promise<ReadonlySet<string>> | null = null;
+	/** What builds were made of, asked for once each: most events of a deployment follow one another. */
+	private readonly sources = new Map<string, Promise<GitSource | null>>();
 
 	constructor(house: House, publicUrl: string) {
 		this.house = house;
 		this.publicUrl = publicUrl;
 		this.unsubscribe = house.state.events.subscribe((event) => {
+			if (CHANGED_BY.has(event.type)) this.shown = null;
 			if (TOLD_BY.has(event.type) && event.deployment !== null) void this.heard(event);
 		});
 		this.hurry();
@@ -89,15 +99,40 @@ export class Statuses {
 		const entered = data['state'];
 		const words = typeof entered === 'string' ? WORDS[entered] : undefined;
 		if (!words || id === null || app === null || environment === null) return null;
-		const job = await this.house.state.builds.job(id);
-		if (job?.source.kind !== 'git' || job.kind !== 'deploy') return null;
-		const { repository, commit } = job.source;
-		const row = await this.house.state.repositories.get(repository);
-		if (!row || row.forge === 'push' || DIALECTS[row.forge].status === null) return null;
+		// What comes from a laptop, and every rollback, is looked up for nobody.
+		if (data['kind'] === 'rollback' || (await this.shows()).size === 0) return null;
+		const source = await this.sourceOf(id);
+		if (source === null || !(await this.shows()).has(source.repository)) return null;
+		const { repository, commit } = source;
 		const [state, what] = words;
 		const where = environment === 'production' ? '' : ` (${environment})`;
 		const context = `jibe/${app}${where}`;
 		return { repository, commit, context, state, description: `${app} ${what} (${id})`, url: `${this.publicUrl}/`, at };
+	}
+
+	private shows(): Promise<ReadonlySet<string>> {
+		if (this.shown) return this.shown;
+		const read = this.house.state.repositories.list().then((rows) => {
+			const telling = rows.filter(({ forge }) => forge !== 'push' && DIALECTS[forge].status !== null);
+			return new Set(telling.map(({ name }) => name));
+		});
+		this.shown = read;
+		read.catch(() => {
+			if (this.shown === read) this.shown = null; // whoever waits for it says so
+		});
+		return read;
+	}
+
+	/** null: of nothing that a forge has. */
+	private sourceOf(id: string): Promise<GitSource | null> {
+		const known = this.sources.get(id);
+		if (known) return known;
+		const asked = this.house.state.builds.job(id).then((job) => (job?.kind === 'deploy' && job.source.kind === 'git' ? job.source : null));
+		this.sources.set(id, asked);
+		asked.catch(() => this.sources.delete(id)); // whoever waits for it says so
+		const [oldest] = this.sources.keys();
+		if (this.sources.size > MAX_REMEMBERED && oldest !== undefined) this.sources.delete(oldest);
+		return asked;
 	}
 
 	private async tell(): Promise<void> {
