@@ -57,6 +57,20 @@ test('git push: what is sent is built, tested and live, or says why not', { skip
 		assert.equal(await serves(), 'one');
 	});
 
+	await t.test('connected, it asks for no password, and keeps none', async () => {
+		using copy = scratch();
+		await git(copy.dir, '', ['clone', '-q', app.dir, '.']);
+		await jibe.expect(0, ['repo', 'connect'], { cwd: copy.dir });
+		const { url, credential } = { url: remote(jibe.url, 'pushed'), credential: (await git(copy.dir, '', ['config', '--list'])).output };
+		assert.match(credential, new RegExp(`remote.jibe.url=${url}`));
+		assert.doesNotMatch(credential, new RegExp(jibe.token));
+		const env = { PATH: `${join(import.meta.dirname, '../bin')}:${process.env['PATH']}`, JIBE_DATA: jibe.data, JIBE_FROM_SOURCE: '1' };
+		const { code, output } = await git(copy.dir, null, ['push', 'jibe', 'HEAD:refs/tags/connected'], env);
+		assert.equal(code, 0, output);
+		const fill = ['-c', 'credential.helper=', '-c', 'credential.helper=!jibe git-credential', 'credential', 'fill'];
+		assert.doesNotMatch((await git(copy.dir, null, fill, env, 'url=https://elsewhere.example\n\n')).output, /password=/);
+	});
+
 	await t.test('without the right, nothing is taken and nothing is queued', async () => {
 		change('two');
 		const before = await builds(jibe, 'pushed');
@@ -251,23 +265,25 @@ function remote(url: string, repository: string): string {
 	return new URL(`/git/${repository}.git`, url).href;
 }
 
-/** The user's git, asked for a password as it asks its credential helpers. */
-function git(cwd: string, token: string, words: string[]): Promise<Said> {
+/** The user's git, asked for a password as it asks its credential helpers; null: those that its configuration names. */
+function git(cwd: string, token: string | null, words: string[], more: Record<string, string> = {}, input = ''): Promise<Said> {
 	const env = {
 		PATH: process.env['PATH'],
 		HOME: cwd,
 		GIT_TERMINAL_PROMPT: '0',
 		GIT_CONFIG_NOSYSTEM: '1',
 		GIT_CONFIG_GLOBAL: '/dev/null',
-		GIT_CONFIG_COUNT: '2',
-		GIT_CONFIG_KEY_0: 'credential.helper',
-		GIT_CONFIG_VALUE_0: '!helper() { echo username=jibe; echo "password=$TOKEN"; }; helper',
-		GIT_CONFIG_KEY_1: 'http.postBuffer',
-		GIT_CONFIG_VALUE_1: '65536',
-		TOKEN: token,
+		GIT_CONFIG_COUNT: token === null ? '1' : '2',
+		GIT_CONFIG_KEY_0: 'http.postBuffer',
+		GIT_CONFIG_VALUE_0: '65536',
+		GIT_CONFIG_KEY_1: 'credential.helper',
+		GIT_CONFIG_VALUE_1: '!helper() { echo username=jibe; echo "password=$TOKEN"; }; helper',
+		TOKEN: token ?? '',
+		...more,
 	};
 	return new Promise((resolve, reject) => {
-		const child = spawn('git', words, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+		const child = spawn('git', words, { cwd, env, stdio: ['pipe', 'pipe', 'pipe'] });
+		child.stdin.end(input);
 		let output = '';
 		for (const pipe of [child.stdout, child.stderr]) pipe.setEncoding('utf8').on('data', (text: string) => (output += text));
 		child.once('error', reject);

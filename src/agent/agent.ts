@@ -227,9 +227,10 @@ class LiveAgent implements Agent {
 			group.want = want;
 			this.partWith(group, leftBehind(before, want));
 			this.groups.set(wantKey(want), group);
+			// Even where nothing changes: what is to run since a version counts once that version is obeyed. What starts tells so itself.
+			const there = new Set(group.seats.map(({ spec }) => spec.release));
+			const waited = want.run.some(({ release, since }) => there.has(release) && since && (!before || compareVersions(since, before) > 0));
 			this.reconcile(group);
-			// Even where nothing changes: what is to run since a version counts once that version is obeyed.
-			const waited = want.run.some(({ since }) => since && (!before || compareVersions(since, before) > 0));
 			this.teller.tell(wantKey(want), waited);
 		}
 		this.plan(fresh);

@@ -46,14 +46,15 @@ export interface Shelf {
 
 export function createShelf(of: { layout: Layout; library: Library; depot: DepotClient }): Shelf {
 	const { layout, library } = of;
-	const apps = new Map<string, { slots: Map<number, Slot>; last: ModulePack | null }>();
+	/** `lastMaps`: a file, because nothing but the next pack is made of it. */
+	const apps = new Map<string, { slots: Map<number, Slot>; last: ModulePack | null; lastMaps: string | null }>();
 	const placing = new Map<string, Promise<Omit<ReleaseFiles, 'release'>>>();
 	const vendors = new Map<Digest, Promise<void>>();
 
 	function appOf(place: Place) {
 		const key = `${place.app}/${place.environment}`;
 		let app = apps.get(key);
-		if (!app) apps.set(key, (app = { slots: readSlots(layout, place), last: null }));
+		if (!app) apps.set(key, (app = { slots: readSlots(layout, place), last: null, lastMaps: null }));
 		return app;
 	}
 
@@ -75,13 +76,21 @@ export function createShelf(of: { layout: Layout; library: Library; depot: Depot
 		writeModulePack(packFile(layout, spec, number, 'modules'), modules);
 		app.last = openModulePack(modules);
 		await fillDirectory(spec, number, manifest, index.materialise);
-		void packModules(manifest, 'maps/', Buffer.from('{"modules":{}}'), null).then(
-			(maps) => writeModulePack(packFile(layout, spec, number, 'maps'), maps),
-			() => {}, // stack traces name compiled places until the depot has the maps
-		);
+		void packMaps(manifest, packFile(layout, spec, number, 'maps'), app);
 		const view = viewOf(layout, spec, spec.vendor);
 		const pack = (kind: string) => join(view.app, 'packs', `${number}.${kind}`);
 		return { slot: number, root: join(view.app, String(number)), pack: pack('modules'), maps: pack('maps'), preimport: index.vendor ?? [] };
+	}
+
+	async function packMaps(manifest: Manifest, file: string, app: { lastMaps: string | null }): Promise<void> {
+		try {
+			const previous = app.lastMaps === null ? null : readModulePack(app.lastMaps);
+			app.lastMaps = null;
+			writeModulePack(file, await packModules(manifest, 'maps/', Buffer.from('{"modules":{}}'), previous));
+			app.lastMaps = file;
+		} catch {
+			// stack traces name compiled places until the depot has the maps
+		}
 	}
 
 	async function packModules(manifest: Manifest, prefix: string, indexJson: Buffer, previous: ModulePack | null): Promise<Buffer> {

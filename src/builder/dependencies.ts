@@ -6,7 +6,8 @@ import type { BuildJob } from '#wire/builds.ts';
 import { confine } from './checkout.ts';
 import { BuildFault } from './fault.ts';
 import { installKey, type Install } from './managers.ts';
-import type { Mount, OutputFile, Sandboxes } from './sandbox/sandbox.ts';
+import { wayOut } from './reach.ts';
+import type { Mount, OutputFile, Reach, Sandboxes } from './sandbox/sandbox.ts';
 import type { Toolchains } from './toolchains.ts';
 
 /**
@@ -33,6 +34,7 @@ export interface Installing {
 	/** Digest of all of it. */
 	content: string;
 	job: BuildJob;
+	reach: () => Promise<Reach>;
 	/** Where what must not outlive the build is kept. */
 	temporary: string;
 	signal: AbortSignal;
@@ -45,9 +47,6 @@ const KEPT_MS = 30 * 24 * 3_600_000;
 /** Longer than any build: what was used since may be in use by another builder of this machine. */
 const IN_USE_MS = 3_600_000;
 const SHOWN_LINES = 30;
-const CERTIFICATES = '/etc/ssl/certs/ca-certificates.crt';
-/** Of the builder's own environment: how to get out of this network. */
-const WAY_OUT = /^((https?|all|no)_proxy|npm_config_registry|goproxy|gonosumdb|gonoproxy|pip_index_url|pip_extra_index_url)$/i;
 
 export class Dependencies {
 	readonly #of: { directory: string; downloads: string; sandboxes: () => Promise<Sandboxes>; toolchains: Toolchains };
@@ -93,7 +92,7 @@ export class Dependencies {
 				command: install.command,
 				cwd: join(sandbox.paths.source, install.at),
 				env: { ...wayOut(), ...tokensFor(install, of), ...install.env },
-				network: true,
+				network: await of.reach(),
 				timeoutMs: INSTALL_LIMIT_MS,
 				onOutput: (stream, bytes) => {
 					tail.add(bytes);
@@ -215,15 +214,6 @@ function readRate(file: string): { hits: number; misses: number } {
 function touch(file: string): void {
 	const now = systemClock.now() / 1000;
 	utimesSync(file, now, now);
-}
-
-/** What managers need to reach registries from here: proxies, and the authorities that this machine believes. */
-function wayOut(): Record<string, string> {
-	const env: Record<string, string> = {};
-	for (const [name, value] of Object.entries(process.env)) if (value !== undefined && WAY_OUT.test(name)) env[name] = value;
-	if (!existsSync(CERTIFICATES)) return env;
-	const named = ['NODE_EXTRA_CA_CERTS', 'SSL_CERT_FILE', 'PIP_CERT', 'CARGO_HTTP_CAINFO'];
-	return { ...env, ...Object.fromEntries(named.map((name) => [name, CERTIFICATES])) };
 }
 
 /** `.npmrc` may name variables for registries' tokens: those of the build's secrets that it names are set, and no others. */

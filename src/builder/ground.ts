@@ -4,7 +4,7 @@ import type { BuildJob, StepReport } from '#wire/builds.ts';
 import type { AppConfig } from '#wire/config.ts';
 import type { PlannedStep } from '#wire/steps.ts';
 import type { Attempt } from './attempt.ts';
-import type { Mount, OutputFile, Sandboxes } from './sandbox/sandbox.ts';
+import type { Mount, OutputFile, Reach, Sandboxes } from './sandbox/sandbox.ts';
 
 /** All that the steps of one build stand on: its source with its dependencies, and what a builder has for all builds. */
 export interface Ground {
@@ -27,6 +27,8 @@ export interface Ground {
 	dependencies: Digest | null;
 	/** @throws BuildFault where this machine has none and running without was not allowed. */
 	sandboxes: () => Promise<Sandboxes>;
+	/** Where steps that may use the network may connect to. */
+	reach: () => Promise<Reach>;
 	/** Of this machine's tools: part of a step's key. */
 	toolchain: Digest;
 	/** Of the commit, wall seconds; 0 where there is none. */

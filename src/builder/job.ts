@@ -12,6 +12,8 @@ import { BuildFault } from './fault.ts';
 import type { Ground, OpenSteps, Ran, StepRunner } from './ground.ts';
 import { findInstalls, type Install } from './managers.ts';
 import { packFiles } from './pack.ts';
+import { reachOf } from './reach.ts';
+import type { Reach } from './sandbox/sandbox.ts';
 import type { Provided } from './dependencies.ts';
 import { fetchSource, readConfig } from './source.ts';
 import { compareWith } from './compare.ts';
@@ -51,10 +53,14 @@ class Course {
 	readonly #attempt: Attempt;
 	readonly #workshop: Workshop;
 	readonly #startedAt = systemClock.now();
+	/** Found out when a command asks for the network, once. */
+	readonly #reach: () => Promise<Reach>;
 
 	constructor(attempt: Attempt, workshop: Workshop) {
 		this.#attempt = attempt;
 		this.#workshop = workshop;
+		let reach: Promise<Reach> | null = null;
+		this.#reach = () => (reach ??= reachOf(attempt.job));
 	}
 
 	enter(state: DeploymentState): Promise<void> {
@@ -93,7 +99,8 @@ class Course {
 			const content = job.source.kind === 'git' ? job.source.commit : job.source.digest;
 			const print = this.#attempt.printer(name);
 			try {
-				const one = await this.#workshop.dependencies().provide(install, { checkout, content, job, temporary, signal, print: print.write });
+				const of = { checkout, content, job, reach: this.#reach, temporary, signal, print: print.write };
+				const one = await this.#workshop.dependencies().provide(install, of);
 				provided.push(one);
 				this.#attempt.step({ ...report, state: 'passed', cached: one.cached, endedAt: systemClock.now(), summary: one.summary });
 			} catch (error) {
@@ -129,6 +136,7 @@ class Course {
 			path: installed.flatMap(({ install }) => install.use.path),
 			dependencies: keys.length === 0 ? null : sha256(canonicalJson(keys)),
 			sandboxes: () => this.#workshop.sandboxes(),
+			reach: this.#reach,
 			toolchain: this.#workshop.toolchain,
 			commitTimeS: source.timeS,
 			temporary,

@@ -67,6 +67,7 @@ export function jobOf(more: Partial<BuildJob> = {}): BuildJob {
 		verifies: null,
 		secrets: {},
 		env: {},
+		reach: { allowed: [], own: [] },
 		...more,
 	};
 }

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -129,3 +130,12 @@ async function freePort(): Promise<number> {
 	await new Promise((resolve) => server.close(resolve));
 	return port;
 }
+
+test('a deploy loads no validator, also to a control on another machine', () => {
+	const program = `import { registerHooks } from 'node:module';
+		registerHooks({ resolve: (name, by, next) => (name === 'zod' && console.log(by.parentURL), next(name, by)) });
+		await import('./deploy.ts');
+		await import('./tls.ts');`;
+	const options = { cwd: import.meta.dirname, encoding: 'utf8' } as const;
+	assert.equal(execFileSync(process.execPath, ['--input-type=module', '-e', program], options), '');
+});

@@ -87,6 +87,16 @@ export const VERBS: Readonly<Record<string, Entry>> = {
 		summary: 'deploy what is pushed to a repository elsewhere, or change how',
 		load: () => import('./repo-add.ts'),
 	},
+	'repo connect': {
+		usage: 'repo connect [NAME]',
+		summary: 'make "git push jibe" go here, without a password',
+		load: () => import('./repo-connect.ts'),
+	},
+	'git-credential': {
+		usage: 'git-credential get',
+		summary: "tells git the token, as a credential helper of git's",
+		load: () => import('./git-credential.ts'),
+	},
 	'repo list': { usage: 'repo list', summary: 'repositories, and the last that was heard of each', load: () => import('./repo-list.ts') },
 	'repo remove': {
 		usage: 'repo remove NAME',

@@ -5,7 +5,7 @@ import type { z } from 'zod';
 import { bad, ok, warn, type Finding } from '#process/checkup.ts';
 import type { DatabaseFacts } from '#state/inspect.ts';
 import type { ServerRow } from '#state/joined-servers.ts';
-import { CLOCK_OFF_MS } from '#wire/join.ts';
+import { CLOCK_OFF_MS } from '#wire/control-identity.ts';
 import type { serverCheckup } from '#wire/api.ts';
 import type { House } from './house.ts';
 import { Refusal, type ServerView } from './ports.ts';

@@ -131,6 +131,9 @@ test('a region with two depots is lost with the last of them, and who is there i
 	two.handlers.onMessage(there(['two', 'three'], ['two']), '');
 	assert.deepEqual(hub.regions()[0]?.agents, ['one', 'two', 'three']);
 	for (const name of ['one', 'two']) one.handlers.onMessage({ type: 'applied', server: name, edge: 'edge-0', items: [known(3)] }, '');
+	events.length = 0;
+	two.handlers.onMessage({ type: 'applied', server: 'one', edge: 'edge-0', items: [known(3)] }, '');
+	assert.deepEqual(types(events, 'applied'), [], 'another depot says the same: no news');
 	// What another depot heard before comes later.
 	two.handlers.onMessage({ type: 'applied', server: 'two', edge: 'edge-0', items: [known(2)] }, '');
 	assert.deepEqual(hub.applied(PLACE), { epoch: 1, version: 3 });
@@ -161,7 +164,7 @@ test('every depot of a region is told what is wanted; a depot that connects agai
 });
 
 test('an older report of an agent that comes by another depot changes nothing, also where it had instances then', async () => {
-	const { hub, connect } = house();
+	const { hub, events, connect } = house();
 	const one = await connect([], 'one');
 	const two = await connect([], 'two');
 	const say = (by: typeof one, run: number, count: number, ...ids: string[]) =>
@@ -171,6 +174,8 @@ test('an older report of an agent that comes by another depot changes nothing, a
 		);
 	const ids = () => hub.instances(PLACE).map(({ id }) => id);
 	say(one, 4, 7, 'i1');
+	say(two, 4, 7, 'i1');
+	assert.deepEqual(types(events, 'instances'), ['instances'], 'the same again is no news');
 	say(one, 4, 8);
 	say(two, 4, 7, 'i1');
 	assert.deepEqual(ids(), []);

@@ -322,6 +322,7 @@ export class Hub implements RegionHub {
 				if (link.hello.regions.includes(message.region)) this.emit({ type: 'task', said: message });
 				return;
 			case 'hello':
+			case 'ownDepot':
 				return;
 		}
 	}
@@ -370,8 +371,7 @@ export class Hub implements RegionHub {
 
 	private appliedSaid(link: ServerLink, edge: string, items: readonly Known[]): void {
 		const mine = items.filter((item) => link.hello.regions.includes(item.region));
-		this.reports.applied(edge, mine);
-		if (mine.length > 0) this.emit({ type: 'applied', items: mine });
+		if (this.reports.applied(edge, mine)) this.emit({ type: 'applied', items: mine });
 	}
 
 	private counted(link: ServerLink, stats: Stats): void {

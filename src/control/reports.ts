@@ -11,18 +11,20 @@ export class Reports {
 	/** Region/app/environment → edge → the newest version that it obeys. */
 	readonly #obeyed = new Map<string, Map<string, Version>>();
 
-	/** false: it is older than what is known. */
+	/** false: it is known, or older than what is. */
 	instances(server: string, group: Group): boolean {
 		const key = wantKey(group);
 		const servers = this.#said.get(key) ?? new Map<string, Said>();
-		if ((compareReports(group, servers.get(server)) ?? 0) < 0) return false;
+		const known = servers.get(server);
+		const newer = compareReports(group, known) ?? 1;
+		if (newer < 0) return false;
 		this.#said.set(key, servers);
 		const { instances, obeys, order } = group;
 		// Without an order nothing tells what is older: an agent of the version before, or one that its depot gave up.
 		if (instances.length === 0 && !order) servers.delete(server);
 		else servers.set(server, { instances, obeys, order, stale: false });
 		if (servers.size === 0) this.#said.delete(key);
-		return true;
+		return newer > 0 || known?.stale === true;
 	}
 
 	/** Those that count where these are to run. */
@@ -35,13 +37,18 @@ export class Reports {
 		return servers.flatMap(([server, { instances, obeys }]) => instances.map((instance) => ({ server, instance, obeys })));
 	}
 
-	applied(edge: string, items: readonly Known[]): void {
+	/** true: some of it is news. */
+	applied(edge: string, items: readonly Known[]): boolean {
+		let any = false;
 		for (const item of items) {
 			const edges = this.#obeyed.get(wantKey(item)) ?? new Map<string, Version>();
 			this.#obeyed.set(wantKey(item), edges);
 			const before = edges.get(edge);
-			if (!before || compareVersions(item, before) > 0) edges.set(edge, { epoch: item.epoch, version: item.version });
+			if (before && compareVersions(item, before) <= 0) continue;
+			edges.set(edge, { epoch: item.epoch, version: item.version });
+			any = true;
 		}
+		return any;
 	}
 
 	/** The oldest version that one of these edges obeys; null when there is none or one has said nothing. */

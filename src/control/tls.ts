@@ -9,7 +9,7 @@ import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { Installation } from '#state/state.ts';
 import { issueCertificate, newKey } from '#wire/certificate.ts';
-import { controlName } from '#wire/server-identity.ts';
+import { controlName } from '#wire/control-identity.ts';
 
 /**
  * Control's second listener, for other machines: the same as on loopback, over TLS. It presents a certificate of Jibe's

@@ -136,6 +136,31 @@ test('an agent is told how many edges a depot speaks for', async (t) => {
 	assert.deepEqual([settled.items.length, settled.edges], [1, 1]);
 });
 
+test('to whom its own depot speaks, and for whom, another one says the same a moment later, and only the newest', async (t) => {
+	const house = await region(t);
+	const [two, three] = [house.join('edge', 'two'), house.join('edge', 'three')];
+	await Promise.all([two.next('welcome'), three.next('welcome')]);
+	two.link.send({ type: 'ownDepot', there: true });
+	two.link.send({ type: 'stats', edge: 'edge', second: 1, rows: [] });
+	await house.control.heard('stats');
+	for (const version of [1, 2]) await house.control.say({ type: 'wants', wants: [want(version)], releases: [], gift: null });
+	assert.deepEqual([(await three.next('wants')).wants[0]?.version, (await three.next('wants')).wants[0]?.version], [1, 2]);
+	for (const version of [1, 2]) {
+		const items = [{ ...PLACE, epoch: 1, version }];
+		for (const [server, { link }] of Object.entries({ two, three })) link.send({ type: 'applied', server, edge: 'edge', items });
+	}
+	assert.equal((await two.next('wants')).wants[0]?.version, 2);
+	const said: [string, number | undefined][] = [];
+	for (let n = 0; n < 3; n++)
+		said.push((({ server, items }) => [server, items[0]?.version] as [string, number])(await house.control.heard('applied')));
+	assert.deepEqual(said, [['three', 1], ['three', 2], ['two', 2]]); // prettier-ignore
+	// Its own depot is gone: what is due is said at once, and all that follows.
+	await house.control.say({ type: 'wants', wants: [want(3)], releases: [], gift: null });
+	await three.next('wants');
+	two.link.send({ type: 'ownDepot', there: false });
+	assert.equal((await two.next('wants')).wants[0]?.version, 3);
+});
+
 test('who answers for control without its certificate is told nothing', async (t) => {
 	const authority = openAuthority(t);
 	// A joined server that has taken control's address.

@@ -7,6 +7,7 @@ import type { DownMessage, Gift, Hello, Known, ServerState, Servers, UpMessage, 
 import { Asks } from './asks.ts';
 import type { Board, Group } from './board.ts';
 import type { Control } from './control-links.ts';
+import { Echo } from './echo.ts';
 import { Settling } from './settle.ts';
 import { Tasks } from './tasks.ts';
 
@@ -47,6 +48,9 @@ export class Relay {
 	private readonly states = new Map<string, ServerState>();
 	private readonly asks: Asks;
 	private readonly settling: Settling;
+	private readonly echo: Echo;
+	/** Programs of other servers whose own depot speaks to them and for them. */
+	private readonly others = new Set<ServerLink>();
 	readonly tasks: Tasks;
 	private readonly of: RelayOptions;
 
@@ -54,6 +58,7 @@ export class Relay {
 		this.of = options;
 		this.asks = new Asks(options.clock);
 		this.tasks = new Tasks(options.clock);
+		this.echo = new Echo(options.clock);
 		this.settling = new Settling({
 			clock: options.clock,
 			onSettled: (items) => this.sendSettled(items),
@@ -154,6 +159,7 @@ export class Relay {
 	}
 
 	close(): void {
+		this.echo.close();
 		this.settling.close();
 	}
 
@@ -163,6 +169,7 @@ export class Relay {
 		if (taken.length === 0) return;
 		const whole = taken.length === message.wants.length;
 		const frames = new Map<string, string | null>();
+		const keys = keysOf(taken);
 		// Traffic waits for edges, and where all share a processor the first to be told is the first to run.
 		const links = [...this.links.values()].sort((a, b) => Number(b.hello.role === 'edge') - Number(a.hello.role === 'edge'));
 		for (const link of links) {
@@ -171,7 +178,7 @@ export class Relay {
 			const set = `${reader ?? ''} ${regions.join(' ')}`;
 			if (!frames.has(set)) frames.set(set, this.frameFor({ regions, reader }, taken, message, whole ? text : null));
 			const frame = frames.get(set);
-			if (frame) link.sendFrame(frame);
+			if (frame) this.tell(link, `wants ${keys}`, frame);
 		}
 		if (message.gift) this.of.gift(message.gift);
 		this.of.changed();
@@ -223,7 +230,24 @@ export class Relay {
 		if (message.type === 'stats' && role === 'edge') return void this.of.up({ ...message, server: link.hello.server });
 		if (message.type === 'serverState' && role === 'agent') return this.serverState(link, message);
 		if (message.type === 'taskSaid' && role === 'agent') return void this.of.up({ ...message, server: link.hello.server });
+		if (message.type === 'ownDepot') return this.ownDepot(link, message.there);
 		this.of.log.warn('link.unexpected', { id: idOf(link), type: message.type });
+	}
+
+	private ownDepot(link: ServerLink, there: boolean): void {
+		if (there) this.others.add(link);
+		else if (this.others.delete(link)) this.echo.now();
+	}
+
+	private tell(link: ServerLink, what: string, frame: string): void {
+		if (this.others.has(link)) this.echo.later(`${idOf(link)} ${what}`, () => link.sendFrame(frame));
+		else link.sendFrame(frame);
+	}
+
+	/** What `from` said; null: what this depot itself has found. */
+	private tellControl(from: ServerLink | null, what: string, message: UpMessage): void {
+		if (from && this.others.has(from)) this.echo.later(`${idOf(from)} ${what} up`, () => this.of.up(message));
+		else this.of.up(message);
 	}
 
 	/** An agent speaks for its own server and regions only. */
@@ -239,26 +263,28 @@ export class Relay {
 		// An agent speaks for its own server and regions only.
 		const groups = message.groups.filter((group) => regions.includes(group.region));
 		for (const group of groups) named.add(wantKey(group));
-		this.report({ type: 'instances', server, groups }, groups.length === message.groups.length && message.server === server ? text : null);
+		const whole = groups.length === message.groups.length && message.server === server;
+		this.report({ type: 'instances', server, groups }, whole ? text : null, link);
 	}
 
-	private report(message: Instances, text: string | null): void {
+	private report(message: Instances, text: string | null, from: ServerLink | null = null): void {
 		if (message.groups.length === 0) return;
+		const what = `instances of ${message.server} ${keysOf(message.groups)}`;
 		this.of.board.report(message.server, message.groups);
 		for (const link of this.links.values()) {
 			if (link.hello.role !== 'edge') continue;
 			const groups = message.groups.filter((group) => link.hello.regions.includes(group.region));
 			if (groups.length === 0) continue;
-			link.sendFrame(groups.length === message.groups.length && text !== null ? text : JSON.stringify({ ...message, groups }));
+			this.tell(link, what, groups.length === message.groups.length && text !== null ? text : JSON.stringify({ ...message, groups }));
 		}
-		this.of.up(message);
+		this.tellControl(from, what, message);
 		this.of.changed();
 	}
 
 	private applied(link: ServerLink, message: Applied): void {
 		const { server, name, regions } = link.hello;
 		const items = message.items.filter((item) => regions.includes(item.region));
-		this.of.up({ type: 'applied', server, edge: name, items });
+		this.tellControl(link, `applied ${keysOf(items)}`, { type: 'applied', server, edge: name, items });
 		this.settling.applied(`${server}/${name}`, items);
 	}
 
@@ -288,6 +314,7 @@ export class Relay {
 
 	private left(link: ServerLink, reason: string): void {
 		const id = idOf(link);
+		this.others.delete(link);
 		if (this.links.get(id) !== link) return;
 		this.links.delete(id);
 		this.of.log.info('link.down', { id, reason });
@@ -340,6 +367,10 @@ const EDGE = '/edge';
 interface Reader {
 	regions: readonly string[];
 	reader: string | null;
+}
+
+function keysOf(items: readonly Known[] | readonly Group[]): string {
+	return items.map(wantKey).join(' ');
 }
 
 function idOf({ hello }: ServerLink): string {

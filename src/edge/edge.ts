@@ -1,7 +1,8 @@
 import type { Server } from 'node:http';
 import type { Clock, Timer } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
-import { WIRE_VERSION, type DownMessage, type Hello, type Instance, type Known, type UpMessage, type Wants } from '#wire/region.ts';
+import { WIRE_VERSION, wantKey } from '#wire/region.ts';
+import type { DownMessage, Hello, Instance, Known, UpMessage, Want, Wants } from '#wire/region.ts';
 import { Disk, type Remembered } from './disk.ts';
 import type { EdgeContext } from './dispatch.ts';
 import { createFront } from './front.ts';
@@ -20,6 +21,9 @@ export class Edge {
 	readonly #stats: Recorder;
 	readonly #context: EdgeContext;
 	readonly #sweep: Timer;
+	/** Obeyed, and nobody waits to hear of it. */
+	#unsaid = new Map<string, Known>();
+	#saying: Timer | null = null;
 
 	constructor(options: EdgeOptions) {
 		const { clock, log, send, server, remotes } = options;
@@ -91,6 +95,7 @@ export class Edge {
 		this.closing();
 		for (const one of this.#context.active) one.end();
 		this.#sweep.cancel();
+		this.#saying?.cancel();
 		this.#stats.stop();
 		for (const serving of this.#routes.all()) serving.close();
 		await this.#disk.flush();
@@ -130,8 +135,10 @@ export class Edge {
 	#settle(servings: Iterable<Serving>): void {
 		const obeyed: Known[] = [];
 		for (const serving of servings) {
+			const before = serving.obeyed;
 			const known = serving.obey();
-			if (known !== null) obeyed.push(known);
+			if (known !== null && preparesOnly(before, serving.obeyed)) this.#reportLater(known);
+			else if (known !== null) obeyed.push(known);
 			this.#disk.changed(serving);
 			serving.wake();
 		}
@@ -139,8 +146,18 @@ export class Edge {
 		this.#report(obeyed);
 	}
 
+	/** The pointer that follows is what somebody waits for. */
+	#reportLater(known: Known): void {
+		this.#unsaid.set(wantKey(known), known);
+		this.#saying ??= this.#options.clock.after(REPORT_WITHIN_MS, () => {
+			this.#saying = null;
+			this.#report([...this.#unsaid.values()]);
+		}, { idle: true }); // prettier-ignore
+	}
+
 	#report(items: Known[]): void {
 		const { server, name, send } = this.#options;
+		for (const item of items) this.#unsaid.delete(wantKey(item));
 		if (items.length > 0) send({ type: 'applied', server, edge: name, items });
 	}
 
@@ -159,6 +176,8 @@ export class Edge {
 }
 
 const SWEEP_MS = 1_000;
+/** Of what is prepared. */
+const REPORT_WITHIN_MS = 1_000;
 
 export interface EdgeOptions {
 	name: string;
@@ -182,6 +201,15 @@ export interface EdgeOptions {
 function waysOf(own: string, remotes: Remotes | undefined): Ways {
 	if (!remotes) return direct;
 	return (server, instance) => (server === own ? direct(server, instance) : remotes.wayTo(server, instance.id));
+}
+
+/** The same releases serve, by the same shares, until what is prepared gets its pointer. */
+function preparesOnly(before: Want | null, now: Want | null): boolean {
+	if (!before || !now || !now.run.some(({ as }) => as === 'prepared')) return false;
+	const [was, is] = [before.pointer, now.pointer];
+	return (
+		was.primary === is.primary && was.candidate?.release === is.candidate?.release && was.candidate?.weightBp === is.candidate?.weightBp
+	);
 }
 
 function recall(known: Remembered, routes: Routes): void {

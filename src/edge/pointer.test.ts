@@ -56,6 +56,22 @@ test('make before break: a pointer is obeyed once enough of its instances are he
 	assert.equal(await versionOf(stage), 'v2');
 });
 
+test('what is only prepared is obeyed, and said with the pointer that follows', async (t) => {
+	const stage = await serving(t, (_req, res) => res.end('one'));
+	const two = await startInstance(t, 2, (_req, res) => res.end('two'), 'n2');
+	const one = { release: 1, instances: 1, as: 'serving' as const };
+	const before = stage.sent.length;
+	stage.tell(wantsOf(wantOf(2, 1, { run: [one, { release: 2, instances: 1, as: 'prepared' }] }), specOf(2)));
+	stage.tell(reportOf(stage.instance.as('serving'), two.as('prepared')));
+	assert.deepEqual([stage.sent.length, stage.edge.hello().known[0]?.version], [before, 2]);
+	stage.tell(wantsOf(wantOf(3, 2, { run: [one, { release: 2, instances: 1, as: 'serving' }] })));
+	assert.deepEqual(stage.sent.slice(before).map((message) => message.type === 'applied' && message.items.map(({ version }) => version)), [[3]]); // prettier-ignore
+	stage.tell(
+		wantsOf(wantOf(4, 2, { run: [one, { release: 2, instances: 1, as: 'serving' }, { release: 3, instances: 1, as: 'prepared' }] })),
+	);
+	assert.equal((await stage.saw('applied', ({ items }) => items[0]?.version === 4)).items.length, 1, 'by itself, if none follows');
+});
+
 test('an edge that is cut off from a server obeys by what it can reach; with nothing in reach it waits', () => {
 	const cutOff = new Set(['web-2']);
 	const ways: Ways = (server, { address }) => ({ ...directWay(address), reachable: !cutOff.has(server) });

@@ -22,9 +22,13 @@ export function buildFindings(): Finding[] {
 	const [best] = kinds;
 	if (best === undefined) return [warn('builds', 'no builds are run here: nothing keeps them apart from this machine', hint ?? '')];
 	const sentence = `${best} keeps each build in a file system, processes and a network of its own`;
-	if (missing.length === 0) return [ok('builds', `${sentence}; its memory, processes and CPU are limited`)];
-	return [ok('builds', sentence), ...missing.map((detail) => warn('builds', detail, hint ?? ''))];
+	const out = onPath('ip') ? [] : [warn('builds', NO_WAY_OUT, 'install iproute2')];
+	if (missing.length === 0) return [ok('builds', `${sentence}; its memory, processes and CPU are limited`), ...out];
+	return [ok('builds', sentence), ...missing.map((detail) => warn('builds', detail, hint ?? '')), ...out];
 }
+
+const NO_WAY_OUT =
+	'no dependencies are installed and no step gets to the network: `ip`, which makes them a network of their own, is not here';
 
 let known: BuildIsolation | undefined;
 

@@ -105,6 +105,8 @@ export const buildJob = newBuild.extend({
 	secrets: z.record(z.string(), z.string()),
 	/** Public environment that jibe.json does not say (`env set`). */
 	env: z.record(z.string(), z.string()),
+	/** Where its commands may connect to besides the public internet (`jibe outbound allow`), and Jibe's own addresses, where not. */
+	reach: z.object({ allowed: z.array(z.string()), own: z.array(z.string()) }).default({ allowed: [], own: [] }),
 });
 export type BuildJob = z.infer<typeof buildJob>;
 

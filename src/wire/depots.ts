@@ -39,6 +39,11 @@ export function dialDepots(options: DepotLinksOptions): DepotLinks {
 	const heard = new Heard();
 	const links = new Map<string, { link: Link; where: string }>();
 
+	const tellOthers = () => {
+		const there = links.get(OWN_DEPOT)?.link.connected ?? false;
+		for (const [depot, { link }] of links) if (depot !== OWN_DEPOT) link.send({ type: 'ownDepot', there });
+	};
+
 	const open = (depot: string, where: string, url: string, tls?: () => ReturnType<Peers['towards']>) => {
 		const link = dial({
 			url,
@@ -51,8 +56,15 @@ export function dialDepots(options: DepotLinksOptions): DepotLinks {
 				const news = message.type === 'wants' ? heard.unsaid(message, depot) : message;
 				if (news) options.onMessage(news, depot);
 			},
-			onUp: () => options.onUp(depot),
-			onDown: () => options.onDown?.(depot),
+			onUp: () => {
+				if (depot === OWN_DEPOT) tellOthers();
+				else if (links.get(OWN_DEPOT)?.link.connected) link.send({ type: 'ownDepot', there: true });
+				options.onUp(depot);
+			},
+			onDown: () => {
+				if (depot === OWN_DEPOT) tellOthers();
+				options.onDown?.(depot);
+			},
 			log: options.log,
 			clock: options.clock,
 		});

@@ -9,8 +9,6 @@ const PREFIX = 'jibe1.';
 const MAX_JOIN_STRING = 4_096;
 const MAX_PEM = 1_024;
 const MAX_PROOF = 256;
-/** A clock that is off by more is told so instead of whatever would fail because of it. */
-export const CLOCK_OFF_MS = 5 * 60_000;
 
 const joinString = z.object({
 	/** Control's addresses, `https://host:port`. */

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
@@ -10,7 +12,7 @@ import { listOf, openAuthority, type TestAuthority } from '../../test/fixtures/c
 import { acceptLinks, type ServerLink } from './accept.ts';
 import { OWN_DEPOT, dialDepots } from './depots.ts';
 import { Peers } from './peers.ts';
-import { WIRE_VERSION, type DownMessage, type Hello, type Servers, type Want } from './region.ts';
+import { WIRE_VERSION, type DownMessage, type Hello, type Servers, type UpMessage, type Want } from './region.ts';
 import { createPeerHttps, createPeerTls, listenForPeers } from './tls-listener.ts';
 
 const log = createLog({}, { write: () => {} });
@@ -104,7 +106,7 @@ test('links go to every depot of the region, and come and go with the list; what
 	await more.promise;
 	assert.deepEqual(heard.map(([from, message]) => [from, message.type === 'wants' && message.wants.map(({ version }) => version)]), [['one', [1]], ['three', [2]]]); // prettier-ignore
 	assert.equal(links.send({ type: 'applied', server: 'two', edge: 'edge-0', items: [] }), true);
-	await Promise.all([one.said(), three.said()]);
+	await Promise.all([one.next(), three.next()]);
 	const gone = one.closed();
 	second.send(list(3, three.peer));
 	await gone;
@@ -145,6 +147,43 @@ test('a report that another depot has passed on in the same words is not read ag
 	second!.send(ordered);
 	await say(second!, report({}), 4);
 	assert.deepEqual(heard, ['one instances 7', 'one instances 7', 'one instances undefined', 'three instances undefined']);
+});
+
+test('depots of other servers hear whether the own one does', async (t) => {
+	const authority = openAuthority(t);
+	const one = await depot(t, authority, 'one');
+	const directory = mkdtempSync(join(tmpdir(), 'jibe-depots-'));
+	const server = createServer();
+	const own = accepting(server);
+	server.listen(join(directory, 'd.sock'));
+	await once(server, 'listening');
+	const links = dialDepots({
+		socket: join(directory, 'd.sock'),
+		peers: peersOf(authority, 'two', listOf(1, authority.peer('two'), one.peer)),
+		regions: ['fra'],
+		credential: () => 'two',
+		hello: () => hello,
+		onMessage: () => {},
+		onUp: () => {},
+		log,
+		clock,
+	});
+	t.after(() => {
+		links.close();
+		own.acceptor.close();
+		server.close();
+		rmSync(directory, { recursive: true });
+	});
+	const there = async () => {
+		for (;;) {
+			const message = await one.next();
+			if (message.type === 'ownDepot') return message.there;
+		}
+	};
+	assert.equal(await there(), true);
+	(await own.linked).close('');
+	assert.equal(await there(), false);
+	assert.equal(await there(), true, 'it is back');
 });
 
 function peersOf(authority: TestAuthority, server: string, list?: Servers): Peers {
@@ -191,30 +230,35 @@ function exchange(socket: TLSSocket): Promise<{ answer: string | null; socket: T
 async function depot(t: TestContext, authority: TestAuthority, name: string) {
 	const peers = peersOf(authority, name, listOf(1, authority.peer('two')));
 	const server = createPeerHttps(peers, (_request, response) => void response.writeHead(404).end());
-	const linked = Promise.withResolvers<ServerLink>();
-	const said = Promise.withResolvers<void>();
-	const closed = Promise.withResolvers<void>();
-	const acceptor = acceptLinks(server, {
-		path: '/link',
-		authenticate: () => ({ installation: 'here', role: 'edge', server: 'two', regions: ['fra'], expires: 4_000_000_000 }),
-		onLink(link) {
-			linked.resolve(link);
-			return { onMessage: () => said.resolve(), onClosed: () => closed.resolve() };
-		},
-		log,
-		clock,
-	});
+	const { acceptor, linked, next, closed } = accepting(server);
 	const listener = await listenForPeers(server, { peers, host: '127.0.0.1', port: 0, log, clock });
 	t.after(async () => {
 		acceptor.close();
 		await listener.close();
 	});
-	return {
-		peer: authority.peer(name, { depotPort: listener.port }),
-		link: () => linked.promise,
-		said: () => said.promise,
-		closed: () => closed.promise,
+	return { peer: authority.peer(name, { depotPort: listener.port }), link: () => linked, next, closed: () => closed };
+}
+
+function accepting(server: Server) {
+	const linked = Promise.withResolvers<ServerLink>();
+	const closed = Promise.withResolvers<void>();
+	const said: UpMessage[] = [];
+	let heard = () => {};
+	const acceptor = acceptLinks(server, {
+		path: '/link',
+		authenticate: () => ({ installation: 'here', role: 'edge', server: 'two', regions: ['fra'], expires: 4_000_000_000 }),
+		onLink(link) {
+			linked.resolve(link);
+			return { onMessage: (message) => (said.push(message), heard()), onClosed: () => closed.resolve() };
+		},
+		log,
+		clock,
+	});
+	const next = async (): Promise<UpMessage> => {
+		while (said.length === 0) await new Promise<void>((resolve) => (heard = resolve));
+		return said.shift()!;
 	};
+	return { acceptor, linked: linked.promise, closed: closed.promise, next };
 }
 
 function want(version: number): Want {

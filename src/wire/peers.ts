@@ -5,7 +5,8 @@ import { checkServerIdentity, type ConnectionOptions, type PeerCertificate, type
 import type { Log } from '#log/log.ts';
 import { spkiOf } from './certificate.ts';
 import { servers as serversSchema, type Role, type ServerPeer, type Servers } from './region.ts';
-import { controlName, readTlsIdentity, type Towards } from './server-identity.ts';
+import { controlName } from './control-identity.ts';
+import { readTlsIdentity, type Towards } from './server-identity.ts';
 
 /**
  * Whom a program on a joined server may speak to: the newest `servers` message it has heard, kept on disk beside the

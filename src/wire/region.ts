@@ -296,6 +296,12 @@ export const taskSaid = z.object({
 });
 export type TaskSaid = z.infer<typeof taskSaid>;
 
+/**
+ * From an agent or edge to the depots of other servers: its own server's depot hears it (or not any more), and is who speaks
+ * to it and for it. Theirs is to say the same a moment later, in case that one could not.
+ */
+export const ownDepot = z.object({ type: z.literal('ownDepot'), there: z.boolean() });
+
 /** depot → control: everything that it holds of an app, as it was asked. */
 export const held = z.object({ type: z.literal('held'), id: z.string(), wants: z.array(want), releases: z.array(releaseSpec) });
 export type Held = z.infer<typeof held>;
@@ -410,6 +416,7 @@ export const upMessage = z.discriminatedUnion('type', [
 	serverState,
 	held,
 	taskSaid,
+	ownDepot,
 ]);
 export type UpMessage = z.infer<typeof upMessage>;
 /** A depot passes `instances` on to its edges as the agents said them. */

@@ -40,11 +40,6 @@ export interface TlsIdentity {
 	ca: Buffer;
 }
 
-/** Name that control's listener presents Jibe's own certificate for (by SNI), whatever other certificate it has. */
-export function controlName(installation: string): string {
-	return `control.${installation}.jibe`;
-}
-
 /** @throws when one of the files is missing */
 export function readTlsIdentity(directory: string, towards: Towards): TlsIdentity {
 	const read = (name: string) => readFileSync(join(directory, name));

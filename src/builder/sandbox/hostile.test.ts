@@ -2,13 +2,15 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { createServer, type AddressInfo } from 'node:net';
+import { lookup } from 'node:dns/promises';
+import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { after, before, describe, test } from 'node:test';
+import { after, before, describe, test, type TestContext } from 'node:test';
 import { pause } from '#clock/clock.ts';
 import { createLog } from '#log/log.ts';
 import { cgroupAbilities } from '#process/cgroup.ts';
+import { reachOf } from '../reach.ts';
 import { Holder } from './holder.ts';
 import { openSandboxes } from './open.ts';
 import type { SandboxKind, SandboxLimits } from './sandbox.ts';
@@ -105,17 +107,52 @@ for (const kind of ['crun', 'runc', 'bwrap'] satisfies SandboxKind[]) {
 		});
 
 		test('opens the network', async (t) => {
-			let connections = 0;
-			const server = createServer((socket) => (connections++, socket.end('reached'))).listen(0, '127.0.0.1');
-			await once(server, 'listening');
-			t.after(() => server.close());
-			const { port } = server.address() as AddressInfo;
-			const files = { 'dial.js': dial(port), 'own.js': OWN_SERVER };
+			const [ours, allowed, hidden] = [await listening(t), await listening(t), await listening(t)];
+			const files = { 'dial.js': DIAL, 'own.js': OWN_SERVER };
 			const one = await bed.sandbox(files);
-			const apart = await tell(one, 'node dial.js; node own.js; tail -n +3 /proc/net/dev | grep -vc lo:');
-			assert.deepEqual([apart.out, connections], ['ECONNREFUSED\nown\n0\n', 0]);
-			const allowed = await tell(one, 'node dial.js; test -s /etc/hosts && echo named', { network: true });
-			assert.deepEqual([allowed.out, connections], ['reached\nnamed\n', 1]);
+			const apart = await tell(one, `node dial.js 127.0.0.1:${ours.port}; node own.js; tail -n +3 /proc/net/dev | grep -vc lo:`);
+			assert.equal(apart.out, 'ECONNREFUSED\nown\n0\n');
+			// What is allowed is here, too, so that this needs no internet.
+			const reach = await reachOf({ reach: { allowed: [`127.0.0.1:${allowed.port}`], own: [] } });
+			const network = { ...reach, places: [...reach.places, { address: '127.0.0.1', port: hidden.port }] };
+			const dials = ['allowed', 'ours', 'hidden'].map(
+				(name, index) => `node dial.js 127.0.0.1:${[allowed, ours, hidden][index]!.port} ${name}`,
+			);
+			const others = ['169.254.169.254:80', '10.1.2.3:443', '1.1.1.1:5432'].map((place) => `node dial.js ${place}`);
+			const changes = 'ip route del local default; ip addr add 10.9.9.9/8 dev lo; nsenter -t 1 -n true';
+			const script = [...dials, ...others, 'node own.js', 'tail -n +3 /proc/net/dev | grep -vc lo:', `(${changes}) 2>/dev/null`].join('\n');
+			const { out, err } = await tell(one, script, { network });
+			assert.equal(out, 'reached\nECONNREFUSED\nECONNRESET\nECONNRESET\nECONNRESET\nECONNREFUSED\nown\n0\n');
+			assert.deepEqual(
+				[...err.matchAll(/^jibe: (\S+) is not an address of the public internet/gm)].map(([, place]) => place),
+				[`127.0.0.1:${hidden.port}`, '169.254.169.254:80', '10.1.2.3:443'],
+			);
+			assert.match(err, /an admin can list it, "jibe outbound allow 10\.1\.2\.3:443"/);
+			assert.deepEqual([ours, allowed, hidden].map(({ connections }) => connections()), [0, 1, 0]); // prettier-ignore
+		});
+
+		test('is killed while its way out is made, and while it waits for an answer', async (t) => {
+			const { port } = await listening(t, () => {});
+			const network = { allows: () => true, places: [{ address: '127.0.0.1', port }] };
+			const one = await bed.sandbox({ 'dial.js': DIAL });
+			const early = tell(one, 'echo too late', { network });
+			one.kill();
+			const { exitCode, signal, out } = await early;
+			assert.deepEqual({ exitCode, signal, out }, { ...KILLED, out: '' });
+			const waiting = tell(one, `node dial.js 127.0.0.1:${port}`, { network, timeoutMs: 1_000 });
+			assert.equal((await waiting).reason, 'timeout');
+			assert.deepEqual(
+				processesWith(`${process.execPath}\0-e\0`).filter((pid) => isChild(pid)),
+				[],
+			);
+		});
+
+		test('asks for names, which this machine answers', async () => {
+			const one = await bed.sandbox({ 'names.js': NAMES });
+			const network = { allows: () => false, places: [] };
+			const { out } = await tell(one, 'grep -c ^nameserver /etc/resolv.conf; node names.js', { network });
+			const there = await lookup('registry.npmjs.org').then(() => 'known', () => 'unknown'); // prettier-ignore
+			assert.equal(out, `1\n${there}\n`);
 		});
 
 		test('leads outputs astray by links', async () => {
@@ -153,8 +190,19 @@ const OWN_SERVER = `require('net').createServer((s) => s.end('own')).listen(0, '
 	require('net').connect(this.address().port, '127.0.0.1').on('data', (d) => { console.log(String(d)); process.exit(); });
 });`;
 
-function dial(port: number): string {
-	return `require('net').connect(${port}, '127.0.0.1').on('data', (d) => console.log(String(d))).on('error', (e) => console.log(e.code));`;
+const DIAL = `const [host, port] = process.argv[2].split(':');
+require('net').connect(Number(port), host).on('data', (d) => { console.log(String(d)); process.exit(); }).on('error', (e) => console.log(e.code));`;
+const NAMES = `require('dns').resolve4('registry.npmjs.org', (error) => console.log(error ? 'unknown' : 'known'));`;
+
+async function listening(t: TestContext, answer = (socket: Socket) => void socket.end('reached')) {
+	let connections = 0;
+	const server = createServer((socket) => {
+		connections++;
+		answer(socket.on('error', () => {}));
+	}).listen(0, '127.0.0.1');
+	await once(server, 'listening');
+	t.after(() => server.close());
+	return { port: (server.address() as AddressInfo).port, connections: () => connections };
 }
 
 test('a builder that is killed takes what it ran with it, and the next one clears up', { skip: whyNot() }, async (t) => {
@@ -181,6 +229,10 @@ test('a builder that is killed takes what it ran with it, and the next one clear
 
 const LOOKS = 500;
 const LOOK_MS = 20;
+
+function isChild(pid: string): boolean {
+	return readFileSync(`/proc/${pid}/status`, 'utf8').includes(`PPid:\t${process.pid}\n`);
+}
 
 /** Pids of processes whose command line holds the text. */
 function processesWith(text: string): string[] {

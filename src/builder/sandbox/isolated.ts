@@ -6,6 +6,7 @@ import type { Prepared } from './factory.ts';
 import { prepareStart } from './launch.ts';
 import { Launcher } from './launcher.ts';
 import { listOutputs } from './outputs.ts';
+import { Passage } from './passage.ts';
 import {
 	FIXED_ENV,
 	HOME_PATH,
@@ -13,13 +14,13 @@ import {
 	SECRETS_PATH,
 	SOURCE_PATH,
 	type OutputFile,
+	type Reach,
 	type Sandbox,
 	type SandboxCommand,
 	type SandboxKind,
 	type SandboxLimits,
 	type SandboxResult,
 } from './sandbox.ts';
-import { networkFiles } from './view.ts';
 
 interface Parts extends Prepared {
 	kind: SandboxKind;
@@ -29,6 +30,8 @@ interface Parts extends Prepared {
 	remove(): Promise<void>;
 }
 
+type Killable = Pick<Running, 'result' | 'kill'>;
+
 const DEFAULT_PATH = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
 
 /** One sandbox of any kind. */
@@ -37,7 +40,7 @@ export class Isolated implements Sandbox {
 	private readonly parts: Parts;
 	private readonly disk: DiskWatch;
 	private launcher: Launcher | null;
-	private running: Running | null = null;
+	private running: Killable | null = null;
 	private commands = 0;
 	private destroyed: Promise<void> | null = null;
 
@@ -55,24 +58,51 @@ export class Isolated implements Sandbox {
 
 	async run(of: SandboxCommand): Promise<SandboxResult> {
 		this.refuseWhen(this.running !== null, 'a command runs in it: those that run beside one another need one each');
-		const { tree, kind } = this.parts;
-		const network = of.network ?? false;
-		const count = this.commands++;
-		const ground = { ...this.parts, id: `${this.parts.id}-${count}`, directory: join(tree.directory, `run${count}`) };
-		const start = prepareStart(ground, {
-			root: join(tree.directory, 'root'),
-			places: [...tree.places, ...(network ? networkFiles() : [])],
-			words: typeof of.command === 'string' ? ['/bin/sh', '-c', of.command] : of.command,
-			cwd: of.cwd ?? this.paths.source,
-			env: { ...this.fixedEnv(), ...of.env },
-			network: network || kind === 'none',
-		});
-		this.running = new Running(ground, start, of, this.disk, this.takeLauncher());
+		this.running = of.network === undefined || this.parts.holder === null ? this.begin(of, null) : this.beginBehind(of, of.network);
 		try {
 			return await this.running.result;
 		} finally {
 			this.running = null;
 		}
+	}
+
+	private begin(of: SandboxCommand, passage: Passage | null): Running {
+		const { tree, kind } = this.parts;
+		const count = this.commands++;
+		const ground = { ...this.parts, id: `${this.parts.id}-${count}`, directory: join(tree.directory, `run${count}`) };
+		const launch = {
+			root: join(tree.directory, 'root'),
+			places: [...tree.places, ...(passage?.files ?? [])],
+			words: typeof of.command === 'string' ? ['/bin/sh', '-c', of.command] : of.command,
+			cwd: of.cwd ?? this.paths.source,
+			env: { ...this.fixedEnv(), ...of.env },
+			network: passage !== null || kind === 'none',
+		};
+		const start = prepareStart(ground, launch, passage?.enter());
+		return new Running(ground, start, of, this.disk, this.takeLauncher());
+	}
+
+	/** The way out is made first, and ends with the command. */
+	private beginBehind(of: SandboxCommand, reach: Reach): Killable {
+		const { holder, tree } = this.parts;
+		let killed = false;
+		let running: Running | null = null;
+		const say = (line: string) => of.onOutput?.('err', Buffer.from(`jibe: ${line}\n`));
+		const follow = async (): Promise<SandboxResult> => {
+			const passage = await Passage.open(holder!, join(tree.directory, `net${this.commands}`), reach, say);
+			try {
+				if (killed) return { exitCode: null, signal: 'SIGKILL', reason: null, ms: 0 };
+				running = this.begin(of, passage);
+				return await running.result;
+			} finally {
+				await passage.close();
+			}
+		};
+		const kill = () => {
+			killed = true;
+			running?.kill();
+		};
+		return { result: follow(), kill };
 	}
 
 	async outputs(globs: readonly string[]): Promise<OutputFile[]> {

@@ -29,11 +29,17 @@ export interface Ground {
 	limits: SandboxLimits;
 }
 
-export function prepareStart(ground: Ground, launch: Launch): Start {
+/** `enter`: what starts the rest where the command's network is. */
+export function prepareStart(ground: Ground, launch: Launch, enter: readonly string[] = []): Start {
 	mkdirSync(ground.directory, { mode: 0o700 });
 	const { lines = [], words, reached, complaint, firstPid = () => null } = runners[ground.kind](ground, launch);
 	const limits = [`ulimit -n ${openFiles()}`, `ulimit -f ${fileBlocks(ground.limits)}`];
-	return { script: [...limits, ...lines, `exec ${words.join(' ')} </dev/null`].join('\n'), reached, complaint, firstPid };
+	return {
+		script: [...limits, ...lines, `exec ${[...enter.map(quote), ...words].join(' ')} </dev/null`].join('\n'),
+		reached,
+		complaint,
+		firstPid,
+	};
 }
 
 const OPEN_FILES = 65_536;

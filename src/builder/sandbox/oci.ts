@@ -10,6 +10,7 @@ export interface Launch {
 	words: readonly string[];
 	cwd: string;
 	env: Readonly<Record<string, string>>;
+	/** It has the network of whoever starts it; false: one of its own with nothing in it. */
 	network: boolean;
 }
 

@@ -66,10 +66,17 @@ export interface SandboxCommand {
 	cwd?: string;
 	/** Over FIXED_ENV; nothing of the builder's own environment is seen. */
 	env?: Readonly<Record<string, string>>;
-	/** False by default: not even the machine's own services can be reached, only what the command itself listens on. */
-	network?: boolean;
+	/** Absent: nothing can be reached but what the command itself listens on. */
+	network?: Reach;
 	timeoutMs: number;
 	onOutput?(stream: 'out' | 'err', bytes: Buffer): void;
+}
+
+/** What a command may connect to beside its own loopback. */
+export interface Reach {
+	allows(address: string, port: number): boolean;
+	/** What is connected to at other ports than the usual ones: nothing else listens to what a command tries. */
+	places: readonly { address: string; port: number }[];
 }
 
 export interface SandboxResult {
@@ -118,7 +125,7 @@ export const DEFAULT_LIMITS: SandboxLimits = { memoryMiB: 4_096, pids: 1_024, cp
 
 /** It is not the command's fault: the machine can't do what was asked. */
 export class SandboxError extends Error {
-	readonly code: 'no_sandbox' | 'sandbox_failed' | 'sandbox_busy' | 'sandbox_mount';
+	readonly code: 'no_sandbox' | 'no_network' | 'sandbox_failed' | 'sandbox_busy' | 'sandbox_mount';
 
 	constructor(code: SandboxError['code'], message: string, options?: { cause?: unknown }) {
 		super(message, options);

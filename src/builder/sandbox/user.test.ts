@@ -28,6 +28,7 @@ test('a user other than root builds in bubblewrap, and is told which limits are 
 		outputs: ['a.txt', 'dist/new'],
 		outside: 'unshare: unshare failed: Operation not permitted\n/tmp:\n',
 		network: '0\n',
+		behind: 'reached\nECONNREFUSED\n',
 		disk: 'disk',
 		asleep: 'timeout',
 	});

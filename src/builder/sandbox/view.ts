@@ -44,10 +44,3 @@ function findOut(): MachineRoot {
 	}
 	return { places, links };
 }
-
-/** How names are found: only seen by commands that may use the network. */
-export function networkFiles(): Place[] {
-	return ['/etc/resolv.conf', '/etc/hosts']
-		.filter((path) => existsSync(path))
-		.map((path) => ({ from: realpathSync(path), to: path, readonly: true }));
-}

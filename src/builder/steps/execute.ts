@@ -54,7 +54,7 @@ export async function execute(step: PlannedStep, of: Execution): Promise<Execute
 			command: ['/bin/sh', '-ec', script(step, ground)],
 			cwd: join(sandbox.paths.source, ground.directory),
 			env: environment(step, ground),
-			network: step.network,
+			...(step.network ? { network: await ground.reach() } : {}),
 			timeoutMs: step.timeoutMs,
 			onOutput: (stream, bytes) => printed.add(stream, bytes),
 		});

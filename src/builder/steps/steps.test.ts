@@ -15,6 +15,7 @@ import { Attempt, Stopped } from '../attempt.ts';
 import { connectControl } from '../control.ts';
 import { BuildFault } from '../fault.ts';
 import type { Ground, Ran } from '../ground.ts';
+import { reachOf } from '../reach.ts';
 import { openSandboxes } from '../sandbox/open.ts';
 import type { Sandboxes } from '../sandbox/sandbox.ts';
 import { whyNot } from '../sandbox/testbed.ts';
@@ -62,7 +63,7 @@ class Bench {
 		await house.state.builds.enqueue(newBuild({ commit, platform: PLATFORM, app: this.app, lane: this.app, ...change }));
 		const claimed = await house.state.builds.claim({ worker: `b-${randomId()}`, platform: PLATFORM, leaseMs: 60_000, limitMs: 60_000 });
 		assert(claimed);
-		const job: BuildJob = { ...claimed, secrets, env: {} };
+		const job: BuildJob = { ...claimed, secrets, env: {}, reach: { allowed: [], own: [] } };
 		const worker = (await house.state.builds.build(job.id))!.worker!;
 		const claims = { installation: house.installation.id, role: 'builder' as const, server: 'local', regions: [], expires: 4_000_000_000 };
 		const credential = issueCredential(claims, house.installation.privatePem);
@@ -84,6 +85,7 @@ class Bench {
 			path: [],
 			dependencies: null,
 			sandboxes: async () => sandboxes!,
+			reach: () => reachOf(job),
 			toolchain: sha256('toolchain'),
 			commitTimeS: 1_700_000_000,
 			temporary,

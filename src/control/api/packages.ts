@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { sha256 } from '#digest/digest.ts';
-import { CLOCK_OFF_MS } from '#wire/join.ts';
+import { CLOCK_OFF_MS } from '#wire/control-identity.ts';
 import { serverName } from '#wire/names.ts';
 import {
 	MAX_PACKAGE_BYTES,

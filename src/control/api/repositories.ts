@@ -12,7 +12,7 @@ import {
 } from '#wire/repositories.ts';
 import { authorise, type Caller } from '../access.ts';
 import type { House } from '../house.ts';
-import { isAllowedLine } from '../outbound/addresses.ts';
+import { isAllowedLine } from '#wire/addresses.ts';
 import { Refusal } from '../ports.ts';
 import { approve } from '../repositories/approve.ts';
 import { changeRepository, seesRepository, viewsOf } from '../repositories/change.ts';

@@ -2,8 +2,8 @@ import { z } from 'zod';
 import { isoTime } from '#clock/clock.ts';
 import type { ServerRow } from '#state/joined-servers.ts';
 import { fingerprintOf } from '#wire/certificate.ts';
+import { CLOCK_OFF_MS } from '#wire/control-identity.ts';
 import {
-	CLOCK_OFF_MS,
 	checkInAnswer,
 	checkInRequest,
 	controlAnswer,

@@ -101,7 +101,8 @@ export async function end(
 async function opened(house: House, claimed: ClaimedBuild | null): Promise<BuildJob | null> {
 	if (!claimed) return null;
 	const { hasSecrets, ...job } = claimed;
-	return { ...job, secrets: hasSecrets ? await secretsOf(house, job) : {} };
+	const { allowed, own } = await house.outbound.reach();
+	return { ...job, reach: { allowed: [...allowed], own: [...own] }, secrets: hasSecrets ? await secretsOf(house, job) : {} };
 }
 
 /** The last steps of a build whose artifact is on its way have ended: its deployment goes past the first region, or back. */

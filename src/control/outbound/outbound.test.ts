@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { test, type TestContext } from 'node:test';
 import { systemClock as clock } from '#clock/clock.ts';
-import { isAllowedLine, isPublic } from './addresses.ts';
+import { isAllowedLine, isPublic } from '#wire/addresses.ts';
 import { Outbound } from './outbound.ts';
 
 test('addresses of the public internet, and all others', () => {

@@ -4,7 +4,7 @@ import { request as requestHttps } from 'node:https';
 import { isIP } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import type { Clock } from '#clock/clock.ts';
-import { allowedBy, isPublic } from './addresses.ts';
+import { allowedBy, isPublic } from '#wire/addresses.ts';
 
 /**
  * The one way out to any address that a user may name: forges, and where repositories are cloned from. A name is resolved
@@ -78,6 +78,11 @@ export class Outbound {
 	/** What admins listed has changed. */
 	forget(): void {
 		this.known = null;
+	}
+
+	/** For a builder, which judges by itself what its commands connect to. */
+	async reach(): Promise<{ allowed: readonly string[]; own: readonly string[] }> {
+		return { allowed: await this.lines(), own: this.of.own() };
 	}
 
 	/** Resolves and judges. @throws OutboundError */

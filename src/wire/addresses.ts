@@ -1,6 +1,6 @@
 import { BlockList, isIP } from 'node:net';
 
-/** Which addresses control connects to on somebody's behalf: those of the public internet, and what an admin listed. */
+/** Which addresses Jibe connects to on somebody's behalf: those of the public internet, and what an admin listed. */
 
 /** Loopback, private, link-local (with the metadata of clouds), shared, reserved, multicast; and IPv6 that stands for IPv4. */
 const NOT_PUBLIC: readonly [network: string, prefix: number, family: 'ipv4' | 'ipv6'][] = [
