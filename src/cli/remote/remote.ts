@@ -25,7 +25,7 @@ export async function deployRemote(
 	}
 	const facts = gitFacts(directory);
 	const { config, assumed } = await readProject(directory, environment);
-	for (const line of assumed) out.say(`Assumed ${line}`);
+	for (const line of assumed) out.say(`Assumed: ${line}`);
 	const server = findServer(data);
 	const { app } = config;
 	out.now('Packing the source…');
