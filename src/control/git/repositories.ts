@@ -2,6 +2,7 @@ import { existsSync, renameSync } from 'node:fs';
 import { mkdir, mkdtemp, rename, rm, utimes, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { directoriesIn, unused, type UnusedLimits } from '#store/least-used.ts';
+import { systemClock } from '#clock/clock.ts';
 import { randomId } from '#digest/digest.ts';
 import { appName } from '#wire/names.ts';
 import { Refusal } from '../ports.ts';
@@ -96,7 +97,7 @@ export class Repositories {
 		try {
 			return await work();
 		} finally {
-			const now = new Date();
+			const now = systemClock.now() / 1000;
 			await utimes(directory, now, now).catch(unlessGone);
 			const others = this.uses.get(name)! - 1;
 			if (others > 0) this.uses.set(name, others);
