@@ -175,6 +175,7 @@ create table jibe.deployment (
 	fence integer not null default 1,
 	version integer not null default 1,
 	request text,
+	host text,
 	CHECK ((kind = ANY (ARRAY['deploy'::text, 'rollback'::text]))),
 	FOREIGN KEY (app) REFERENCES app(name),
 	PRIMARY KEY (id)
@@ -1014,7 +1015,7 @@ AS $function$
 		'state', d.state, 'reason', d.reason, 'detail', d.detail, 'cause', d.cause, 'by', d."by", 'why', d.why,
 		'createdAt', d.created_at, 'endedAt', d.ended_at, 'watchUntil', d.watch_until,
 		'regions', d.regions, 'stages', d.stages, 'timings', d.timings, 'canary', d.canary, 'modules', d.modules,
-		'coldStarts', d.cold_starts, 'url', d.url)
+		'coldStarts', d.cold_starts, 'url', d.url, 'host', d.host)
 $function$
 
 

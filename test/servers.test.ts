@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -41,9 +42,14 @@ function key(): string {
 test('an app goes live on a server that joined by one line', async () => {
 	await connected();
 	const result = await control.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	const { url, host } = result.json as { url: string; host: string };
+	assert.match(url, /^http:\/\/127\.0\.0\.1:\d+$/);
+	assert.equal(host, HOST);
 	const regions = result.json?.['regions'] as { name: string; state: string }[] | undefined;
 	assert.deepEqual(regions?.map(({ name, state }) => [name, state]), [['fra', 'live']]); // prettier-ignore
-	assert.equal((await server.request(0, HOST, '/')).body, 'one');
+	const shown = await control.expect(0, ['status'], { cwd: app.dir });
+	const line = /^→ (curl .*)$/m.exec(shown.stdout)?.[1] ?? '';
+	assert.equal(execFileSync('sh', ['-c', `${line} -sS`], { encoding: 'utf8' }), 'one', 'what status says reaches it');
 	assert.deepEqual(server.programs('control'), []);
 });
 
@@ -69,9 +75,13 @@ test('a server starts again from its own disk while control is away, and is ther
 	await eventually(async () => ((await server.request(0, HOST, '/')).body === 'one' ? true : null), 'answer without control');
 	await control.up();
 	await connected();
-	app.write('server.ts', text('two'));
-	await control.expect(0, ['deploy', '--json'], { cwd: app.dir });
-	assert.equal((await server.request(0, HOST, '/')).body, 'two');
+	app
+		.write('server.ts', text('two'))
+		.write('jibe.json', JSON.stringify({ ...(JSON.parse(app.read('jibe.json')) as object), domains: ['two.example.com'] }));
+	const before = String((await control.expect(0, ['status', '--json'], { cwd: app.dir })).json?.['url']);
+	const { json } = await control.expect(0, ['deploy', '--json'], { cwd: app.dir });
+	assert.deepEqual([json?.['url'], json?.['host']], [before.replace('127.0.0.1', 'two.example.com'), undefined]);
+	assert.equal((await server.request(0, 'two.example.com', '/')).body, 'two');
 });
 
 test('what runs on the only server of a region has nowhere to go; with another there it moves, and no request notices', async () => {

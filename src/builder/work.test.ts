@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage } from 'node:http';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, utimesSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -126,6 +126,30 @@ function builder(t: TestContext, desk: Desk, openSteps: OpenSteps, idleMs: numbe
 	});
 	return { ended, leaving, retiring };
 }
+
+test('downloads and what is known of checkouts go once nobody used them for a month, never those of today', async (t) => {
+	const data = mkdtempSync(join(tmpdir(), 'jibe-builder-'));
+	t.after(() => rmSync(data, { recursive: true }));
+	const workshop = new Workshop({ data, name: 'builder-0', server: 'local', allowUnsandboxed: false, log: silent });
+	const now = Date.now();
+	const places = {
+		'downloads/a/npm': 40,
+		'downloads/a/pip': 2,
+		'downloads/b/npm': 0,
+		'cache/apps/old': 31,
+		'cache/apps/new': 0,
+		'cache/actions': 90,
+	};
+	for (const [place, days] of Object.entries(places)) {
+		const path = join(data, 'builder', place);
+		mkdirSync(path, { recursive: true });
+		utimesSync(path, now / 1000 - days * 86_400, now / 1000 - days * 86_400);
+	}
+	await workshop.tidy(now);
+	const left = Object.keys(places).filter((place) => existsSync(join(data, 'builder', place)));
+	assert.deepEqual(left, ['downloads/a/pip', 'downloads/b/npm', 'cache/apps/new', 'cache/actions']);
+	await workshop.close();
+});
 
 test('without a job for a while it ends; told to retire, it ends after its job', async (t) => {
 	await builder(t, await new Desk([]).open(t), untilStopped, 50).ended;

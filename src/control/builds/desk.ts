@@ -21,6 +21,8 @@ const POLL_MS = 1_000;
 /** After a time without control or database nobody could say that it lives: they get as long as it takes to be heard again. */
 const GRACE_MS = 12_000;
 const STEADY_GAP_MS = 3 * SWEEP_MS;
+/** Longer than a build may take, in which its builder asks for nothing. */
+const SEEN_FOR_MS = BUILD_LIMIT_MS + CLAIM_WAIT_MS;
 const MAX_WAITING_BUILDERS = 1_000;
 const CLAIMS_AT_ONCE = 8;
 const MAX_REMEMBERED = 1_000;
@@ -48,6 +50,7 @@ export interface DeskOptions {
 export class BuildDesk {
 	readonly #of: DeskOptions;
 	#waiters: Waiter[] = [];
+	readonly #seen = new Map<string, MonotonicMs>();
 	readonly #watchers = new Map<string, Set<Watcher>>();
 	readonly #demand = new Set<() => void>();
 	readonly #stops: (() => void)[];
@@ -74,6 +77,12 @@ export class BuildDesk {
 	/** Builders that wait for a job here. */
 	get idle(): number {
 		return this.#waiters.length;
+	}
+
+	/** Of builders that asked here for a job a moment ago. */
+	platforms(): ReadonlySet<string> {
+		const since = this.#of.clock.monotonic() - SEEN_FOR_MS;
+		return new Set([...this.#seen].flatMap(([platform, at]) => (at > since ? [platform] : [])));
 	}
 
 	/** A job for this worker, as soon as there is one; null when it has waited for long enough or left. */
@@ -195,6 +204,7 @@ export class BuildDesk {
 	}
 
 	#ask({ worker, platform }: { worker: string; platform: string }): Promise<ClaimedBuild | null> {
+		this.#seen.set(platform, this.#of.clock.monotonic());
 		return this.#of.state.builds.claim({ worker, platform, leaseMs: GRANTED_MS, limitMs: BUILD_LIMIT_MS });
 	}
 

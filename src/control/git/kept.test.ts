@@ -154,7 +154,8 @@ test(
 		const objects = join(git.directory('notes'), 'objects', 'pack');
 		for (const file of readdirSync(objects)) rmSync(join(objects, file));
 		const forward = [{ ref: 'refs/heads/main', from: two, to: three }];
-		assert.notEqual(await house.control.house.kept.keep('notes', null, forward), null);
+		const now = await house.state.repositories.pushed.get('notes');
+		assert.notEqual(await house.control.house.kept.keep('notes', now, forward), null);
 		assert.deepEqual(await branches(copy, here), [three, two]);
 	},
 );

@@ -47,8 +47,6 @@ export function isStale(kept: PushedRepository | null, moves: readonly Move[]): 
 export class Kept {
 	private readonly house: Pick<House, 'git' | 'state' | 'store' | 'clock' | 'log'>;
 	private readonly turns = new Map<string, Promise<unknown>>();
-	/** By repository, what `COPY_OF` says: as JSON. */
-	private readonly copies = new Map<string, string>();
 	private readonly maxPacks: number;
 
 	constructor(house: Kept['house'], maxPacks = MAX_PACKS) {
@@ -107,8 +105,7 @@ export class Kept {
 		const parts = await this.storePack(await this.arrived(name));
 		const pack: PushedPack[] = parts.length === 0 ? [] : [{ parts, replaces: null }];
 		const { pushed } = this.house.state.repositories;
-		for (;;) {
-			const before = await pushed.get(name);
+		for (let before = known; ; before = await pushed.get(name)) {
 			if (isStale(before, moves)) return null;
 			const now = { id: randomId(), refs: moved(before?.refs ?? {}, moves), packs: [...(before?.packs ?? []), ...pack] };
 			if (await pushed.put({ repository: name, before: before?.id ?? null, ...now })) return { kept: now, alone: before?.id === known?.id };
@@ -158,7 +155,6 @@ export class Kept {
 
 	/** With all that is here of it. */
 	async forget(name: string): Promise<void> {
-		this.copies.delete(name);
 		await this.house.git.remove(name);
 	}
 
@@ -201,15 +197,10 @@ export class Kept {
 		const file = join(this.house.git.directory(name), COPY_OF);
 		await writeFile(`${file}.new`, text);
 		await rename(`${file}.new`, file);
-		this.copies.set(name, text);
 	}
 
 	private async copyOf(name: string): Promise<PushedRepository | null> {
-		let text = this.copies.get(name);
-		if (text === undefined) {
-			text = await readText(join(this.house.git.directory(name), COPY_OF));
-			this.copies.set(name, text);
-		}
+		const text = await readText(join(this.house.git.directory(name), COPY_OF));
 		try {
 			return JSON.parse(text) as PushedRepository | null;
 		} catch {

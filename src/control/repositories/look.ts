@@ -39,7 +39,11 @@ export interface Looking {
  * A webhook is a hint: what is deployed is where the branch is when one looks. So an old one that is sent again, or one
  * that comes after its successor, does no harm.
  */
-export async function look(of: Looking, claimed: Claimed): Promise<Looked> {
+export function look(of: Looking, claimed: Claimed): Promise<Looked> {
+	return of.house.git.using(claimed.repository, () => looked(of, claimed));
+}
+
+async function looked(of: Looking, claimed: Claimed): Promise<Looked> {
 	const { house } = of;
 	const row = await house.state.repositories.get(claimed.repository);
 	if (!row) return { state: 'ignored', outcome: 'the repository was removed' };
