@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
-import { eventually, joinJibe, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually, joinJibe, startJibe, type Jibe } from './fixtures/jibe.ts';
 import { startTraffic } from './fixtures/traffic.ts';
 
 /** A control without regions and a server that joined it, from two directories of this machine. */
@@ -32,7 +32,9 @@ async function stateOf(name: string): Promise<string | undefined> {
 }
 
 function connected(): Promise<true> {
-	return eventually(async () => ((await stateOf('web-1')) === 'connected' ? true : null), 'connection of web-1');
+	return eventually(async () => ((await stateOf('web-1')) === 'connected' ? true : null), 'connection of web-1', {
+		eachMs: COMMAND_POLL_MS,
+	});
 }
 
 function key(): string {
@@ -88,7 +90,9 @@ test('what runs on the only server of a region has nowhere to go; with another t
 	const alone = await control.cli(['server', 'drain', 'web-1', '--json']);
 	assert.deepEqual([alone.code, (alone.json?.['error'] as { code: string } | undefined)?.code], [2, 'no_other_server']);
 	await using second = await joinJibe(control, { region: 'fra', name: 'web-2' });
-	await eventually(async () => ((await stateOf('web-2')) === 'connected' ? true : null), 'connection of web-2');
+	await eventually(async () => ((await stateOf('web-2')) === 'connected' ? true : null), 'connection of web-2', {
+		eachMs: COMMAND_POLL_MS,
+	});
 	await using traffic = startTraffic(server, HOST);
 	await control.expect(0, ['server', 'drain', 'web-1']);
 	assert.equal(await stateOf('web-1'), 'draining');
@@ -103,11 +107,15 @@ test('what runs on the only server of a region has nowhere to go; with another t
 test('a server that is removed is no longer one: what it says is heard by nobody', async () => {
 	await control.expect(0, ['server', 'remove', 'web-1']);
 	assert.equal(await stateOf('web-1'), undefined);
-	await eventually(async () => {
-		const { json } = await control.expect(0, ['region', 'list', '--json']);
-		const fra = (json?.['regions'] as { name: string; state: string }[] | undefined)?.find(({ name }) => name === 'fra');
-		return fra === undefined || fra.state === 'lost' ? true : null;
-	}, 'loss of the region');
+	await eventually(
+		async () => {
+			const { json } = await control.expect(0, ['region', 'list', '--json']);
+			const fra = (json?.['regions'] as { name: string; state: string }[] | undefined)?.find(({ name }) => name === 'fra');
+			return fra === undefined || fra.state === 'lost' ? true : null;
+		},
+		'loss of the region',
+		{ eachMs: COMMAND_POLL_MS },
+	);
 	assert.equal((await control.cli(['server', 'remove', 'web-1', '--json'])).code, 2);
 	assert.equal((await server.request(0, HOST, '/')).status, 200, 'its apps run until somebody stops them');
 });
