@@ -178,7 +178,7 @@ test('a job that comes with the answer to an end is taken, and who retires asks 
 		if (what === 'source' && desk.of('source').length === 2) retire();
 		return what === 'end' && body['next'] !== undefined ? { status: 200, json: { job: second } } : null;
 	};
-	const { ended, retiring } = builder(t, desk, untilStopped);
+	const { ended, retiring } = builder(t, desk, untilStopped, 5_000);
 	retire = () => retiring.abort();
 	await ended;
 	assert.deepEqual([desk.of('claim').length, desk.of('end').map(({ body }) => body['next'] !== undefined)], [1, [true, false]]);
