@@ -150,11 +150,17 @@ function appCard(app) {
 	return el(
 		'article',
 		{ 'aria-label': environment === 'production' ? name : `${name}, ${environment}` },
-		el('div', { class: 'head' }, title, el('a', { href: app.url }, app.url.replace(/^https?:\/\//, ''))),
+		el('div', { class: 'head' }, title, reached(app)),
 		el('p', {}, ...facts.flatMap((fact, i) => (i === 0 ? [fact] : [' · ', fact]))),
 		deployment ? lastDeployment(deployment) : '',
 		el('ul', { class: 'chips', 'aria-label': `Regions of ${name}` }, ...regions.map(pointerChip)),
 	);
+}
+
+/** Where no name leads to the app a link would lead nowhere: it is asked with the header that is shown. */
+function reached({ url, host }) {
+	if (host) return el('code', {}, `curl -H 'Host: ${host}' ${url}`);
+	return el('a', { href: url }, url.replace(/^https?:\/\//, ''));
 }
 
 function lastDeployment(deployment) {

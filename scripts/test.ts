@@ -7,7 +7,7 @@ import { buildWhenStale } from './built.ts';
 
 /**
  * `npm test [-- PATTERN…]`: every test of the house, or those whose path holds a pattern. Stories run first because
- * they take longest. With CI set, a test that was skipped for a reason not listed here fails the run.
+ * they take longest, the longest of them before the others. With CI set, a test that was skipped for a reason not listed here fails the run.
  */
 
 /** Two cores are what we promise to be quick on. Stories wait as long as they compute: for a region to be lost, for a limit to pass. */
@@ -15,6 +15,8 @@ const CONCURRENCY = 5;
 /** No single file may take longer than this: a hanging test ends with its name instead of with the CI job. */
 const FILE_TIMEOUT_MS = 300_000;
 const SLOWEST_SHOWN = 12;
+/** Begun before the others, so that none of them is left alone at the end. */
+const LONG = /\/(fleet-\w+|upgrade|store|backup|bad-apps|empty-root|rollbacks)\.test\.ts$/;
 /** The beginnings of reasons for which a test may be skipped in CI: what that machine need not have. */
 const EXPECTED_SKIPS = [
 	'needs HAProxy',
@@ -49,7 +51,8 @@ buildWhenStale();
 runTests(process.argv.slice(2));
 
 function runTests(patterns: readonly string[]): void {
-	const files = [...globSync('test/**/*.test.ts').sort(), ...globSync('src/**/*.test.ts').sort()].filter(
+	const stories = globSync('test/**/*.test.ts').sort().sort((a, b) => Number(isLong(b)) - Number(isLong(a))); // prettier-ignore
+	const files = [...stories, ...globSync('src/**/*.test.ts').sort()].filter(
 		(file) => patterns.length === 0 || patterns.some((pattern) => file.includes(pattern)),
 	);
 	if (files.length === 0) {
@@ -78,6 +81,10 @@ function runTests(patterns: readonly string[]): void {
 		process.exitCode = 1;
 	});
 	tests.compose(spec).pipe(process.stdout);
+}
+
+function isLong(file: string): boolean {
+	return LONG.test(file);
 }
 
 /** Has room, and what lies there may be executed. */

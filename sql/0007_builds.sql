@@ -490,8 +490,8 @@ declare
 	v_one jsonb;
 	v_said jsonb;
 	v_lane text;
-	v_new boolean;
-	v_ids text[] := array(select one ->> 'id' from jsonb_array_elements(p -> 'ends') one);
+	v_lanes text[] := '{}';
+	v_new text[] := '{}';
 	v_workers text[] := array(select one ->> 'worker' from jsonb_array_elements(p -> 'claims') one);
 	v_held jsonb := '{}';
 	v_dry text[] := '{}';
@@ -500,17 +500,24 @@ declare
 	v_claimed jsonb := '[]';
 	v_events jsonb := '[]';
 begin
-	-- In one order, for the turns of other controls lock them too. Whoever claims has let go of what it was to stop.
-	for v_lane, v_new in
-		select name, bool_or(made) from (
-			select lane as name, false as made from jibe.build where id = any (v_ids)
-			union all
-			select lane, false from jibe.build where worker = any (v_workers) and phase = 'stopping'
-			union all
-			select jibe.lane_of(one -> 'job'), true from jsonb_array_elements(p -> 'enqueues') one) as lanes
-		group by name order by name
-	loop
-		if v_new then
+	-- One by one: of many at once PostgreSQL reads the whole table, as long as that is small when it makes its plan.
+	for v_one in select * from jsonb_array_elements(p -> 'ends') loop
+		select lane into v_lane from jibe.build where id = v_one ->> 'id';
+		if found then
+			v_lanes := v_lanes || v_lane;
+		end if;
+	end loop;
+	-- Whoever claims has let go of what it was to stop.
+	for v_lane in select lane from jibe.build where worker = any (v_workers) and phase = 'stopping' loop
+		v_lanes := v_lanes || v_lane;
+	end loop;
+	for v_one in select * from jsonb_array_elements(p -> 'enqueues') loop
+		v_lanes := v_lanes || jibe.lane_of(v_one -> 'job');
+		v_new := v_new || jibe.lane_of(v_one -> 'job');
+	end loop;
+	-- In one order, for the turns of other controls lock them too.
+	for v_lane in select distinct lane from unnest(v_lanes) lane order by lane loop
+		if v_lane = any (v_new) then
 			-- Made or locked: one that is empty may be collected at this moment.
 			insert into jibe.build_lane as l (name) values (v_lane) on conflict (name) do update set name = excluded.name;
 		else

@@ -15,11 +15,14 @@ before(async () => {
 });
 after(() => jibe.stop());
 
+/** Of the users of each app: many apps wait side by side for the 30 s that one of them has. */
+const PAUSE_MS = 100;
+
 /** Deploys a good release, then `bad`, which must fail with nothing moved. Returns what the command said. */
 async function stopped(name: string, bad: string, reason: RegExp, config: Record<string, unknown> = {}): Promise<string> {
 	using app = tinyApp(name, good('first'), config);
 	await jibe.expect(0, ['deploy', '--json'], { cwd: app.dir });
-	await using traffic = startTraffic(jibe, `${name}.localhost`, '/', [0, 1]);
+	await using traffic = startTraffic(jibe, `${name}.localhost`, '/', [0, 1], PAUSE_MS);
 	app.write('server.ts', bad);
 	const result = await jibe.expect(1, ['deploy', '--json'], { cwd: app.dir });
 	await traffic.stop();
@@ -58,7 +61,7 @@ describe('each bad app is stopped or swung back', { concurrency: true }, () => {
 	});
 
 	test('an app that loops for ever on import is ended', async () => {
-		await stopped('loops', `for (;;);\nexport default { fetch: () => new Response('never') };\n`, /start/, { cpu: 0.25 });
+		await stopped('loops', `for (;;);\nexport default { fetch: () => new Response('never') };\n`, /start/, { cpu: 0.1 });
 	});
 
 	test('an app that listens instead of exporting is told what to export', async () => {

@@ -6,7 +6,7 @@ import { after, afterEach, before, test } from 'node:test';
 import { isolation } from '#process/isolation.ts';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { fill, makeRoom } from './fixtures/ballast.ts';
-import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 import { startTraffic } from './fixtures/traffic.ts';
 
 /** A disk that is full: a clear error, nothing half-visible, and all is well once there is room again. */
@@ -35,11 +35,15 @@ after(async () => {
 /** With room again; that a server has it is heard a few seconds later. */
 async function deployOnceThereIsRoom(): Promise<void> {
 	makeRoom(jibe.data);
-	await eventually(async () => {
-		const { code, stderr } = await jibe.cli(['deploy', '--json'], { cwd: app.dir });
-		assert.ok(code === 0 || /has a full disk/.test(stderr), stderr);
-		return code === 0 ? true : null;
-	}, 'a deploy with room');
+	await eventually(
+		async () => {
+			const { code, stderr } = await jibe.cli(['deploy', '--json'], { cwd: app.dir });
+			assert.ok(code === 0 || /has a full disk/.test(stderr), stderr);
+			return code === 0 ? true : null;
+		},
+		'a deploy with room',
+		{ eachMs: COMMAND_POLL_MS },
+	);
 }
 
 async function everywhere(words: string): Promise<void> {

@@ -127,8 +127,8 @@ async function begin(house: TestControl, machine = 'laptop') {
 		secret,
 		code,
 		state: async () => {
-			const { json } = await house.ask('GET', '/api/v1/sign-ins/mine', { token: secret });
-			const answer = json<{ state?: string; error?: { code: string } }>();
+			const said = await house.ask('GET', '/api/v1/sign-ins/mine', { token: secret });
+			const answer = said.json<{ state?: string; error?: { code: string } }>();
 			return answer.state ?? answer.error?.code;
 		},
 		decide: (by: { allow?: boolean; role?: string; token?: string; headers?: Record<string, string> } = {}) => {

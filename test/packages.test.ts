@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { App } from './fixtures/app.ts';
-import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 
 /**
  * An app made of what real apps are made of: Express with views of EJS, a logger that writes from a worker thread, an addon
@@ -130,6 +130,7 @@ test('every way to a file, a package or a thread works, in a process that starte
 	await eventually(
 		async () => ((await jibe.cli(['logs', 'packages'])).stdout.includes('from the worker') ? true : null),
 		"the logger's line",
+		{ eachMs: COMMAND_POLL_MS },
 	);
 });
 

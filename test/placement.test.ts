@@ -3,7 +3,7 @@ import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
 import { startFleet, type Fleet } from './fixtures/fleet.ts';
 import { noHosts } from './fixtures/hosts.ts';
-import { eventually } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually } from './fixtures/jibe.ts';
 import type { Visit } from './fixtures/visitors.ts';
 
 /** Instances go to servers by name, and leave them when a person says so: users see nothing of it. */
@@ -74,7 +74,9 @@ test('a server is drained and taken up again while everybody asks: no request fa
 	await fleet.expect(0, 'control', ['deploy', '--json'], { cwd: app.dir });
 	assert.equal((await placed(2))['fra-3'], 0, 'nothing new goes to a server that drains');
 	await fleet.expect(0, 'control', ['server', 'drain', 'fra-3', '--cancel']);
-	await eventually(async () => (JSON.stringify(await placed(2)) === JSON.stringify(EVEN) ? true : null), 'one instance on each');
+	await eventually(async () => (JSON.stringify(await placed(2)) === JSON.stringify(EVEN) ? true : null), 'one instance on each', {
+		eachMs: COMMAND_POLL_MS,
+	});
 	await eventually(() => (visitors.visits.length > ENOUGH_VISITS ? true : null), 'visits');
 	await visitors.stop();
 	assert.deepEqual(visitors.failures().map(said), []);
@@ -96,10 +98,14 @@ test('a server that is removed is left at once', { skip }, async () => {
 	await visitors.allAnswer('two', ['fra-1', 'fra-2']);
 	const at = Date.now();
 	await fleet.expect(0, 'control', ['server', 'remove', 'fra-3']);
-	await eventually(async () => {
-		const now = await placed(2);
-		return (now['fra-1'] ?? 0) + (now['fra-2'] ?? 0) === INSTANCES ? true : null;
-	}, 'instances on the two that are left');
+	await eventually(
+		async () => {
+			const now = await placed(2);
+			return (now['fra-1'] ?? 0) + (now['fra-2'] ?? 0) === INSTANCES ? true : null;
+		},
+		'instances on the two that are left',
+		{ eachMs: COMMAND_POLL_MS },
+	);
 	await visitors.until(Date.now());
 	await visitors.stop();
 	// Each user may have had one request under way there.

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, renameSync, statSync, writeFileSync } from '
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { tinyApp, type App } from './fixtures/app.ts';
-import { eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
+import { COMMAND_POLL_MS, eventually, startJibe, type Jibe } from './fixtures/jibe.ts';
 
 /** Secrets from the prompt to the app, and nowhere else on the way. */
 
@@ -57,10 +57,14 @@ test('an app reads its secret, and nobody reads it anywhere else', async () => {
 	for (const region of [0, 1]) assert.deepEqual(await answer(region), { url: VALUES.second, release: 'v2' });
 	assert.deepEqual(await states(), ['DATABASE_URL 2 current 1 previous']);
 
-	const logs = await eventually(async () => {
-		const { stdout } = await jibe.expect(0, ['logs'], { cwd: app.dir });
-		return stdout.includes('the database is') ? stdout : null;
-	}, 'the output of the app');
+	const logs = await eventually(
+		async () => {
+			const { stdout } = await jibe.expect(0, ['logs'], { cwd: app.dir });
+			return stdout.includes('the database is') ? stdout : null;
+		},
+		'the output of the app',
+		{ eachMs: COMMAND_POLL_MS },
+	);
 	assert.match(logs, /the database is \[secret DATABASE_URL\]/);
 	for (const { pid, line } of jibe.pids()) {
 		assert.doesNotMatch(line, TELLING);
@@ -83,7 +87,9 @@ test('a rollback uses the version that the release pins', async () => {
 test('with --revoke-old the old version ends once the new one serves; a rollback then takes the newest, and asks at the gate', async () => {
 	const { json } = await set('postgres://notes:third-of-them@db/notes', ['--revoke-old']);
 	assert.equal(json?.['release'], 'v3');
-	await eventually(async () => ((await states())[0] === 'DATABASE_URL 3 current 2 revoked 1 revoked' ? true : null), 'both revoked');
+	await eventually(async () => ((await states())[0] === 'DATABASE_URL 3 current 2 revoked 1 revoked' ? true : null), 'both revoked', {
+		eachMs: COMMAND_POLL_MS,
+	});
 	const { json: back } = await jibe.expect(0, ['rollback', 'app', '--to', 'v1', '--again', '--json']);
 	assert.deepEqual([back?.['state'], back?.['release']], ['Deployed', 'v1']);
 	assert.deepEqual(await answer(), { url: 'postgres://notes:third-of-them@db/notes', release: 'v1' });

@@ -19,6 +19,8 @@ const place = realpathSync(mkdtempSync(join(tmpdir(), 'jibe-upgrade-')));
 const old = packageBefore(join(place, 'old'));
 const skip = old === null ? 'needs the history of git' : false;
 const tarball = packHere(join(place, 'packed'));
+/** Between two requests, where there must be many. */
+const LOAD_PAUSE_MS = 10;
 let jibe: Jibe;
 let app: App;
 
@@ -37,7 +39,7 @@ after(async () => {
 test('from the version before to this one, under load: no request fails, and what serves runs on', { skip }, async () => {
 	const instances = serving();
 	const programs = jibe.pids().filter(({ role }) => !['instance', 'postgres'].includes(role));
-	await using users = startTraffic(jibe, 'steady.localhost', '/', [0, 1]);
+	await using users = startTraffic(jibe, 'steady.localhost', '/', [0, 1], LOAD_PAUSE_MS);
 	const result = await jibe.expect(0, ['upgrade', tarball, '--json'], { bin: HERE });
 	await users.stop();
 	assert.deepEqual(users.failures, []);

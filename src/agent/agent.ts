@@ -48,6 +48,7 @@ export interface Agent {
 	idle(): number;
 	/** Where releases lie. */
 	readonly shelf: Shelf;
+	readonly room: Pick<Room, 'reserve'>;
 }
 
 export interface AgentOptions {
@@ -93,7 +94,7 @@ class LiveAgent implements Agent {
 	private readonly library: Library;
 	readonly shelf: Shelf;
 	private readonly pool: Pool;
-	private readonly room: Room;
+	readonly room: Room;
 	private readonly quiet: Quiet;
 	private readonly logs: Logs;
 	private readonly parts: SeatParts;

@@ -89,7 +89,7 @@ export async function main(settings: unknown): Promise<void> {
 			return links?.send(ordered(message)) ?? false;
 		},
 	});
-	tasks = createTasks({ ...own, shelf: agent.shelf, uid, send: (message) => links?.send(message) ?? false });
+	tasks = createTasks({ ...own, shelf: agent.shelf, reserve: agent.room.reserve, uid, send: (message) => links?.send(message) ?? false });
 	const receive = (message: DownMessage): void => {
 		if (message.type === 'task') tasks.ordered(message);
 		else if (message.type === 'taskStop') tasks.stop(message.id);

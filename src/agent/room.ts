@@ -16,7 +16,7 @@ export class NoRoom extends Error {
 
 export interface Room {
 	/** Resolves with what gives the reservation back: once the process itself is counted, or will not be. @throws NoRoom */
-	reserve(app: string): Promise<() => void>;
+	reserve(app: string, what?: string): Promise<() => void>;
 	/** Measures one process of an app, the first that has served for a while; costs about a millisecond. */
 	measureOnce(app: string, process: InstanceProcess): void;
 	/** All of it, what of it is taken, and what one instance of each app here is reserved. */
@@ -37,7 +37,7 @@ export function createRoom(of: {
 	const reserved = new Set<{ app: string }>();
 	const used = () => [...of.processes(), ...reserved].reduce((sum, { app }) => sum + need(app), 0);
 	return {
-		async reserve(app) {
+		async reserve(app, what = 'one more instance') {
 			for (const way of of.giveWay) {
 				if (used() + need(app) <= budget) break;
 				await way();
@@ -45,7 +45,7 @@ export function createRoom(of: {
 			const missing = Math.ceil(used() + need(app) - budget);
 			if (missing > 0)
 				throw new NoRoom(
-					`server ${of.server} lacks ${missing} MiB of memory for one more instance (budget ${budget} MiB); add a server, or stop something`,
+					`server ${of.server} lacks ${missing} MiB of memory for ${what} (budget ${budget} MiB); add a server, or stop something`,
 				);
 			const mine = { app };
 			reserved.add(mine);

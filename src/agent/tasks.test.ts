@@ -90,6 +90,19 @@ test('memory beyond the limit ends it, and it is told why', { skip: can.cgroup ?
 	assert.match((await bed.taskEnd(order)).detail, /more memory than its limit of 256 MiB/);
 });
 
+test('what it takes is reserved while it runs; without room it is refused by server and MiB', async (t) => {
+	const small = await openTestbed({ budgetMiB: 100 });
+	t.after(() => small.close());
+	const spec = (app: string) => small.release(small.put(FILES), { app, health, memoryMiB: 64, deployment: `dpl_${app.padEnd(8, '0')}` });
+	const first = small.task(spec('first'), 'sleep 300');
+	const second = small.task(spec('second'), 'true');
+	const { state, detail } = await small.taskEnd(second);
+	assert.deepEqual([state, detail.split(' (')[0]], ['failed', 'server local lacks 28 MiB of memory for "true"']);
+	small.stopTask(first.id);
+	await small.taskEnd(first);
+	assert.equal((await small.taskEnd(small.task(spec('third'), 'true'))).state, 'passed');
+});
+
 test('a smoke test asks the instance that is prepared; without one it can not be', async () => {
 	const spec = newSpec('smoked');
 	const more = { kind: 'smoke-prepared' as const };

@@ -34,6 +34,8 @@ export interface TasksOptions {
 	shelf: Shelf;
 	secrets: Secrets;
 	uid: (place: Place) => number | null;
+	/** Memory as for an instance; resolves with what gives it back. @throws NoRoom */
+	reserve: (app: string, what: string) => Promise<() => void>;
 	clock: Clock;
 	log: Log;
 	send(message: UpMessage): boolean;
@@ -118,6 +120,7 @@ export function createTasks(of: TasksOptions): Tasks {
 		const name = nameOf(order.id);
 		const place = taskPlace(of.layout, order.release, name);
 		let address: TaskAddress | null = null;
+		const release = await of.reserve(order.release.app, `"${order.command}"`);
 		log.info('task.begins', { id: order.id, kind: order.kind, release: order.release.release });
 		try {
 			rmSync(place.directory, { recursive: true, force: true });
@@ -134,6 +137,7 @@ export function createTasks(of: TasksOptions): Tasks {
 			if (task.stopped !== null) task.run.stop(task.stopped);
 			return await task.run.ended;
 		} finally {
+			release();
 			address?.close();
 			rmSync(place.directory, { recursive: true, force: true });
 		}

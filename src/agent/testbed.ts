@@ -119,7 +119,20 @@ export async function openTestbed(
 			log,
 			send: hear,
 		});
-		tasks = createTasks({ data, server: 'local', layout, cgroups, shelf: agent.shelf, secrets: secretStore, uid, clock, log, send: hear });
+		const { shelf, room } = agent;
+		tasks = createTasks({
+			data,
+			server: 'local',
+			layout,
+			cgroups,
+			shelf,
+			reserve: room.reserve,
+			secrets: secretStore,
+			uid,
+			clock,
+			log,
+			send: hear,
+		});
 		return agent;
 	}
 

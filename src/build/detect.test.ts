@@ -24,6 +24,10 @@ test('an entry that exports a default is a fetch app, the declared one first', (
 	assert.deepEqual(detect(declared), { ...fetchApp, entry: 'lib/api.js' });
 	const exported = { 'package.json': '{"name":"my-notes","exports":{".":{"import":"./a.mjs"}}}', 'a.mjs': 'export default 1' };
 	assert.deepEqual(detect(exported), { ...fetchApp, entry: 'a.mjs' });
+	assert.deepEqual(detect({ 'worker.mjs': 'export default 1' }), { ...fetchApp, entry: 'worker.mjs' });
+	assert.deepEqual(detect({ 'index.js': 'module.exports = { fetch }' }), { ...fetchApp, entry: 'index.js' });
+	assert.equal(detect({ 'index.js': 'module.exports = app; app.listen(3000)' })?.runtime, 'process');
+	assert.equal(detect({ 'package.json': '{"main":"../outside.js"}', 'readme.md': '' }), null);
 });
 
 test('a program that starts by itself is a process, files with an index.html are static, else nothing is assumed', () => {

@@ -25,7 +25,7 @@ export interface Detection {
 	assumptions: string[];
 }
 
-const ENTRIES = ['src/server', 'src/index', 'src/main', 'src/app', 'server', 'index', 'main', 'app'];
+const ENTRIES = ['src/server', 'src/index', 'src/main', 'src/app', 'src/worker', 'server', 'index', 'main', 'app', 'worker'];
 const EXTENSIONS = ['.ts', '.tsx', '.mts', '.js', '.mjs'];
 const STATIC_FOLDERS = ['.', 'dist', 'public', 'build', 'site'];
 const MAX_NAME = 40;
@@ -64,12 +64,20 @@ function appName(text: string): string {
 	return plain.replace(/^-+|-+$/g, '');
 }
 
+/** The module that `runtime: "fetch"` would start with; null when none is there. */
+export function detectEntry(dir: string): string | null {
+	return detectFetch(dir, readPackageJson(dir))?.entry ?? null;
+}
+
 function detectFetch(dir: string, manifest: PackageJson | null): Detection | null {
-	const declared = [manifest?.main, exportedMain(manifest?.exports)]
-		.filter((path) => path !== undefined)
+	const { source, module } = (manifest ?? {}) as { source?: unknown; module?: unknown };
+	const declared = [source, manifest?.main, module, exportedMain(manifest?.exports)]
+		.filter((path) => typeof path === 'string')
 		.map((path) => path.replace(/^\.\//, ''));
 	const guessed = ENTRIES.flatMap((entry) => EXTENSIONS.map((extension) => entry + extension));
 	for (const entry of [...declared, ...guessed]) {
+		// What package.json names is somebody else's word.
+		if (entry.startsWith('/') || entry.split('/').includes('..')) continue;
 		if (!/\.[cm]?[jt]sx?$/.test(entry) || !existsSync(join(dir, entry))) continue;
 		if (!exportsDefault(readFileSync(join(dir, entry), 'utf8'))) continue;
 		return { runtime: 'fetch', entry, assumptions: [`${entry} exports what answers requests, so the runtime is "fetch".`] };
@@ -79,7 +87,8 @@ function detectFetch(dir: string, manifest: PackageJson | null): Detection | nul
 
 function exportsDefault(source: string): boolean {
 	const code = source.replaceAll(/\/\*[\s\S]*?\*\/|\/\/[^\n]*/g, '');
-	return /\bexport\s+default\b|\bexport\s*\{[^}]*\bas\s+default\b/.test(code);
+	if (/\bexport\s+default\b|\bexport\s*\{[^}]*\bas\s+default\b/.test(code)) return true;
+	return /\bmodule\.exports\b/.test(code) && !/\.listen\s*\(/.test(code);
 }
 
 function exportedMain(exports: unknown): string | undefined {

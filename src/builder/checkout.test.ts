@@ -70,3 +70,12 @@ test("the archive's own .git is left out, and an empty one above marks the top",
 	assert(!existsSync(join(directory, '.git')));
 	assert(!existsSync(join(directory, 'sub')));
 });
+
+test('submodules and files of Git LFS, which are not fetched, are named where they are missing', async (t) => {
+	const directory = join(directoryOf(t), 'source');
+	const modules = '[submodule "there"]\n\tpath = lib/there\n[submodule "gone"]\n\tpath = lib/gone\n\turl = ../gone.git\n';
+	const pointer = `version https://git-lfs.github.com/spec/v1\noid sha256:${'0'.repeat(64)}\nsize 12345\n`;
+	const tree = { '.gitmodules': modules, 'lib/there/a.txt': 'laptops send them', 'logo.png': pointer, 'film.mp4': pointer };
+	const { warnings } = await checkOut(tarOf(tree), directory);
+	assert.deepEqual(warnings, ['submodules are not fetched: lib/gone', 'files of Git LFS are not fetched: logo.png and 1 more']);
+});

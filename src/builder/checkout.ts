@@ -26,6 +26,8 @@ export async function checkOut(archive: AsyncIterable<Uint8Array>, directory: st
 	mkdirSync(directory, { recursive: true });
 	const wanted = new Set<string>();
 	const links: TarLink[] = [];
+	const pointers: string[] = [];
+	let modules = '';
 	const made: CheckedOut = { files: 0, bytes: 0, timeS: 0, warnings: [] };
 	const heard = (mtimeS: number) => (made.timeS = Math.max(made.timeS, mtimeS));
 	for await (const entry of readTar(archive, { ...LIMITS, heard })) {
@@ -33,14 +35,34 @@ export async function checkOut(archive: AsyncIterable<Uint8Array>, directory: st
 		for (let at = entry.path; at !== '.'; at = dirname(at)) wanted.add(at);
 		if (entry.kind === 'link') links.push(entry);
 		else place(entry, directory);
+		if (entry.kind === 'file' && entry.path === '.gitmodules') modules = entry.bytes.toString();
+		if (entry.kind === 'file' && isPointer(entry.bytes)) pointers.push(entry.path);
 		made.files += entry.kind === 'directory' ? 0 : 1;
 		made.bytes += entry.kind === 'file' ? entry.bytes.length : 0;
 	}
 	removeOthers(directory, '', wanted);
 	for (const link of links) placeLink(link, directory);
 	mkdirSync(join(dirname(directory), MARK), { recursive: true });
-	made.warnings = confine(directory);
+	made.warnings = [...notFetched(modules, pointers, wanted), ...confine(directory)];
 	return made;
+}
+
+/** What git itself would fetch from elsewhere, and Jibe does not: said, where a build may miss it. */
+function notFetched(modules: string, pointers: readonly string[], wanted: ReadonlySet<string>): string[] {
+	const all = [...wanted];
+	const empty = Array.from(modules.matchAll(/^\s*path\s*=\s*(.+?)\s*$/gm), ([, path = '']) => path).filter(
+		(path) => !all.some((one) => one.startsWith(`${path}/`)),
+	);
+	const said = (what: string, paths: readonly string[]) =>
+		paths.length === 0 ? [] : [`${what} not fetched: ${paths[0]}${paths.length > 1 ? ` and ${paths.length - 1} more` : ''}`];
+	return [...said('submodules are', empty), ...said('files of Git LFS are', pointers)];
+}
+
+const POINTER = 'version https://git-lfs.github.com/spec/v1\n';
+const MAX_POINTER_BYTES = 1024;
+
+function isPointer(bytes: Buffer): boolean {
+	return bytes.length <= MAX_POINTER_BYTES && bytes.toString('latin1', 0, POINTER.length) === POINTER;
 }
 
 function place(entry: Exclude<TarEntry, TarLink>, directory: string): void {

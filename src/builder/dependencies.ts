@@ -82,6 +82,7 @@ export class Dependencies {
 		const home = join(draft, 'home');
 		const downloads = this.#downloads(install, of);
 		for (const path of [home, downloads]) mkdirSync(path, { recursive: true });
+		touch(downloads);
 		const writable = [{ from: downloads, to: install.downloads }, ...(install.home === null ? [] : [{ from: home, to: install.home }])];
 		const sandbox = await (await this.#of.sandboxes()).create({ source: of.checkout, writable });
 		const stop = () => sandbox.kill();

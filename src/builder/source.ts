@@ -65,7 +65,7 @@ export async function readConfig(
 	if (!existsSync(dir))
 		throw new BuildFault('no_directory', `the source has no directory ${directory}`, 'jibe repo add says where the app is');
 	const { parseConfigFile, configFor, ConfigError } = await import('#wire/config-file.ts');
-	const { detectApp } = await import('#build/detect.ts');
+	const { detectApp, detectEntry } = await import('#build/detect.ts');
 	const file = join(dir, 'jibe.json');
 	const text = existsSync(file) ? readFileSync(file, 'utf8') : null;
 	const found = text !== null && /"(entry|runtime)"/.test(text) ? null : detectApp(dir);
@@ -76,7 +76,10 @@ export async function readConfig(
 	const { runtime, entry, start, dir: folder, build, test } = found ?? {};
 	const written = text ?? JSON.stringify({ app, runtime, entry, start, dir: folder, build, test });
 	try {
-		const detected = { entry: entry ?? null, dockerfile: existsSync(join(dir, 'Dockerfile')) };
+		const detected = {
+			entry: entry ?? (text !== null && !/"entry"/.test(text) ? detectEntry(dir) : null),
+			dockerfile: existsSync(join(dir, 'Dockerfile')),
+		};
 		const config = configFor(parseConfigFile(written, 'jibe.json', detected), environment);
 		if (config.app !== app)
 			throw new BuildFault('app_mismatch', `jibe.json says the app is ${config.app}, and it is built as ${app}`, null);

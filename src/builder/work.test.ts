@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage } from 'node:http';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, utimesSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -127,6 +127,30 @@ function builder(t: TestContext, desk: Desk, openSteps: OpenSteps, idleMs: numbe
 	return { ended, leaving, retiring };
 }
 
+test('downloads and what is known of checkouts go once nobody used them for a month, never those of today', async (t) => {
+	const data = mkdtempSync(join(tmpdir(), 'jibe-builder-'));
+	t.after(() => rmSync(data, { recursive: true }));
+	const workshop = new Workshop({ data, name: 'builder-0', server: 'local', allowUnsandboxed: false, log: silent });
+	const now = Date.now();
+	const places = {
+		'downloads/a/npm': 40,
+		'downloads/a/pip': 2,
+		'downloads/b/npm': 0,
+		'cache/apps/old': 31,
+		'cache/apps/new': 0,
+		'cache/actions': 90,
+	};
+	for (const [place, days] of Object.entries(places)) {
+		const path = join(data, 'builder', place);
+		mkdirSync(path, { recursive: true });
+		utimesSync(path, now / 1000 - days * 86_400, now / 1000 - days * 86_400);
+	}
+	await workshop.tidy(now);
+	const left = Object.keys(places).filter((place) => existsSync(join(data, 'builder', place)));
+	assert.deepEqual(left, ['downloads/a/pip', 'downloads/b/npm', 'cache/apps/new', 'cache/actions']);
+	await workshop.close();
+});
+
 test('without a job for a while it ends; told to retire, it ends after its job', async (t) => {
 	await builder(t, await new Desk([]).open(t), untilStopped, 50).ended;
 
@@ -144,6 +168,21 @@ test('without a job for a while it ends; told to retire, it ends after its job',
 	await ended;
 	assert.equal(desk.jobs.length, 1, 'the next job is for others');
 	assert.equal(desk.of('artifact').length, 1);
+});
+
+test('a job that comes with the answer to an end is taken, and who retires asks for none', async (t) => {
+	const desk = await new Desk([jobOf({ app: 'other' })]).open(t);
+	const second = jobOf({ id: 'dpl_8m4k92xy', app: 'other' });
+	let retire = () => {};
+	desk.answer = (what, body) => {
+		if (what === 'source' && desk.of('source').length === 2) retire();
+		return what === 'end' && body['next'] !== undefined ? { status: 200, json: { job: second } } : null;
+	};
+	const { ended, retiring } = builder(t, desk, untilStopped);
+	retire = () => retiring.abort();
+	await ended;
+	assert.deepEqual([desk.of('claim').length, desk.of('end').map(({ body }) => body['next'] !== undefined)], [1, [true, false]]);
+	assert.match(desk.of('end')[1]!.path, /dpl_8m4k92xy/);
 });
 
 test('a job that a person cancels: what runs is killed, and that is its end', async (t) => {

@@ -25,6 +25,7 @@ export interface Working {
 
 const CLAIM_SILENT_MS = CLAIM_WAIT_MS + 15_000;
 const AGAIN_MS = 1_000;
+const TIDY_EACH_MS = 3_600_000;
 /** A machine that fails build after build leaves them to others for a while. */
 const SICK_MS = 1_000;
 
@@ -32,12 +33,17 @@ export async function work(of: Working): Promise<void> {
 	const { leaving, retiring, idleMs } = of;
 	let worker = newWorker(of.server);
 	let idleSince = systemClock.monotonic();
+	let tidiedAt: number | null = null;
 	let next: BuildJob | null = null;
 	while (next !== null || (!leaving.aborted && !retiring.aborted)) {
 		const restMs = idleMs === null ? null : Math.max(0, idleMs - (systemClock.monotonic() - idleSince));
 		const job: BuildJob | null = next ?? (await claim(of, worker, restMs));
 		if (job === null) {
-			if (idleMs !== null && systemClock.monotonic() - idleSince >= idleMs) return;
+			const now = systemClock.monotonic();
+			if (idleMs !== null && now - idleSince >= idleMs) return;
+			if (tidiedAt !== null && now - tidiedAt < TIDY_EACH_MS) continue;
+			tidiedAt = now;
+			await of.workshop.tidy(systemClock.now()).catch((error: unknown) => of.log.warn('builder.untidy', { error }));
 			continue;
 		}
 		const done = await attempt(job, worker, of);

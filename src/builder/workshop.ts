@@ -1,7 +1,9 @@
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sha256, type Digest } from '#digest/digest.ts';
 import type { Log } from '#log/log.ts';
+import { directoriesIn, unused, type UnusedLimits } from '#store/least-used.ts';
 import { Dependencies } from './dependencies.ts';
 import { BuildFault } from './fault.ts';
 import { openSandboxes } from './sandbox/open.ts';
@@ -22,6 +24,13 @@ export interface WorkshopOptions {
 
 /** What is part of a step's key beside the Node that Jibe runs on. */
 const TOOLS = ['npm', 'pnpm', 'yarn', 'python3', 'go', 'cargo', 'rustc', 'gcc', 'cc', 'make', 'java', 'ruby', 'php'];
+
+const DAY_MS = 24 * 3_600_000;
+const DOWNLOADS: UnusedLimits = { maxBytes: 10 * 1024 ** 3, maxAgeMs: 30 * DAY_MS };
+/** Compiled modules have their own limit; this is what is known of each checkout. */
+const COMPILED: UnusedLimits = { maxBytes: 1024 ** 3, maxAgeMs: 30 * DAY_MS };
+/** Longer than any build: what was used since may be in use by another builder of this machine. */
+const IN_USE_MS = 3_600_000;
 
 export class Workshop {
 	readonly server: string;
@@ -87,6 +96,15 @@ export class Workshop {
 			toolchains: this.toolchains,
 		});
 		return this.#dependencies;
+	}
+
+	/** What managers downloaded and compiles remember, of all builders of this machine: to be called between builds. */
+	async tidy(now: number): Promise<void> {
+		const managers = await directoriesIn(join(this.#root, 'downloads'));
+		const downloads = (await Promise.all(managers.map(({ path }) => directoriesIn(path)))).flat();
+		const apps = await directoriesIn(join(this.cache, 'apps'));
+		const going = [...(await unused(downloads, now, DOWNLOADS)), ...(await unused(apps, now, COMPILED))];
+		for (const { path, usedAt } of going) if (now - usedAt > IN_USE_MS) await rm(path, { recursive: true, force: true });
 	}
 
 	async close(): Promise<void> {

@@ -1,3 +1,4 @@
+import { reached } from '#wire/reached.ts';
 import { EXIT, type Exit } from './failure.ts';
 import { table } from './output.ts';
 import { ask, findServer } from './server.ts';
@@ -5,7 +6,7 @@ import type { Invocation, Verb } from './verbs.ts';
 
 interface App {
 	app: string;
-	environments: { environment: string; serving: number | null; url: string }[];
+	environments: { environment: string; serving: number | null; url: string; host?: string | null }[];
 }
 
 export const verb: Verb = {
@@ -13,7 +14,7 @@ export const verb: Verb = {
 	async run({ out, data }: Invocation): Promise<Exit> {
 		const { apps } = (await ask(findServer(data), { path: '/api/v1/apps' })) as { apps: App[] };
 		const rows = apps.flatMap(({ app, environments }) =>
-			environments.map(({ environment, serving, url }) => [app, environment, serving === null ? '-' : `v${serving}`, url]),
+			environments.map((one) => [app, one.environment, one.serving === null ? '-' : `v${one.serving}`, reached(one)]),
 		);
 		out.result(
 			{ apps },

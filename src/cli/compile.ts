@@ -18,7 +18,7 @@ export async function compile(
 	target: string,
 	stages: Stages | null,
 ): Promise<BuildResult> {
-	for (const line of assumed) out.say(`Assumed ${line}`);
+	for (const line of assumed) out.say(`Assumed: ${line}`);
 	out.now(`Compiling ${config.entry}…`);
 	stages?.enter('Building');
 	return asFailures(config.app, environment, async () => {

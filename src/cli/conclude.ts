@@ -1,5 +1,6 @@
 import { systemClock } from '#clock/clock.ts';
 import type { Deployment } from '#wire/api.ts';
+import { reached } from '#wire/reached.ts';
 import { EXIT, Failure, type Exit } from './failure.ts';
 import { exitFor, type Outcome } from './follow.ts';
 import { failureOf, isLive, tellOutcome } from './outcome.ts';
@@ -28,14 +29,15 @@ export function conclude(out: Output, outcome: Outcome, known: Known): Exit {
 }
 
 function lastLines(deployment: Deployment, detached: boolean): string[] {
-	const { id, kind, url } = deployment;
+	const { id, kind } = deployment;
+	const where = `→ ${reached(deployment)}`;
 	if (detached || !isLive(deployment)) return [`${id} is under way (${deployment.state}): jibe status ${deployment.app}`];
-	return [kind === 'rollback' ? `→ ${url}` : `→ ${url}   (rollback: jibe rollback ${id})`];
+	return [kind === 'rollback' ? where : `${where}   (rollback: jibe rollback ${id})`];
 }
 
 /** The object that `--json` prints: a contract. */
 function outcomeFields(deployment: Deployment, known: Known, totalMs: number): Record<string, unknown> {
-	const { id, kind, app, environment, release, artifact, commit, state, reason, regions, url } = deployment;
+	const { id, kind, app, environment, release, artifact, commit, state, reason, regions, url, host } = deployment;
 	const { bootMs = 0, scanMs = 0, compileMs = 0, uploadMs = 0 } = known.timings ?? {};
 	const { prepareMs, canaryMs, rolloutMs } = deployment.timings;
 	return {
@@ -52,6 +54,7 @@ function outcomeFields(deployment: Deployment, known: Known, totalMs: number): R
 		uploadedBytes: known.uploadedBytes ?? 0,
 		regions: regions.map((region) => ({ name: region.name, state: region.state, ms: region.ms })),
 		url,
+		...(host ? { host } : {}),
 		timings: rounded({ bootMs, scanMs, compileMs, uploadMs, prepareMs, canaryMs, rolloutMs, totalMs }),
 	};
 }

@@ -12,7 +12,7 @@ import { gitFacts } from './git.ts';
 import { projectDirectory, readProject, type Project } from './project.ts';
 import { Sending } from './send.ts';
 import type { Tests } from './tests.ts';
-import { findServer, type Server } from './server.ts';
+import { ApiFailure, findServer, type Server } from './server.ts';
 import type { Invocation, Verb } from './verbs.ts';
 
 export const verb: Verb = {
@@ -52,7 +52,13 @@ export const verb: Verb = {
 			return deployRemote(invocation, directory, bootMs);
 		}
 		const server = findServer(data);
-		const { sending, outcome, built } = await buildAndSend({ invocation, project, server, directory, git });
+		const here = await buildAndSend({ invocation, project, server, directory, git }).catch(elsewhere);
+		if ('platform' in here) {
+			out.say(`${here.message}: it is built on a builder of that platform`);
+			const { deployRemote } = await import('./remote/remote.ts');
+			return deployRemote(invocation, directory, bootMs, here.platform);
+		}
+		const { sending, outcome, built } = here;
 		const { uploadedBytes, sentAtMs } = sending;
 		const uploadMs = outcome.firstByteMs === null ? 0 : outcome.firstByteMs - sentAtMs;
 		const exit = conclude(out, outcome, { uploadedBytes, modules: built.modules, timings: { bootMs, ...built.timings, uploadMs } });
@@ -63,6 +69,14 @@ export const verb: Verb = {
 		return exit;
 	},
 };
+
+/** What was made here does not run there, and a builder can make it. @throws any other failure */
+function elsewhere(failure: unknown): { platform: string; message: string } {
+	if (!(failure instanceof ApiFailure && failure.code === 'platform_differs')) throw failure;
+	const { wanted, builder } = failure.data as { wanted: string; builder: boolean };
+	if (!builder) throw failure;
+	return { platform: wanted, message: failure.message };
+}
 
 interface Way {
 	invocation: Invocation;

@@ -1,4 +1,5 @@
 import type { AppStatus } from '#wire/api.ts';
+import { reached } from '#wire/reached.ts';
 import { startBrowser } from './browser.ts';
 import { EXIT, type Exit } from './failure.ts';
 import { ask, findServer } from './server.ts';
@@ -10,9 +11,11 @@ export const verb: Verb = {
 	async run({ args, out, environment, data }: Invocation): Promise<Exit> {
 		const server = findServer(data);
 		const app = args.positionals[0];
-		const url = app === undefined ? await signInLink(server) : await appUrl(server, app, environment);
-		if (process.stdout.isTTY) startBrowser(url);
-		out.result({ url }, [url]);
+		const at: { url: string; host?: string } =
+			app === undefined ? { url: await signInLink(server) } : await addressOf(server, app, environment);
+		// A browser can't be told another Host: that takes a domain.
+		if (process.stdout.isTTY && !at.host) startBrowser(at.url);
+		out.result(at, [reached(at)]);
 		return EXIT.done;
 	},
 };
@@ -22,7 +25,8 @@ async function signInLink(server: ReturnType<typeof findServer>): Promise<string
 	return new URL(url, server.url).href;
 }
 
-async function appUrl(server: ReturnType<typeof findServer>, app: string, environment: string): Promise<string> {
+async function addressOf(server: ReturnType<typeof findServer>, app: string, environment: string): Promise<{ url: string; host?: string }> {
 	const path = `/api/v1/apps/${encodeURIComponent(app)}/status?environment=${encodeURIComponent(environment)}`;
-	return ((await ask(server, { path })) as AppStatus).url;
+	const { url, host } = (await ask(server, { path })) as AppStatus;
+	return { url, ...(host ? { host } : {}) };
 }

@@ -57,11 +57,12 @@ export function readConfigText(directory: string): string | null {
 /** The validator is loaded only here: it costs more than all the rest of a deploy's start. */
 async function validate(directory: string, environment: string, text: string): Promise<{ config: AppConfig; assumed: string[] }> {
 	const { configFor, ConfigError, parseConfigFile } = await import('#wire/config-file.ts');
-	const { detectEntry } = await import('./detect.ts');
-	const entry = /"entry"/.test(text) ? null : detectEntry(directory);
+	const { detectEntry } = await import('#build/detect.ts');
+	const { asUsage } = await import('./detect.ts');
+	const entry = /"entry"/.test(text) ? null : asUsage(() => detectEntry(directory));
 	try {
 		const config = configFor(parseConfigFile(text, join(directory, FILE), { entry }), environment);
-		return { config, assumed: entry !== null && config.entry === entry ? [`entry ${entry}`] : [] };
+		return { config, assumed: entry !== null && config.entry === entry ? [`The entry is ${entry}.`] : [] };
 	} catch (cause) {
 		if (!(cause instanceof ConfigError)) throw cause;
 		const { problems } = cause;

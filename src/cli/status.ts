@@ -1,6 +1,7 @@
 import { systemClock } from '#clock/clock.ts';
 import type { AppStatus } from '#wire/api.ts';
 import type { StatusAnswer } from '#wire/builds.ts';
+import { reached } from '#wire/reached.ts';
 import { buildLines } from './build-words.ts';
 import { EXIT, type Exit } from './failure.ts';
 import { ago, seconds, table } from './output.ts';
@@ -26,7 +27,7 @@ export const verb: Verb = {
 };
 
 function lines(status: AppStatus & Partial<StatusAnswer>): string[] {
-	const { app, environment, serving, commit, deployment, rollbackTo, readOnly, regions, url } = status;
+	const { app, environment, serving, commit, deployment, rollbackTo, readOnly, regions } = status;
 	const head =
 		serving === null
 			? `${app} (${environment}) serves nothing`
@@ -40,7 +41,7 @@ function lines(status: AppStatus & Partial<StatusAnswer>): string[] {
 	]);
 	return [
 		head,
-		`→ ${url}`,
+		`→ ${reached(status)}`,
 		...(deployment === null
 			? []
 			: [

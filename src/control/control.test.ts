@@ -169,7 +169,9 @@ test('the OpenAPI document describes the table that is served', async (t) => {
 	assert.ok(document.paths['/api/v1/apps/{app}/deployments']?.['post']);
 	assert.ok(document.paths['/blobs/{digest}']?.['get']);
 	// What comes there is a machine without a token: it proves itself by its key.
-	const proving = ['/api/v1/servers/join', '/api/v1/servers/check-in', '/api/v1/servers/package'];
+	const servers = ['/api/v1/servers/join', '/api/v1/servers/check-in', '/api/v1/servers/package'];
+	// And there somebody who is to get a token, or brings one.
+	const proving = [...servers, '/api/v1/sign-ins', '/api/v1/sign-ins/mine', '/api/v1/sessions'];
 	for (const [path, operations] of Object.entries(document.paths)) {
 		if (path.startsWith('/api/') && !proving.includes(path))
 			for (const operation of Object.values(operations)) assert.ok(operation.security, path);

@@ -7,7 +7,7 @@ import type { State } from '#state/state.ts';
 import type { SweptStore } from '#store/blob-store.ts';
 import { acceptLinks, type Acceptor } from '#wire/accept.ts';
 import { readCredential, type Claims } from '#wire/credential.ts';
-import { edgeOf } from './app-edge.ts';
+import { appAddress, edgeOf } from './app-edge.ts';
 import { bearer, hostAllowed } from './access.ts';
 import { gatesEnded } from './builds/builds.ts';
 import { BuildDesk } from './builds/desk.ts';
@@ -16,7 +16,7 @@ import type { DriverSettings } from './driver/settings.ts';
 import { FEED_PATH, Feed } from './feed.ts';
 import { Kept } from './git/kept.ts';
 import { Repositories } from './git/repositories.ts';
-import { appUrl, type House } from './house.ts';
+import type { House } from './house.ts';
 import { Hub, namedBy } from './hub.ts';
 import { Manifests } from './manifests.ts';
 import { Metrics } from './metrics.ts';
@@ -111,10 +111,9 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 	const roster = new Roster({ state, local: options.regions, addresses: tls?.addresses ?? [], log, clock });
 	await roster.refresh();
 	const hub = await openHub(installation.id, roster, options);
-	const urlOf = (app: string, environment: string) => appUrl(roster.regions(), app, environment);
 	const others = openOthers(options, [...(tls?.addresses ?? []), url], () => feed.restart());
 	const secrets = new SecretKeeper({ state, masterKey: options.masterKey, log });
-	const driver = options.createDriver(driverSettings(options, { hub, roster, secrets, others, urlOf }));
+	const driver = options.createDriver(driverSettings(options, { hub, roster, secrets, others }));
 	const manifests = new Manifests({ store, state });
 	const builds = new BuildDesk({
 		state,
@@ -196,13 +195,7 @@ export async function openControl(options: ControlOptions): Promise<Control> {
 /** What the driver is given of the rest of the house. */
 function driverSettings(
 	{ state, owner, log, clock }: ControlOptions,
-	{
-		hub,
-		roster,
-		secrets,
-		others,
-		urlOf,
-	}: Pick<DriverSettings, 'urlOf'> & { hub: Hub; roster: Roster; secrets: SecretKeeper; others: Others | null },
+	{ hub, roster, secrets, others }: { hub: Hub; roster: Roster; secrets: SecretKeeper; others: Others | null },
 ): DriverSettings {
 	return {
 		revokedSecrets: ({ app, environment, secrets: pins = {} }) => secrets.revoked({ app, environment }, pins),
@@ -212,8 +205,8 @@ function driverSettings(
 		},
 		store: state.deployments,
 		hub,
-		urlOf,
-		edgeOf: (region, app, environment) => edgeOf(roster, region, urlOf(app, environment)),
+		addressOf: (app, environment, domains) => appAddress(roster, app, environment, domains),
+		edgeOf: (region, app, environment) => edgeOf(roster, region, app, environment),
 		schemaFloor: (app, environment) => state.deployments.floor(app, environment),
 		owner,
 		joined: roster,

@@ -10,6 +10,7 @@ import { checkDomains } from './domains.ts';
 import type { House } from './house.ts';
 import { baseUnknown, type KnownTree, type NewTree } from './manifests.ts';
 import { unsafeMigrations } from './migrations/migrations.ts';
+import { checkPlatform } from './platforms.ts';
 import { Refusal, type DeployInput } from './ports.ts';
 import { releaseSpec } from './release.ts';
 
@@ -46,6 +47,7 @@ export async function accept(
 	const fresh = await takeBlobs(house, app, trees, blobs);
 	const digests = [...new Set(trees.flatMap((tree) => [...tree.digests]))];
 	await checkStored(house, app, trees, digests);
+	await checkPlatform(house, request, vendor, input.build?.metadata?.platform ?? null);
 	const release = { artifact: request.artifact, vendor: request.vendor, config, spec, blobs: digests };
 	const unsafe = await unsafeMigrations(house, { app, environment, artifact: request.artifact, config });
 	const gift = giftOf(request, fresh);

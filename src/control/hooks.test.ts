@@ -359,7 +359,21 @@ test('what comes of a push is told to its forge, beside the commit, until the fo
 	const { house, copy, add } = await setUp(t);
 	const api = await startApi(t);
 	await house.ask('PUT', '/api/v1/outbound', { json: { address: `127.0.0.1:${api.port}` } });
+	const { events, builds: table } = house.state;
+	const looked = t.mock.method(table, 'job');
+	const entered = (deployment: string) => {
+		const event = { at: 1, type: 'deployment.state', app: 'notes', environment: 'production', deployment };
+		return events.add([
+			{ ...event, data: { state: 'Deploying' } },
+			{ ...event, data: { state: 'Deployed' } },
+		]);
+	};
+	await entered('dpl_00000001');
+	assert.equal(looked.mock.callCount(), 0, 'no repository has a forge that shows any');
 	await add({ api: api.url, token: 'ghp_a-token-of-the-team' });
+	await entered('dpl_00000002');
+	await until(async () => looked.mock.callCount() > 0);
+	assert.equal(looked.mock.callCount(), 1, 'a deployment is looked up once');
 	api.answers = [503];
 	const commit = copy.push({ 'jibe.json': '{"app":"notes","entry":"a.ts"}', 'a.ts': '' });
 	await tell(house, push());

@@ -2,7 +2,6 @@ import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import type { Installation, State } from '#state/state.ts';
 import type { SweptStore } from '#store/blob-store.ts';
-import { PRODUCTION } from '#wire/names.ts';
 import type { Kept } from './git/kept.ts';
 import type { Repositories } from './git/repositories.ts';
 import type { BuildDesk } from './builds/desk.ts';
@@ -55,10 +54,4 @@ export interface House {
 	url: string;
 	log: Log;
 	clock: Clock;
-}
-
-/** `http://notes.localhost:8080`, `http://staging--notes.localhost:8080`: in the first region, which is where people look. */
-export function appUrl(regions: House['regions'], app: string, environment: string): string {
-	const label = environment === PRODUCTION ? app : `${environment}--${app}`;
-	return `http://${label}.localhost:${regions[0]?.edgePort ?? 80}`;
 }

@@ -54,6 +54,8 @@ export interface NewDeployment {
 	stages: { state: DeploymentState; at: number }[];
 	modules: { compiled: number; cached: number } | null;
 	url: string;
+	/** What the Host header must say, where `url` is a server's address. */
+	host?: string | null;
 	/** State it is in when the transaction commits; every state in `stages` and this one get an event. */
 	state: DeploymentState;
 	/** Given the number the release got: what to write. Run inside the transaction, so it must be pure and quick. */

@@ -6,7 +6,8 @@ import type { z } from 'zod';
 import type { appRegion, regionStatus } from '#wire/api.ts';
 import type { Caller } from './access.ts';
 import { buildsOf } from './builds/views.ts';
-import { appUrl, type House } from './house.ts';
+import { appAddress, edgeServer } from './app-edge.ts';
+import type { House } from './house.ts';
 import { Refusal } from './ports.ts';
 import { refuseUnknown } from './unknown-app.ts';
 
@@ -35,7 +36,7 @@ export async function appStatus(house: House, app: string, environment: string, 
 	return {
 		app,
 		environment,
-		url: appUrl(house.regions, app, environment),
+		...appAddress(house.roster, app, environment, release?.domains),
 		serving,
 		commit: release?.commit ?? null,
 		deployment: deployment ?? null,
@@ -109,7 +110,7 @@ export function regionStatuses({ hub, regions, roster }: House): RegionStatus[] 
 
 /** Of a region of joined servers: the first that has an edge. */
 function edgeUrl(roster: House['roster'], region: string, localPort: number): string {
-	const server = roster.isLocal(region) ? undefined : roster.servers().find((row) => row.region === region && row.edgePort !== null);
+	const server = edgeServer(roster, region);
 	if (!server) return `http://127.0.0.1:${localPort}`;
-	return `http://${server.host.includes(':') ? `[${server.host}]` : server.host}:${server.edgePort}`;
+	return `http://${server.host.includes(':') ? `[${server.host}]` : server.host}:${server.port}`;
 }

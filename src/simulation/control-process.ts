@@ -65,7 +65,7 @@ export class ControlProcess {
 			clock: this.#clock(),
 			log: of.log,
 			owner: of.name,
-			urlOf: (app) => `http://${app}.localhost:8080`,
+			addressOf: (app) => ({ url: `http://${app}.localhost:8080`, host: null }),
 		});
 		for (const region of of.regions) this.#world.clock.after(of.world.random.between(5, 2000), () => this.#hello(region));
 	}

@@ -96,7 +96,7 @@ export class Fleet {
 			clock: this.clock,
 			log: this.#log,
 			owner: `control-${this.#controls++}`,
-			urlOf: (app) => `http://${app}.localhost:8080`,
+			addressOf: (app) => ({ url: `http://${app}.localhost:8080`, host: null }),
 			joined: {
 				servers: () => this.region.servers.map((server) => this.#joined(server)),
 				subscribe: (listener) => {

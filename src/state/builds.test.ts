@@ -7,7 +7,7 @@ import { startCluster, testLog, type TestCluster } from '../../test/fixtures/dat
 import { newDeployment, newRelease, BLOBS } from '../../test/fixtures/release.ts';
 import type { Fence } from './builds.ts';
 import { openState } from './open.ts';
-import type { State } from './state.ts';
+import type { State, StateError } from './state.ts';
 
 const [A, B, C] = COMMITS as [string, string, string];
 const LEASE = { leaseMs: 30_000, limitMs: 1_800_000 };
@@ -79,6 +79,33 @@ describe('claims', () => {
 		};
 		await Promise.all([...Array.from({ length: 9 }).keys()].map(work));
 		assert.deepEqual(jobs.toSorted(), asked.toSorted());
+	});
+
+	test('what is asked at the same time is answered each by itself: a refusal is nobody else’s, and a claim sees all before it', async (t) => {
+		const state = await openState({ database: await cluster.database(), log: testLog, clock: systemClock });
+		t.after(() => state.close());
+		const ask = (commit: string, change = {}) => state.builds.enqueue(newBuild({ commit, branch: commit, ancestors: [], ...change }));
+		const bad = { app: 'bad', lane: 'bad', force: 'perhaps' as unknown as boolean };
+		const [first, second, refused, broken, job, none] = await Promise.allSettled([
+			ask(A),
+			ask(B),
+			state.builds.finish({ id: 'dpl_00000000', attempt: 1, worker: 'w1' }, { state: 'BuildFailed', ...END }),
+			ask(A, bad),
+			claim(state, 'w1'),
+			claim(state, 'w2'),
+		]);
+		assert.ok(first.status === 'fulfilled' && second.status === 'fulfilled' && job.status === 'fulfilled' && none.status === 'fulfilled');
+		assert.deepEqual([job.value?.id, none.value], [first.value.id, null]);
+		assert.equal(refused.status === 'rejected' && (refused.reason as StateError).code, 'unknown');
+		assert.equal(broken.status, 'rejected');
+		const [over, next, again] = await Promise.all([
+			state.builds.finish(job.value!, { state: 'BuildFailed', ...END }),
+			claim(state, 'w1'),
+			claim(state, 'w1'),
+		]);
+		assert.deepEqual([over.state, next?.id, again?.id], ['BuildFailed', second.value.id, second.value.id]);
+		const told = (await state.events.after(0)).map(({ deployment, data }) => [deployment, data['state']]);
+		assert.deepEqual(told, [[first.value.id, 'Queued'], [second.value.id, 'Queued'], [first.value.id, 'Building'], [first.value.id, 'BuildFailed']]); // prettier-ignore
 	});
 
 	test('a job for another platform waits for its builder, and keeps nobody', async () => {

@@ -216,8 +216,8 @@ const NOTHING = Buffer.alloc(0);
 const NO_TIMINGS: Deployment['timings'] = { prepareMs: null, canaryMs: null, rolloutMs: null };
 
 function columnsOf(input: NewDeployment) {
-	const { app, environment, kind, previous, state, cause, by, why, modules, url, owner } = input;
-	return { app, environment, kind, previous, state, cause, by, why, modules, url, owner };
+	const { app, environment, kind, previous, state, cause, by, why, modules, url, host = null, owner } = input;
+	return { app, environment, kind, previous, state, cause, by, why, modules, url, host, owner };
 }
 
 function stagesOf(input: NewDeployment, at: number): NewDeployment['stages'] {

@@ -152,7 +152,9 @@ class Feed implements EventFeed {
 	}
 
 	private page(after: number, limit: number): Promise<Event[]> {
-		return this.db.rows(this.db.build.selectFrom('jibe.event').selectAll().where('cursor', '>', after).orderBy('cursor').limit(limit));
+		const text = `select coalesce(json_agg(e order by cursor), '[]')
+			from (select * from jibe.event where cursor > $1 order by cursor limit $2) e`;
+		return this.db.call('jibe_events', text, [after, limit]);
 	}
 
 	/** The sequence only moves within the lock of `publish`, so a reader of the table never sees a gap that fills later. */

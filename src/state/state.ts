@@ -161,6 +161,8 @@ export interface NewDeployment {
 	stages: { state: DeploymentState; at: number }[];
 	modules: { compiled: number; cached: number } | null;
 	url: string;
+	/** What the Host header must say, where `url` is a server's address. */
+	host?: string | null;
 	state: DeploymentState;
 	/** Called with the numbers it gets, and again with others when another deployment took them meanwhile: must be pure. */
 	plan: (release: number, deployment: string) => { rollout: unknown; regions: RegionOutcome[]; writes: PointerWrite[] };

@@ -131,6 +131,8 @@ export const deployment = z.object({
 	/** How many instances were not taken from the idle pool. */
 	coldStarts: z.int(),
 	url: z.string(),
+	/** What the Host header must say, where `url` is the address of a server and no name leads to the app. */
+	host: z.string().nullish(),
 });
 export type Deployment = z.infer<typeof deployment>;
 
@@ -204,6 +206,7 @@ export const appStatus = z.object({
 	app: appName,
 	environment: environmentName,
 	url: z.string(),
+	host: z.string().nullish(),
 	serving: releaseNumber.nullable(),
 	commit: z.string().nullable(),
 	deployment: deployment.nullable(),
@@ -344,7 +347,9 @@ export const appsAnswer = z.object({
 			app: appName,
 			createdAt: z.number(),
 			readOnly: z.string().nullable(),
-			environments: z.array(z.object({ environment: environmentName, serving: releaseNumber.nullable(), url: z.string() })),
+			environments: z.array(
+				z.object({ environment: environmentName, serving: releaseNumber.nullable(), url: z.string(), host: z.string().nullish() }),
+			),
 		}),
 	),
 });

@@ -9,7 +9,7 @@ import { appStatus, deployRequest, deployment, deploymentState, deploymentsAnswe
  *
  * Builders ask control, with their credential as bearer: `POST /api/v1/builds/claim` waits for a job; then, with the
  * attempt they were given, `…/{id}/beat`, `…/{id}/stages`, `…/{id}/log`, `GET …/{id}/source`, `…/{id}/missing`,
- * `PUT …/{id}/blobs`, `POST …/{id}/artifact`, and `…/{id}/end`. Whoever was fenced is answered 409 `fenced` by every one of them.
+ * `PUT …/{id}/blobs`, `POST …/{id}/artifact`, and `…/{id}/end`, whose answer may be the next job. Whoever was fenced is answered 409 `fenced` by every one of them.
  */
 export const LEASE_MS = 30_000;
 export const BEAT_MS = 10_000;

@@ -11,8 +11,13 @@ import type { Invocation } from '../verbs.ts';
 import { BuildFollower, endedWithout } from './follow.ts';
 import { packSource } from './source.ts';
 
-/** `jibe deploy --remote`: the source goes to control, a builder makes the artifact, and that goes live as if it came from here. */
-export async function deployRemote(invocation: Invocation, directory: string, bootMs: number): Promise<Exit> {
+/** `jibe deploy --remote`: the source goes to control, a builder makes the artifact, and that goes live as if it came from here. `platform`: of the builder. */
+export async function deployRemote(
+	invocation: Invocation,
+	directory: string,
+	bootMs: number,
+	platform: RemoteBuild['platform'] = null,
+): Promise<Exit> {
 	const { args, out, environment, data } = invocation;
 	for (const option of ['regions', 'strategy'] as const) {
 		if ((option === 'regions' ? args.list(option) : args.value(option)) !== null)
@@ -20,7 +25,7 @@ export async function deployRemote(invocation: Invocation, directory: string, bo
 	}
 	const facts = gitFacts(directory);
 	const { config, assumed } = await readProject(directory, environment);
-	for (const line of assumed) out.say(`Assumed ${line}`);
+	for (const line of assumed) out.say(`Assumed: ${line}`);
 	const server = findServer(data);
 	const { app } = config;
 	out.now('Packing the source…');
@@ -39,7 +44,7 @@ export async function deployRemote(invocation: Invocation, directory: string, bo
 		author: null,
 		subject: null,
 		ancestors: git?.ancestors ?? [],
-		platform: null,
+		platform,
 		why: args.value('reason'),
 		force: args.flag('force'),
 		now: args.flag('now'),

@@ -4,7 +4,8 @@ import { statusAnswer } from '#wire/builds.ts';
 import { appName, environmentName, PRODUCTION, regionName } from '#wire/names.ts';
 import { sees } from '../access.ts';
 import { changeEnv } from '../env.ts';
-import { appUrl, type House } from '../house.ts';
+import { appAddress } from '../app-edge.ts';
+import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
 import { recover } from '../recover.ts';
 import { streamProgress } from '../progress.ts';
@@ -54,7 +55,7 @@ function appReads(house: House): Route[] {
 								house,
 								wants.filter((want) => want.app === app && want.environment === environment && !want.removed),
 							),
-							url: appUrl(house.regions, app, environment),
+							...appAddress(house.roster, app, environment),
 						})),
 					}));
 				return { apps };

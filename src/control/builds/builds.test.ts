@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { Deployment } from '#wire/api.ts';
-import type { BuildLogLine, BuildNews, BuildView } from '#wire/builds.ts';
+import type { BuildJob, BuildLogLine, BuildNews, BuildView } from '#wire/builds.ts';
 import { COMMITS, newBuild } from '../../../test/fixtures/build.ts';
 import { fakeBuilder, step } from '../../../test/fixtures/builder.ts';
 import { FILES, startControl, type TestControl } from '../../../test/fixtures/control.ts';
@@ -113,7 +113,16 @@ describe('a build', () => {
 		const { id } = await queue(house);
 		assert.equal((await house.ask('POST', `/api/v1/builds/${id}/retry`)).json().error.code, 'not_ended');
 		const job = (await builder.claim())!;
-		await builder.say(job, 'end', { state: 'TestFailed', reason: 'exit', detail: '3 of 4 failed', at: 9 });
+		const other = await queue(house, { app: 'shop', lane: 'shop' });
+		const end = { state: 'TestFailed', reason: 'exit', detail: '3 of 4 failed', at: 9 };
+		// Told once more because its answer was lost, the answer is the same; and so is that to a claim.
+		for (let twice = 0; twice < 2; twice++) {
+			const { job: next } = (await builder.say(job, 'end', { ...end, next: 'linux-x64-glibc' })).json<{ job: BuildJob }>();
+			assert.deepEqual([next.id, next.attempt, next.secrets], [other.id, 1, {}]);
+		}
+		const next = (await builder.claim())!;
+		assert.equal(next.id, other.id);
+		assert.deepEqual((await builder.say(next, 'end', { ...end, next: 'linux-x64-glibc' })).json(), {});
 		const { build } = endOf(await toEnd(house, id));
 		assert.deepEqual([build?.state, build?.detail], ['TestFailed', '3 of 4 failed']);
 		const again = (await house.ask('POST', `/api/v1/builds/${id}/retry`)).json<{ id: string; already: boolean }>();

@@ -2,6 +2,7 @@ import { isFinal } from '#pipeline/states.ts';
 import type { BuildFinish, BuildRow, ClaimedBuild, Fence } from '#state/builds.ts';
 import type { BuildJob, BuildNews, NewBuild } from '#wire/builds.ts';
 import type { House } from '../house.ts';
+import { platformToBuild } from '../platforms.ts';
 import { Refusal } from '../ports.ts';
 import { Follower } from './follow.ts';
 
@@ -13,7 +14,7 @@ import { Follower } from './follow.ts';
  * and stops what runs. Who may is asked before. @throws Refusal 503 queue_full
  */
 export function enqueue(house: House, input: NewBuild): Promise<{ id: string; already: boolean }> {
-	return house.builds.enqueue(input);
+	return house.builds.enqueue({ ...input, platform: input.platform ?? platformToBuild(house) });
 }
 
 /**

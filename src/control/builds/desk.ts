@@ -21,9 +21,11 @@ const POLL_MS = 1_000;
 /** After a time without control or database nobody could say that it lives: they get as long as it takes to be heard again. */
 const GRACE_MS = 12_000;
 const STEADY_GAP_MS = 3 * SWEEP_MS;
+/** Longer than a build may take, in which its builder asks for nothing. */
+const SEEN_FOR_MS = BUILD_LIMIT_MS + CLAIM_WAIT_MS;
 const MAX_WAITING_BUILDERS = 1_000;
 const CLAIMS_AT_ONCE = 8;
-const MAX_OWN = 1_000;
+const MAX_REMEMBERED = 1_000;
 
 interface Waiter {
 	worker: string;
@@ -48,9 +50,12 @@ export interface DeskOptions {
 export class BuildDesk {
 	readonly #of: DeskOptions;
 	#waiters: Waiter[] = [];
+	readonly #seen = new Map<string, MonotonicMs>();
 	readonly #watchers = new Map<string, Set<Watcher>>();
 	readonly #demand = new Set<() => void>();
 	readonly #stops: (() => void)[];
+	/** Workers for which there was nothing at that count of hints: they need not ask again before the next one. */
+	readonly #without = new Map<string, number>();
 	/** Builds whose next event says nothing new here: whoever waits asked together with the change itself. */
 	readonly #own = new Set<string>();
 	/** Counts hints: whoever asked the database before one has to ask again. */
@@ -74,11 +79,18 @@ export class BuildDesk {
 		return this.#waiters.length;
 	}
 
+	/** Of builders that asked here for a job a moment ago. */
+	platforms(): ReadonlySet<string> {
+		const since = this.#of.clock.monotonic() - SEEN_FOR_MS;
+		return new Set([...this.#seen].flatMap(([platform, at]) => (at > since ? [platform] : [])));
+	}
+
 	/** A job for this worker, as soon as there is one; null when it has waited for long enough or left. */
 	async claim(of: { worker: string; platform: string }, left: AbortSignal): Promise<ClaimedBuild | null> {
 		for (;;) {
 			const asked = this.#hints;
-			const job = await this.next(of, left);
+			const known = this.#without.get(of.worker) === asked;
+			const job = known ? null : await this.next(of, left);
 			if (job || left.aborted || this.#closed || this.#waiters.length >= MAX_WAITING_BUILDERS) return job;
 			if (asked === this.#hints) return this.#wait(of, left);
 		}
@@ -89,7 +101,7 @@ export class BuildDesk {
 		const asked = this.#of.state.builds.enqueue(build);
 		this.hint();
 		const queued = await asked;
-		if (!queued.already) this.#remember(queued.id);
+		if (!queued.already) keepLast(this.#own.add(queued.id));
 		return queued;
 	}
 
@@ -98,15 +110,18 @@ export class BuildDesk {
 		const asked = this.#of.state.builds.finish(fence, end);
 		this.hint();
 		const ended = await asked;
-		if (ended.was === 'running') this.#remember(fence.id);
+		if (ended.was === 'running') keepLast(this.#own.add(fence.id));
 		this.told(fence.id, true);
 		return ended;
 	}
 
 	/** A job for this worker if there is one now. */
 	async next(of: { worker: string; platform: string }, left: AbortSignal): Promise<ClaimedBuild | null> {
+		const asked = this.#hints;
 		const job = await this.#ask(of);
 		if (job && left.aborted) await this.#of.state.builds.doubt(fenceOf(job, of.worker), DOUBT_MS);
+		this.#without.delete(of.worker);
+		if (!job) keepLast(this.#without.set(of.worker, asked));
 		return job;
 	}
 
@@ -189,6 +204,7 @@ export class BuildDesk {
 	}
 
 	#ask({ worker, platform }: { worker: string; platform: string }): Promise<ClaimedBuild | null> {
+		this.#seen.set(platform, this.#of.clock.monotonic());
 		return this.#of.state.builds.claim({ worker, platform, leaseMs: GRANTED_MS, limitMs: BUILD_LIMIT_MS });
 	}
 
@@ -250,12 +266,6 @@ export class BuildDesk {
 		if (type.startsWith('build.') && !goesOn && !this.#own.delete(deployment ?? '')) this.hint();
 	}
 
-	#remember(id: string): void {
-		this.#own.add(id);
-		const [oldest] = this.#own;
-		if (this.#own.size > MAX_OWN && oldest !== undefined) this.#own.delete(oldest);
-	}
-
 	async #sweep(): Promise<void> {
 		if (this.#sweeping || this.#closed) return;
 		const { state, clock, log, graceMs = GRACE_MS } = this.#of;
@@ -307,6 +317,11 @@ export class BuildDesk {
 }
 
 const RUNNING: ReadonlySet<string> = new Set(['Building', 'Testing', 'Packaging', 'Uploading']);
+
+function keepLast(all: Set<string> | Map<string, number>): void {
+	const [oldest] = all.keys();
+	if (all.size > MAX_REMEMBERED && oldest !== undefined) all.delete(oldest);
+}
 
 function fenceOf({ id, attempt }: ClaimedBuild, worker: string): Fence {
 	return { id, attempt, worker };

@@ -82,7 +82,7 @@ const BEFORE_TESTS: readonly DeploymentState[] = ['Queued', 'Building'];
 const BEFORE_READY: readonly DeploymentState[] = [...BEFORE_TESTS, 'Testing', 'Packaging', 'Uploading'];
 
 async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk> {
-	const { store, clock, owner, urlOf } = lane.settings;
+	const { store, clock, owner, addressOf } = lane.settings;
 	const { app, environment } = lane;
 	const now = clock.now();
 	const superseded = lane.walks.filter((walk) => walk.rollout.phase === 'waiting' && walk.rollout.kind === 'deploy');
@@ -102,7 +102,7 @@ async function create(lane: Lane, input: DeployInput, plan: Plan): Promise<Walk>
 		why: input.why,
 		stages: waiting || testing ? stages : [...stages, { state: 'ReadyToDeploy', at: now }],
 		modules: input.modules,
-		url: urlOf(app, environment),
+		...addressOf(app, environment, input.release.spec.domains),
 		state: testing ? 'Testing' : waiting ? 'ReadyToDeploy' : 'Deploying',
 		plan: (release) => {
 			const rollout = newRollout({ kind: 'deploy', release, plan, waiting, testing, checking, now });

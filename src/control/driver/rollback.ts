@@ -114,7 +114,7 @@ async function create(
 	known: KnownRelease,
 	warm: boolean,
 ): Promise<Walk> {
-	const { store, clock, owner, urlOf } = lane.settings;
+	const { store, clock, owner, addressOf } = lane.settings;
 	const { app, environment } = lane;
 	const now = clock.now();
 	const begun = warm ? atOnce(lane, known, now) : fromDisk(lane, known, now);
@@ -130,7 +130,7 @@ async function create(
 		why: ask.why,
 		stages: begun.state === 'Deploying' ? [] : [{ state: 'Deploying', at: now }],
 		modules: null,
-		url: urlOf(app, environment),
+		...addressOf(app, environment, known.spec.domains),
 		state: begun.state,
 		plan: () => ({ rollout: begun.rollout, regions: outcomes(begun.rollout), writes: begun.writes }),
 		owner,

@@ -25,8 +25,8 @@ export interface DriverSettings {
 	schemaFloor?: (app: string, environment: string) => Promise<number | null>;
 	/** An edge of the region, and the app's name there; null: it is not known how that is reached. */
 	edgeOf?: (region: string, app: string, environment: string) => { host: string; port: number; name: string } | null;
-	/** Where people reach the app. */
-	urlOf: (app: string, environment: string) => string;
+	/** Where people reach the app: by one of its domains, or where there is none by the Host header that is named. */
+	addressOf: (app: string, environment: string, domains: readonly string[]) => { url: string; host: string | null };
 	/** Servers that joined, and who hears of each change; absent: there are none but this machine. */
 	joined?: { servers(): readonly Joined[]; subscribe(listener: () => void): () => void };
 }

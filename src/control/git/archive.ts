@@ -39,6 +39,7 @@ async function tarOf(repositories: Repositories, { repository, commit }: Extract
 	if (!repositories.exists(repository)) throw gone();
 	const directory = repositories.directory(repository);
 	const tar = startGit(['archive', '--format=tar', `${commit}^{commit}`], { directory, limitMs: ARCHIVE_LIMIT_MS });
+	void repositories.using(repository, () => tar.ended.catch(() => {})); // told to whoever reads it
 	const begun = once(tar.output, 'readable').then(() => tar.output.readableLength > 0);
 	const failed = tar.ended.then(({ code }) => code !== 0);
 	if (!(await Promise.race([begun, failed.then((is) => (is ? false : begun))]))) throw gone();

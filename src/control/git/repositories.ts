@@ -1,12 +1,16 @@
-import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { existsSync, renameSync } from 'node:fs';
+import { mkdir, mkdtemp, rename, rm, utimes, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { directoriesIn, unused, type UnusedLimits } from '#store/least-used.ts';
+import { systemClock } from '#clock/clock.ts';
+import { randomId } from '#digest/digest.ts';
 import { appName } from '#wire/names.ts';
 import { Refusal } from '../ports.ts';
 import { git, noGit } from './git.ts';
 
 /** The bare repositories that control keeps: `<data>/git/<name>.git`, pushed to or mirrored. */
 
+const SUFFIX = '.git';
 const DIRECTORY_MODE = 0o700;
 /** What leaves a commit as files is what a checkout has: what it says of archives doesn't hold here. */
 const ATTRIBUTES = '* -export-ignore -export-subst\n';
@@ -22,19 +26,26 @@ export function hooksOf(directory: string): string {
 	return join(directory, 'jibe-hooks');
 }
 
-/** Each push leaves some files; builds that wait need commits that no branch names any more, but for days at most. */
+/** Each push and each fetch leave a pack; builds that wait need commits that no branch names any more, but for days at most. */
 const TIDY = {
 	'gc.auto': '4000',
-	'gc.autoPackLimit': '40',
 	'gc.autoDetach': 'false',
 	'gc.pruneExpire': '2.weeks.ago',
 	'pack.threads': '1',
 };
 const TIDY_LIMIT_MS = 20 * 60_000;
+const MAX_PACKS = 40;
+
+/** What is pushed here is in the store, what is mirrored is elsewhere: on this disk are copies. */
+const COPIES: UnusedLimits = { maxBytes: 20 * 1024 ** 3, maxAgeMs: 30 * 24 * 3_600_000 };
+/** What a control that was killed had begun. */
+const DRAFT_KEPT_MS = 24 * 3_600_000;
 
 export class Repositories {
 	private readonly root: string;
 	private readonly tidying = new Set<string>();
+	/** How many work in it now. */
+	private readonly uses = new Map<string, number>();
 
 	/** `data`: control's directory; absent: this control keeps no repositories. */
 	constructor(data: string | undefined) {
@@ -51,7 +62,7 @@ export class Repositories {
 				`${JSON.stringify(name.slice(0, 100))} is no name of a repository`,
 				'it is made of a-z, 0-9 and single hyphens',
 			);
-		return join(this.root, `${name}.git`);
+		return join(this.root, `${name}${SUFFIX}`);
 	}
 
 	exists(name: string): boolean {
@@ -79,12 +90,48 @@ export class Repositories {
 		return directory;
 	}
 
-	/** Many small files become one, when there are many; what nothing names goes after two weeks. Once at a time. */
-	async tidy(name: string): Promise<void> {
+	/** While it lasts this copy is not cleaned away; then it is one that was just used. */
+	async using<T>(name: string, work: () => Promise<T>): Promise<T> {
+		const directory = this.directory(name);
+		this.uses.set(name, (this.uses.get(name) ?? 0) + 1);
+		try {
+			return await work();
+		} finally {
+			const now = systemClock.now() / 1000;
+			await utimes(directory, now, now).catch(unlessGone);
+			const others = this.uses.get(name)! - 1;
+			if (others > 0) this.uses.set(name, others);
+			else this.uses.delete(name);
+		}
+	}
+
+	/** Copies that nobody used for long, or that are too many, go; none that is in use. Answers their names. */
+	async clean(now: number, limits: UnusedLimits = COPIES): Promise<string[]> {
+		if (this.root === '') return [];
+		const all = await directoriesIn(this.root);
+		const drafts = all.filter(({ path, usedAt }) => basename(path).startsWith('.') && now - usedAt > DRAFT_KEPT_MS);
+		for (const { path } of drafts) await rm(path, { recursive: true, force: true });
+		const copies = all.filter(({ path }) => path.endsWith(SUFFIX) && !basename(path).startsWith('.'));
+		const gone: string[] = [];
+		for (const { path } of await unused(copies, now, limits)) {
+			const name = basename(path, SUFFIX);
+			if (this.uses.has(name) || this.tidying.has(name)) continue;
+			// At once, so that whoever comes next finds either all of it or nothing.
+			const away = `${join(this.root, `.old-${name}-`)}${randomId()}`;
+			renameSync(path, away);
+			gone.push(name);
+			await rm(away, { recursive: true, force: true });
+		}
+		return gone;
+	}
+
+	/** Many packs become one; what nothing names goes after two weeks. Once at a time. `partial`: old contents are not here. */
+	async tidy(name: string, { partial = false, maxPacks = MAX_PACKS } = {}): Promise<void> {
 		if (this.tidying.has(name)) return;
 		this.tidying.add(name);
 		try {
-			await git(['gc', '--auto', '--quiet'], { directory: this.directory(name), config: TIDY, limitMs: TIDY_LIMIT_MS });
+			const config = { ...TIDY, 'gc.autoPackLimit': String(maxPacks), ...(partial ? { 'remote.origin.promisor': 'true' } : {}) };
+			await git(['gc', '--auto', '--quiet'], { directory: this.directory(name), config, limitMs: TIDY_LIMIT_MS, nice: true });
 		} finally {
 			this.tidying.delete(name);
 		}
@@ -93,4 +140,8 @@ export class Repositories {
 	async remove(name: string): Promise<void> {
 		await rm(this.directory(name), { recursive: true, force: true });
 	}
+}
+
+function unlessGone(error: NodeJS.ErrnoException): void {
+	if (error.code !== 'ENOENT') throw error;
 }

@@ -65,8 +65,11 @@ async function guarded(house: House, ask: GitAsk, service: Service, work: (calle
 	const { request, response } = ask;
 	try {
 		const caller = await authenticate(withPassword(request), house.state);
-		await admit(house, caller, service, ask.params.repository);
-		await work(caller);
+		const { repository } = ask.params;
+		await house.git.using(repository, async () => {
+			await admit(house, caller, service, repository);
+			await work(caller);
+		});
 	} catch (error) {
 		const refusal = asRefusal(error);
 		if (refusal === null || response.headersSent) throw error;

@@ -1,5 +1,6 @@
 import type { BuildNews, StepReport } from '#wire/builds.ts';
 import type { Deployment } from '#wire/api.ts';
+import { reached } from '#wire/reached.ts';
 
 /** What happens to a build, in the lines that a push shows. */
 
@@ -34,11 +35,11 @@ export interface Ending {
 
 export function endingOf({ build, deployment, already }: Extract<BuildNews, { type: 'end' }>['end']): Ending {
 	if (deployment?.state === 'Deployed') {
-		const { regions, createdAt, endedAt, url, id } = deployment;
+		const { regions, createdAt, endedAt, id } = deployment;
 		const live = regions.filter(({ state }) => state === 'live').length;
 		const took = seconds((endedAt ?? createdAt) - (build?.createdAt ?? createdAt));
 		const first = already ? `✓ That is what serves, as ${id}` : `✓ Deployed to ${live} region${live === 1 ? '' : 's'} (${took})`;
-		return { live: true, lines: [first, `→ ${url}   (rollback: jibe rollback ${id})`] };
+		return { live: true, lines: [first, `→ ${reached(deployment)}   (rollback: jibe rollback ${id})`] };
 	}
 	const of = deployment ?? build;
 	if (!of) return { live: false, lines: ['✗ Jibe knows nothing of this build any more'] };

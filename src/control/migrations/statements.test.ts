@@ -33,6 +33,17 @@ test('what locks, or breaks the release before, is found by its rule', async () 
 	for (const [text, expected] of cases) assert.deepEqual(await rules(text), expected, text);
 });
 
+test('a do block is read like what stands outside of one; what it puts together as text is said to be unread', async () => {
+	const block = (body: string) => rules(`do $$ declare r record; begin ${body} end $$`);
+	assert.deepEqual(await block('alter table notes drop column body;'), ['drop-column']);
+	assert.deepEqual(await block("if exists (select 1 from notes) then begin drop table notes; exception when others then null; end; end if;"), ['drop-table']); // prettier-ignore
+	assert.deepEqual(await block("execute 'drop table notes';"), ['drop-table']);
+	assert.deepEqual(await block("for r in select * from notes loop execute format('drop table %I', r.a); end loop;"), ['unread']);
+	assert.deepEqual(await block('create table a (id int); alter table a drop column id; update notes set n = 1 where n is null;'), []);
+	assert.deepEqual(await rules('do language plperl $$ spi_exec_query("drop table notes") $$'), ['unread']);
+	assert.deepEqual(await rules('-- jibe:allow: nobody reads it\ndo $$ begin drop table notes; end $$'), []);
+});
+
 test('what a release of before does not notice is left alone', async () => {
 	const quiet = [
 		'create table papers (id int primary key, body text not null); create index on papers (body); alter table papers drop column body',

@@ -24,14 +24,14 @@ function rowOf(url: string): RepositoryRow {
 async function setUp(t: TestContext, of: { allowed?: string[]; limits?: Partial<FetchLimits> } = {}) {
 	const forge = await startGitServer(t);
 	const data = mkdtempSync(join(tmpdir(), 'jibe-mirror-'));
-	t.after(() => rmSync(data, { recursive: true, force: true }));
+	t.after(() => rmSync(data, { recursive: true, force: true, maxRetries: 5 }));
 	const { allowed = ['127.0.0.1'], limits = {} } = of;
 	const outbound = new Outbound({ allowed: async () => allowed, own: () => [], clock });
 	const repositories = new Repositories(data);
 	const mirrors = new Mirrors({ git: repositories, outbound, log }, { ...FETCH_LIMITS, ...limits });
 	const copy = forge.repository('team/notes.git');
 	const row = rowOf(`${forge.url}/team/notes.git`);
-	return { forge, data, mirrors, copy, row, directory: repositories.directory('notes') };
+	return { forge, data, mirrors, repositories, copy, row, directory: repositories.directory('notes') };
 }
 
 const filesOf = async (directory: string, commit: string) => {
@@ -43,7 +43,7 @@ test(
 	'a branch is brought whole at its newest commit, without the old contents of files; then it moves, and goes',
 	{ skip: noGit },
 	async (t) => {
-		const { mirrors, copy, row, directory } = await setUp(t);
+		const { mirrors, repositories, copy, row, directory } = await setUp(t);
 		copy.push({ 'a.txt': 'old', 'b/c.txt': 'c' });
 		const old = copy.git('rev-parse', 'HEAD:a.txt');
 		const second = copy.push({ 'a.txt': 'new' });
@@ -51,6 +51,11 @@ test(
 		assert.deepEqual(await filesOf(directory, second), { 'a.txt': 'new', 'b/c.txt': 'c' });
 		const there = await git(['cat-file', '--batch-all-objects', '--batch-check'], { directory });
 		assert.doesNotMatch(there, new RegExp(old));
+		assert.equal(await mirrors.has('notes', second), true);
+
+		// Each fetch leaves packs.
+		await repositories.tidy('notes', { partial: true, maxPacks: 1 });
+		assert.ok(readdirSync(join(directory, 'objects', 'pack')).filter((file) => file.endsWith('.pack')).length <= 2);
 		assert.equal(await mirrors.has('notes', second), true);
 
 		const third = copy.push({ 'd.txt': 'd' });

@@ -1,6 +1,7 @@
-import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { RepositoryRow } from '#state/repositories.ts';
+import { bytesIn } from '#store/least-used.ts';
 import { GitError, git } from '../git/git.ts';
 import type { House } from '../house.ts';
 import { OutboundError } from '../outbound/outbound.ts';
@@ -79,6 +80,15 @@ export class Mirrors {
 	 * commit. @throws CloneError
 	 */
 	async bring(row: RepositoryRow, secrets: Opened, remote: string, local: string, stop?: AbortSignal): Promise<Moved> {
+		const moved = await this.house.git.using(row.name, () => this.update(row, secrets, remote, local, stop));
+		const { git: repositories, log } = this.house;
+		repositories
+			.tidy(row.name, { partial: true })
+			.catch((error: unknown) => log.warn('repository.untidy', { repository: row.name, error }));
+		return moved;
+	}
+
+	private async update(row: RepositoryRow, secrets: Opened, remote: string, local: string, stop?: AbortSignal): Promise<Moved> {
 		const directory = await this.house.git.make(row.name);
 		const before = await readRef(directory, local);
 		const way: Way = { ...(await this.way(row, secrets, directory)), ...(stop ? { signal: stop } : {}) };
@@ -217,7 +227,7 @@ export class Mirrors {
 	}
 
 	private async checkSize(name: string, directory: string): Promise<void> {
-		const bytes = await bytesOf(directory);
+		const bytes = await bytesIn(join(directory, 'objects'));
 		if (bytes <= this.limits.maxMirrorBytes) return;
 		// What was fetched over the months is let go of; the next fetch brings what is needed.
 		this.house.log.warn('mirror.too_large', { repository: name, bytes });
@@ -320,12 +330,6 @@ async function removeDrafts(directory: string): Promise<void> {
 	const packs = join(directory, 'objects', 'pack');
 	const files = await readdir(packs).catch(() => []);
 	await Promise.all(files.filter((file) => file.startsWith('tmp_')).map((file) => rm(join(packs, file), { force: true })));
-}
-
-async function bytesOf(directory: string): Promise<number> {
-	const files = await readdir(join(directory, 'objects'), { recursive: true, withFileTypes: true });
-	const sizes = files.filter((file) => file.isFile()).map(async (file) => (await stat(join(file.parentPath, file.name))).size);
-	return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
 }
 
 function mib(bytes: number): string {
