@@ -77,10 +77,19 @@ export class Dependencies {
 		return provided({ install, key }, kept, false, `${manager}: ${readFileSync(join(kept, ABOUT), 'utf8')} installed (${rate})`);
 	}
 
+	/** Where compilers keep what they made: each circle of trust its own, a fork's for one build. */
+	caches(names: readonly { name: string; at: string }[], of: Pick<Installing, 'job' | 'temporary'>): Mount[] {
+		return names.map(({ name, at }) => {
+			const from = this.#downloads(name, of);
+			mkdirSync(from, { recursive: true });
+			return { from, to: at };
+		});
+	}
+
 	async #install(install: Install, of: Installing, key: string): Promise<string> {
 		const draft = join(of.temporary, `dependencies-${install.manager}`);
 		const home = join(draft, 'home');
-		const downloads = this.#downloads(install, of);
+		const downloads = this.#downloads(install.manager, of);
 		for (const path of [home, downloads]) mkdirSync(path, { recursive: true });
 		touch(downloads);
 		const writable = [{ from: downloads, to: install.downloads }, ...(install.home === null ? [] : [{ from: home, to: install.home }])];
@@ -120,9 +129,9 @@ export class Dependencies {
 	}
 
 	/** A fork's own: gone with the build. */
-	#downloads(install: Install, of: Installing): string {
-		if (of.job.trust === 'fork') return join(of.temporary, 'downloads', install.manager);
-		return join(this.#of.downloads, scopeOf(of.job, of.job.trust), install.manager);
+	#downloads(name: string, of: Pick<Installing, 'job' | 'temporary'>): string {
+		if (of.job.trust === 'fork') return join(of.temporary, 'downloads', name);
+		return join(this.#of.downloads, scopeOf(of.job, of.job.trust), name);
 	}
 
 	#keep(draft: string, job: BuildJob, key: string): string {

@@ -20,6 +20,8 @@ export interface Ground {
 	layers: readonly string[];
 	/** Shown read-only in every sandbox. */
 	mounts: readonly Mount[];
+	/** Shown in every sandbox, and kept: what compilers made before. */
+	caches: readonly Mount[];
 	/** Of every step: what finds the dependencies. `path` comes before the toolchains' own. */
 	env: Readonly<Record<string, string>>;
 	path: readonly string[];

@@ -10,7 +10,7 @@ import { Bringing, type Made } from './bring.ts';
 import { compile } from './compile.ts';
 import { BuildFault } from './fault.ts';
 import type { Ground, OpenSteps, Ran, StepRunner } from './ground.ts';
-import { findInstalls, type Install } from './managers.ts';
+import { compilerCaches, findInstalls, type Install } from './managers.ts';
 import { packFiles } from './pack.ts';
 import { reachOf } from './reach.ts';
 import type { Reach } from './sandbox/sandbox.ts';
@@ -132,6 +132,7 @@ class Course {
 			directory: job.directory,
 			layers: installed.flatMap(({ layer }) => (layer === null ? [] : [layer])),
 			mounts: installed.flatMap(({ mounts }) => mounts),
+			caches: this.#workshop.dependencies().caches(compilerCaches(source.directory, job.directory), { job, temporary }),
 			env: Object.assign({}, ...installed.map(({ install }) => install.use.env)) as Record<string, string>,
 			path: installed.flatMap(({ install }) => install.use.path),
 			dependencies: keys.length === 0 ? null : sha256(canonicalJson(keys)),

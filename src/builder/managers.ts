@@ -39,7 +39,7 @@ const LOCKFILES: readonly (readonly [string, Install['manager']])[] = [
 	['requirements.txt', 'pip'],
 ];
 const NODE_MANAGERS: ReadonlySet<string> = new Set(['npm', 'pnpm', 'yarn']);
-const NODE_SETTINGS = ['.npmrc', '.yarnrc', '.pnpmfile.cjs', 'pnpm-workspace.yaml', '.node-version', '.nvmrc'];
+const NODE_SETTINGS = ['.npmrc', '.yarnrc', '.yarnrc.yml', '.pnpmfile.cjs', 'pnpm-workspace.yaml', '.node-version', '.nvmrc'];
 /** In a monorepo's tree; beyond, something else is wrong. */
 const MAX_MANIFESTS = 5_000;
 const VENV = '.venv';
@@ -64,6 +64,12 @@ function upwards(directory: string): string[] {
 	}
 }
 
+/** What compilers keep from one build to the next, in the home of whoever runs them. Whether it is good they judge by content. */
+export function compilerCaches(source: string, directory: string): { name: string; at: string }[] {
+	const isGo = upwards(directory).some((at) => existsSync(join(source, at, 'go.mod')));
+	return isGo ? [{ name: 'go-build', at: `${HOME_PATH}/.cache/go-build` }] : [];
+}
+
 /** Everything that decides what is installed. */
 export function installKey(install: Install, source: string, toolchain: string): Digest {
 	const contents = install.files.map((path) => [path, sha256(readFileSync(join(source, path)))]);
@@ -77,7 +83,10 @@ const FORMAT = 1;
 function installOf(manager: Install['manager'], source: string, at: string, lockfile: string): Install {
 	const below = (...names: string[]) =>
 		names.map((name) => (at === '' ? name : `${at}/${name}`)).filter((path) => existsSync(join(source, path)));
-	if (NODE_MANAGERS.has(manager)) return nodeInstall(manager as 'npm' | 'pnpm' | 'yarn', source, at, below(lockfile, ...NODE_SETTINGS));
+	if (manager === 'npm' || manager === 'pnpm' || manager === 'yarn') {
+		const isBerry = manager === 'yarn' && BERRY.test(readFileSync(join(source, at, lockfile), 'utf8'));
+		return nodeInstall(manager, isBerry ? NODE_COMMANDS.berry : NODE_COMMANDS[manager], source, at, below(lockfile, ...NODE_SETTINGS));
+	}
 	const common = { manager, tool: manager === 'pip' ? 'python3' : manager, at, scripted: false, outputs: [] as string[] };
 	switch (manager) {
 		case 'go': {
@@ -120,7 +129,16 @@ function installOf(manager: Install['manager'], source: string, at: string, lock
 	}
 }
 
-const NODE_COMMANDS: Record<'npm' | 'pnpm' | 'yarn', { command: string; downloads: string; env: Record<string, string> }> = {
+/** A lockfile of yarn 2 and later. */
+const BERRY = /^__metadata:/m;
+
+interface NodeCommand {
+	command: string;
+	downloads: string;
+	env: Record<string, string>;
+}
+
+const NODE_COMMANDS: Record<'npm' | 'pnpm' | 'yarn' | 'berry', NodeCommand> = {
 	npm: {
 		command: 'npm ci --no-audit --no-fund --no-update-notifier --prefer-offline',
 		downloads: `${HOME_PATH}/.npm`,
@@ -136,9 +154,19 @@ const NODE_COMMANDS: Record<'npm' | 'pnpm' | 'yarn', { command: string; download
 		downloads: `${HOME_PATH}/.yarn-cache`,
 		env: {},
 	},
+	berry: {
+		command: 'yarn install --immutable',
+		downloads: `${HOME_PATH}/.yarn/berry`,
+		env: {
+			YARN_GLOBAL_FOLDER: `${HOME_PATH}/.yarn/berry`,
+			YARN_NODE_LINKER: 'node-modules',
+			YARN_ENABLE_TELEMETRY: 'false',
+			YARN_ENABLE_GLOBAL_CACHE: 'true',
+		},
+	},
 };
 
-function nodeInstall(manager: 'npm' | 'pnpm' | 'yarn', source: string, at: string, settings: string[]): Install {
+function nodeInstall(manager: 'npm' | 'pnpm' | 'yarn', command: NodeCommand, source: string, at: string, settings: string[]): Install {
 	const root = join(source, at);
 	const manifests = globSync('**/package.json', { cwd: root, exclude: (path) => /(^|\/)(node_modules|\.git)$/.test(path) })
 		.slice(0, MAX_MANIFESTS)
@@ -152,7 +180,7 @@ function nodeInstall(manager: 'npm' | 'pnpm' | 'yarn', source: string, at: strin
 		at,
 		files: [...settings, ...manifests],
 		scripted: manifests.some((path) => hasScripts(join(source, path))),
-		...NODE_COMMANDS[manager],
+		...command,
 		outputs: [`${prefix}node_modules/**`, `${prefix}**/node_modules/**`],
 		home: null,
 		use: { kind: 'node', env: {}, path: [join(SOURCE_PATH, at, 'node_modules', '.bin')] },

@@ -1,3 +1,4 @@
+import { execFile } from 'node:child_process';
 import { lookup } from 'node:dns/promises';
 import { existsSync } from 'node:fs';
 import { isIP } from 'node:net';
@@ -9,11 +10,11 @@ import type { Reach } from './sandbox/sandbox.ts';
 
 /**
  * Where commands of a build may connect to, when they may at all: the public internet, what an admin listed, the proxies and
- * registries that whoever runs this builder gave it, and the public registries wherever this machine's names say that they are
- * (a mirror, as in a closed network). Neither this machine nor the rest of Jibe.
+ * registries that whoever runs this builder gave it or its npm, wherever this machine's names say that they are (a mirror, as in
+ * a closed network). Neither this machine nor the rest of Jibe.
  */
 export async function reachOf({ reach: { allowed, own } }: Pick<BuildJob, 'reach'>): Promise<Reach> {
-	const listed = await Promise.all([...allowed, ...givenPlaces(), ...REGISTRIES].map(resolved));
+	const listed = await Promise.all([...allowed, ...placesIn(Object.values(given())), ...(await npmRegistry())].map(resolved));
 	const lines = listed.flatMap(({ line, addresses, port }) => [line, ...addresses.map((address) => named(address, port))]);
 	const list = allowedBy(lines);
 	const ours = new Set(Object.values(networkInterfaces()).flatMap((all) => (all ?? []).map(({ address }) => address)));
@@ -35,10 +36,6 @@ export function wayOut(): Record<string, string> {
 const CERTIFICATES = '/etc/ssl/certs/ca-certificates.crt';
 /** Of the builder's own environment: how to get out of this network. */
 const WAY_OUT = /^((https?|all|no)_proxy|npm_config_registry|goproxy|gonosumdb|gonoproxy|pip_index_url|pip_extra_index_url)$/i;
-const REGISTRIES = [
-	'registry.npmjs.org:443', 'registry.yarnpkg.com:443', 'pypi.org:443', 'files.pythonhosted.org:443', 'proxy.golang.org:443',
-	'sum.golang.org:443', 'index.crates.io:443', 'static.crates.io:443',
-]; // prettier-ignore
 /** A name that takes longer is one that nobody knows. */
 const RESOLVE_LIMIT_MS = 3_000;
 const DEFAULT_PORTS: Readonly<Record<string, string>> = { 'http:': '80', 'https:': '443' };
@@ -48,12 +45,24 @@ function given(): Record<string, string> {
 	return Object.fromEntries(all.flatMap(([name, value]) => (value !== undefined && WAY_OUT.test(name) ? [[name, value]] : [])));
 }
 
-function givenPlaces(): string[] {
-	const urls = Object.values(given()).flatMap((value) => value.split(/[\s,|]+/)).filter((one) => URL.canParse(one)); // prettier-ignore
+function placesIn(values: readonly string[]): string[] {
+	const urls = values.flatMap((value) => value.split(/[\s,|]+/)).filter((one) => URL.canParse(one));
 	return urls.map((one) => new URL(one)).flatMap(({ hostname, port, protocol }) => {
 		const at = port || DEFAULT_PORTS[protocol];
 		return hostname === '' || at === undefined ? [] : [`${hostname}:${at}`];
 	}); // prettier-ignore
+}
+
+const NPM_LIMIT_MS = 10_000;
+let known: Promise<string[]> | null = null;
+
+/** What npm on this machine was told, or takes for granted; asked once. */
+function npmRegistry(): Promise<string[]> {
+	known ??= new Promise((resolve) => {
+		const asked = ['config', 'get', 'registry'];
+		execFile('npm', asked, { cwd: '/', timeout: NPM_LIMIT_MS }, (error, out) => resolve(error ? [] : placesIn([out])));
+	});
+	return known;
 }
 
 /** `forge.lan`, `forge.lan:8443`, `[fd00::7]:443`: its addresses now. A range, and a name that nobody knows, have none. */

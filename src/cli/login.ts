@@ -18,7 +18,7 @@ export const verb: Verb = {
 	syntax: { options: {}, positionals: ['URL'], optional: 1 },
 	async run({ args, out }: Invocation): Promise<Exit> {
 		const input = linesOf(process.stdin);
-		const server: Server = { ...serverNamed(args.positionals[0] ?? ''), token: '' };
+		const server: Server = { ...addresses([args.positionals[0] ?? '']), token: '' };
 		await recognise(server, input, out);
 		server.token = process.stdin.isTTY ? await signIn(server, input, out) : ((await input()) ?? '').trim();
 		if (server.token === '')
@@ -30,13 +30,6 @@ export const verb: Verb = {
 		return EXIT.done;
 	},
 };
-
-function serverNamed(text: string): Omit<Server, 'token'> {
-	const server = addresses([text]);
-	if (!['http:', 'https:'].includes(server.url.protocol))
-		throw usage('the URL of a Jibe begins with https:// (or http:// on this machine)');
-	return server;
-}
 
 /** From here on what is sent can be read by that control alone. */
 async function recognise(server: Server, input: () => Promise<string | null>, out: Output): Promise<void> {

@@ -108,8 +108,10 @@ test('JIBE_SERVER and a login may name several addresses', async (t) => {
 	t.after(() => delete process.env['JIBE_SERVER']);
 	const { url, others } = findServer(data);
 	assert.deepEqual([url.port, others?.map(({ port }) => port)], ['7070', ['7171']]);
-	process.env['JIBE_SERVER'] = 'http://127.0.0.1:7070,nowhere';
-	assert.throws(() => findServer(data), { code: 'usage', exit: 2 });
+	for (const wrong of ['nowhere', 'ftp://127.0.0.1']) {
+		process.env['JIBE_SERVER'] = `http://127.0.0.1:7070,${wrong}`;
+		assert.throws(() => findServer(data), { code: 'usage', exit: 2, message: /is not the URL of a control/ });
+	}
 	delete process.env['JIBE_SERVER'];
 	writeFileSync(join(data, 'endpoint.json'), JSON.stringify({ url: 'https://a:1', urls: ['https://a:1', 'https://b:1'] }));
 	assert.deepEqual(

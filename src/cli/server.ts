@@ -66,7 +66,7 @@ function addressesIn(file: Record<string, unknown>): Omit<Server, 'token'> {
 /** One control at one or several addresses; `#sha256/…` at one of them pins its CA. @throws Failure (usage) */
 export function addresses(texts: readonly string[]): Omit<Server, 'token'> {
 	const named = new Set(texts.map((text) => text.trim()).filter((text) => text !== ''));
-	const wrong = [...named].find((text) => !URL.canParse(text));
+	const wrong = [...named].find((text) => !/^https?:$/.test(URL.parse(text)?.protocol ?? ''));
 	if (wrong !== undefined)
 		throw usage(`"${wrong}" is not the URL of a control`, 'such as https://control.example.com:7443; several stand with commas between');
 	const [url, ...others] = [...named].map((text) => new URL(text));

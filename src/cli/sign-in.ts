@@ -2,6 +2,7 @@ import { hostname } from 'node:os';
 import { sha256 } from '#digest/digest.ts';
 import { newToken, signInAnswer, signInState } from '#wire/sign-in.ts';
 import { startBrowser } from './browser.ts';
+import { Failure } from './failure.ts';
 import type { Output } from './output.ts';
 import { ask, type Server } from './server.ts';
 
@@ -24,9 +25,16 @@ export async function signIn(server: Server, pasted: () => Promise<string | null
 }
 
 async function allowed(server: Server, signal: AbortSignal): Promise<string> {
-	for (;;) {
-		const { state } = signInState.parse(await ask(server, { path: '/api/v1/sign-ins/mine', signal }));
-		if (state === 'allowed') return server.token;
+	for (let again = true; ;) {
+		try {
+			const { state } = signInState.parse(await ask(server, { path: '/api/v1/sign-ins/mine', signal }));
+			if (state === 'allowed') return server.token;
+			again = true;
+		} catch (error) {
+			// A control that restarts is waited for from the question on, and this one may have been held until then.
+			if (!again || !(error instanceof Failure) || error.code !== 'unreachable') throw error;
+			again = false;
+		}
 	}
 }
 

@@ -54,11 +54,14 @@ function tell(
 
 const push = (branch = 'main', of = 'team/notes') => ({ ref: `refs/heads/${branch}`, repository: { full_name: of } });
 
+/** A look is a request and its queries: 5 ms of CPU. */
+const LOOK_EACH_MS = 40;
+
 async function until<T>(look: () => Promise<T | null | undefined | false>): Promise<T> {
 	for (;;) {
 		const found = await look();
 		if (found) return found;
-		await new Promise((resolve) => setTimeout(resolve, 10));
+		await new Promise((resolve) => setTimeout(resolve, LOOK_EACH_MS));
 	}
 }
 

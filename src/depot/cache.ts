@@ -1,4 +1,5 @@
 import { sha256, type Digest } from '#digest/digest.ts';
+import type { Clock } from '#clock/clock.ts';
 import type { Log } from '#log/log.ts';
 import { BlobCorrupt, BlobMissing, type BlobStore } from '#store/blob-store.ts';
 import { applyDelta, blobsOf, readTree, treeOf, type Manifest } from '#store/manifest.ts';
@@ -12,6 +13,8 @@ import type { Upstream } from './upstream.ts';
 
 /** Manifests kept in memory: a few apps' artifacts and vendor packs, now and before. */
 const MANIFESTS_MAX = 32;
+/** Agents get gifts themselves; unless somebody asks, the cache has time until the deploy is over. */
+const GIFT_AFTER_MS = 1_000;
 const BATCH_BLOBS = 2_000;
 /** Larger ones are fetched alone: a batch is held in memory whole. */
 const BATCH_BLOB_BYTES = 4 * 1024 * 1024;
@@ -27,13 +30,17 @@ export class Cache {
 	private readonly pullingBlobs = new Map<Digest, Promise<Buffer>>();
 	/** Blobs that come with a batch; null: it did not come with it. */
 	private readonly batched = new Map<Digest, Promise<Buffer | null>>();
-	/** Gifts being put into the store; whoever asks meanwhile waits for them. */
+	/** Gifts to be put into the store; whoever asks has it done at once, and waits for them. */
 	private gifts: Promise<void> = Promise.resolve();
+	private asked = Promise.withResolvers<void>();
+	private closed = false;
 	private readonly store: BlobStore;
 	private readonly upstream: Upstream;
 	private readonly log: Log;
+	private readonly clock: Clock;
 
-	constructor(options: { store: BlobStore; upstream: Upstream; log: Log }) {
+	constructor(options: { store: BlobStore; upstream: Upstream; log: Log; clock: Clock }) {
+		this.clock = options.clock;
 		this.store = options.store;
 		this.upstream = options.upstream;
 		this.log = options.log;
@@ -47,7 +54,7 @@ export class Cache {
 			return Promise.resolve(known);
 		}
 		return single(this.pullingTrees, root, async () => {
-			await this.gifts;
+			await this.given();
 			const given = this.trees.get(root);
 			if (given) return given;
 			const manifest = (await this.storedTree(root)) ?? (await this.pullTree(root));
@@ -58,7 +65,7 @@ export class Cache {
 
 	/** @throws BlobMissing, UpstreamError */
 	async blob(digest: Digest): Promise<Buffer> {
-		await this.gifts;
+		await this.given();
 		try {
 			return await this.store.read(digest);
 		} catch (error) {
@@ -75,15 +82,23 @@ export class Cache {
 	}
 
 	close(): void {
+		this.closed = true;
 		this.upstream.close();
 	}
 
 	/** Puts a gift's blobs and the tree it makes into the store, once what is going on now is over: no agent waits for the cache. */
 	gift(gift: Gift): void {
+		const { promise } = this.asked;
 		this.gifts = this.gifts
-			.then(() => new Promise<void>((resolve) => setImmediate(resolve)))
-			.then(() => this.putGift(gift))
+			.then(() => Promise.race([promise, new Promise<void>((resolve) => this.clock.after(GIFT_AFTER_MS, resolve, { idle: true }))]))
+			.then(() => (this.closed ? undefined : this.putGift(gift)))
 			.catch((error: unknown) => this.log.warn('gift.refused', { artifact: gift.artifact, error }));
+	}
+
+	private given(): Promise<void> {
+		this.asked.resolve();
+		this.asked = Promise.withResolvers();
+		return this.gifts;
 	}
 
 	/** The tree only as far as its base is here. Nothing in a gift is trusted. */

@@ -56,7 +56,7 @@ export async function openDepot(options: DepotOptions): Promise<Depot> {
 	const store = await openDiskStore(join(options.dir, 'blobs'), { durable: false });
 	const towardsControl = routeToControl(options, installation);
 	const upstream = createUpstream(towardsControl);
-	const cache = new Cache({ store, upstream, log });
+	const cache = new Cache({ store, upstream, log, clock });
 	const board = new Board(log, remembered);
 	const keeper = keep(options.dir, () => ({ ...board.state(), installation, edges: relay.edges() }), log, clock);
 	const relay: Relay = new Relay({

@@ -8,8 +8,8 @@ import type { BoardState } from './board.ts';
 
 /** What a depot keeps on disk (`board.json`), so that it can answer its region after a restart while control is away. */
 
-/** Changes come in bursts; control and the agents say again what a crash within this time loses. */
-const WRITE_DELAY_MS = 200;
+/** Changes come in bursts, and a deploy is over by then; control and the agents say again what a crash within this time loses. */
+const WRITE_DELAY_MS = 1_000;
 
 const group = z.object({
 	region: z.string(),

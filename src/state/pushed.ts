@@ -6,8 +6,12 @@ import { toJson, type Database } from './database.ts';
 export interface Pushed {
 	/** null: nothing was ever pushed. */
 	get(repository: string): Promise<PushedRepository | null>;
-	/** false: it is no longer what `before` (an id; null: nothing) names, and nothing was written. */
-	put(of: PushedRepository & { repository: string; before: string | null }): Promise<boolean>;
+	/**
+	 * false: it is no longer what `before` (an id; null: nothing) names, and nothing was written. `untold`: what is to come of it,
+	 * which is looked at later should nobody say `told` until then.
+	 */
+	put(of: PushedRepository & { repository: string; before: string | null; untold?: Untold }): Promise<boolean>;
+	told(repository: string, id: string): Promise<void>;
 	/** Commits that builds of it were made of since, whether or not a branch still has them. */
 	builtSince(repository: string, at: number): Promise<string[]>;
 }
@@ -20,6 +24,16 @@ export interface PushedRepository {
 	/** In the order in which they came: each has what the refs of its time needed beyond the ones before it. */
 	packs: PushedPack[];
 }
+
+export interface Untold {
+	/** Branches, and where they were. */
+	branches: { ref: string; before: string | null }[];
+	by: string;
+	afterMs: number;
+}
+
+/** Of the deliveries that stand for what nobody was told. */
+export const PUSHED_EVENT = 'pushed';
 
 export interface PushedPack {
 	/** The pack, cut into blobs. */
@@ -46,7 +60,7 @@ export class PushedTable implements Pushed {
 	}
 
 	/** Sent again because its answer was lost, it finds what it wrote. */
-	put({ repository, before, id, refs, packs }: Parameters<Pushed['put']>[0]): Promise<boolean> {
+	put({ repository, before, id, refs, packs, untold }: Parameters<Pushed['put']>[0]): Promise<boolean> {
 		return this.db.call(
 			'jibe_put_pushed',
 			`with written as (
@@ -55,9 +69,31 @@ export class PushedTable implements Pushed {
 				where $2::text is null or exists (select from jibe.pushed_repository where repository = $1 and id = $2)
 				on conflict (repository) do update set id = excluded.id, refs = excluded.refs, packs = excluded.packs, changed_at = excluded.changed_at
 				where p.id = $2
-				returning 1)
+				returning 1), noted as (
+				insert into jibe.delivery (repository, id, at, event, ref, detail, state, next_at)
+				select $1, $3 || ':' || b.ref, $6, $7, b.ref, jsonb_build_object('by', $8::text, 'before', b.before), 'waiting', $6 + $9::bigint
+				from written, jsonb_to_recordset($10) b (ref text, before text))
 			select exists (select from written) or exists (select from jibe.pushed_repository where repository = $1 and id = $3)`,
-			[repository, before, id, toJson(refs), toJson(packs), this.clock.now()],
+			[
+				repository,
+				before,
+				id,
+				toJson(refs),
+				toJson(packs),
+				this.clock.now(),
+				PUSHED_EVENT,
+				untold?.by ?? null,
+				untold?.afterMs ?? 0,
+				toJson(untold?.branches ?? []),
+			],
+		);
+	}
+
+	async told(repository: string, id: string): Promise<void> {
+		await this.db.call(
+			'jibe_told_pushed',
+			`with gone as (delete from jibe.delivery where repository = $1 and starts_with(id, $2 || ':') returning 1) select count(*) from gone`,
+			[repository, id],
 		);
 	}
 

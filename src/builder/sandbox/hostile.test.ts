@@ -151,7 +151,7 @@ for (const kind of ['crun', 'runc', 'bwrap'] satisfies SandboxKind[]) {
 			const one = await bed.sandbox({ 'names.js': NAMES });
 			const network = { allows: () => false, places: [] };
 			const { out } = await tell(one, 'grep -c ^nameserver /etc/resolv.conf; node names.js', { network });
-			const there = await lookup('registry.npmjs.org').then(() => 'known', () => 'unknown'); // prettier-ignore
+			const there = await lookup('example.com').then(() => 'known', () => 'unknown'); // prettier-ignore
 			assert.equal(out, `1\n${there}\n`);
 		});
 
@@ -192,7 +192,7 @@ const OWN_SERVER = `require('net').createServer((s) => s.end('own')).listen(0, '
 
 const DIAL = `const [host, port] = process.argv[2].split(':');
 require('net').connect(Number(port), host).on('data', (d) => { console.log(String(d)); process.exit(); }).on('error', (e) => console.log(e.code));`;
-const NAMES = `require('dns').resolve4('registry.npmjs.org', (error) => console.log(error ? 'unknown' : 'known'));`;
+const NAMES = `require('dns').resolve4('example.com', (error) => console.log(error ? 'unknown' : 'known'));`;
 
 async function listening(t: TestContext, answer = (socket: Socket) => void socket.end('reached')) {
 	let connections = 0;

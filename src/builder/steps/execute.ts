@@ -44,6 +44,7 @@ export async function execute(step: PlannedStep, of: Execution): Promise<Execute
 		source: files,
 		layers: [...ground.layers, ...of.before.map(({ directory }) => directory), ...outputFolders(step, of)],
 		readOnly: ground.mounts,
+		writable: ground.caches,
 		secrets: Object.fromEntries(step.secrets.map((name) => [name, ground.job.secrets[name] ?? ''])),
 	});
 	const stop = () => sandbox.kill();

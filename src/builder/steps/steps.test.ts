@@ -81,6 +81,7 @@ class Bench {
 			directory: job.directory,
 			layers: [],
 			mounts: [],
+			caches: [],
 			env: {},
 			path: [],
 			dependencies: null,

@@ -139,8 +139,8 @@ test(
 		const [one, two, three] = commits as [string, string, string];
 		const back = [{ ref: 'refs/heads/main', from: three, to: two }, { ref: 'refs/heads/older', from: null, to: one }]; // prettier-ignore
 		const known = await kept.refresh('notes');
-		assert.notEqual(await kept.inTurn('notes', () => kept.keep('notes', known, back)), null);
-		assert.equal(await kept.inTurn('notes', () => kept.keep('notes', known, back)), null, 'it was moved meanwhile');
+		assert.notEqual(await kept.inTurn('notes', () => kept.keep('notes', known, back, 'test')), null);
+		assert.equal(await kept.inTurn('notes', () => kept.keep('notes', known, back, 'test')), null, 'it was moved meanwhile');
 		assert.deepEqual(await branches(copy, here), [two, one]);
 
 		// Folders and branches of one name, one after the other.
@@ -155,7 +155,7 @@ test(
 		for (const file of readdirSync(objects)) rmSync(join(objects, file));
 		const forward = [{ ref: 'refs/heads/main', from: two, to: three }];
 		const now = await house.state.repositories.pushed.get('notes');
-		assert.notEqual(await house.control.house.kept.keep('notes', now, forward), null);
+		assert.notEqual(await house.control.house.kept.keep('notes', now, forward, 'test'), null);
 		assert.deepEqual(await branches(copy, here), [three, two]);
 	},
 );
@@ -216,7 +216,7 @@ test('many packs become one, which the store keeps, and only as long as there is
 	}
 	const packs = async () => (await house.state.repositories.pushed.get('notes'))!.packs;
 	assert.equal((await packs()).length, 3);
-	await new Kept({ ...inside }, 2).consolidate('notes');
+	await new Kept({ ...inside }, { maxPacks: 2, queuedWithinMs: 0 }).consolidate('notes');
 	const [all, ...none] = await packs();
 	assert.deepEqual(none, []);
 	const { wanted } = await house.state.collect(0);

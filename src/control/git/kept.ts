@@ -7,6 +7,7 @@ import type { PushedPack, PushedRepository } from '#state/pushed.ts';
 import { BlobCorrupt, BlobMissing } from '#store/blob-store.ts';
 import type { House } from '../house.ts';
 import { Refusal } from '../ports.ts';
+import { branchOf } from './commands.ts';
 import { git, GitError, startGit } from './git.ts';
 
 /**
@@ -22,10 +23,17 @@ const MAX_PACKS = 100;
 /** What no branch has any more stays for builds that are made, or made again, of it. */
 const BUILT_KEPT_MS = 14 * 24 * 3_600_000;
 const PACK_LIMIT_MS = 20 * 60_000;
+/** What a control that was killed took and had not queued yet, another one looks at then. */
+const QUEUED_WITHIN_MS = 60_000;
 /** What of the database and the store this disk has. */
 const COPY_OF = 'jibe-copy-of.json';
 
 type Refs = PushedRepository['refs'];
+
+export interface KeptLimits {
+	maxPacks: number;
+	queuedWithinMs: number;
+}
 
 interface Move {
 	ref: string;
@@ -47,11 +55,11 @@ export function isStale(kept: PushedRepository | null, moves: readonly Move[]): 
 export class Kept {
 	private readonly house: Pick<House, 'git' | 'state' | 'store' | 'clock' | 'log'>;
 	private readonly turns = new Map<string, Promise<unknown>>();
-	private readonly maxPacks: number;
+	private readonly limits: KeptLimits;
 
-	constructor(house: Kept['house'], maxPacks = MAX_PACKS) {
+	constructor(house: Kept['house'], limits: KeptLimits = { maxPacks: MAX_PACKS, queuedWithinMs: QUEUED_WITHIN_MS }) {
 		this.house = house;
-		this.maxPacks = maxPacks;
+		this.limits = limits;
 	}
 
 	/** Brings the copy here up to date; what is kept, or null where nothing was ever pushed. @throws Refusal 503 pushed_missing */
@@ -101,14 +109,17 @@ export class Kept {
 	 * Makes a push last, in its turn, while git holds the locks of its branches; then it is taken, whatever comes. Another
 	 * control may take one meanwhile: null where that moved one of the same branches.
 	 */
-	async keep(name: string, known: PushedRepository | null, moves: readonly Move[]): Promise<KeptPush | null> {
+	async keep(name: string, known: PushedRepository | null, moves: readonly Move[], by: string): Promise<KeptPush | null> {
 		const parts = await this.storePack(await this.arrived(name));
 		const pack: PushedPack[] = parts.length === 0 ? [] : [{ parts, replaces: null }];
 		const { pushed } = this.house.state.repositories;
+		const branches = moves.flatMap(({ ref, from }) => (branchOf(ref) === null ? [] : [{ ref, before: from }]));
+		const untold = { branches, by, afterMs: this.limits.queuedWithinMs };
 		for (let before = known; ; before = await pushed.get(name)) {
 			if (isStale(before, moves)) return null;
 			const now = { id: randomId(), refs: moved(before?.refs ?? {}, moves), packs: [...(before?.packs ?? []), ...pack] };
-			if (await pushed.put({ repository: name, before: before?.id ?? null, ...now })) return { kept: now, alone: before?.id === known?.id };
+			if (await pushed.put({ repository: name, before: before?.id ?? null, untold, ...now }))
+				return { kept: now, alone: before?.id === known?.id };
 		}
 	}
 
@@ -133,7 +144,7 @@ export class Kept {
 	/** Many packs become one, once there are many. */
 	async consolidate(name: string): Promise<void> {
 		const kept = await this.house.state.repositories.pushed.get(name);
-		if (kept === null || kept.packs.length <= this.maxPacks) return;
+		if (kept === null || kept.packs.length <= this.limits.maxPacks) return;
 		await this.refresh(name);
 		const { clock, state, log } = this.house;
 		const directory = this.house.git.directory(name);

@@ -56,8 +56,8 @@ async function outcome(
 	}
 	const { taken, problem, said } = await take(push, asked, pieces);
 	for (const line of said) answer.say(line);
-	if (!taken) return asked.commands.map(({ ref }) => ({ ref, problem }));
-	const failed = await deployAll(push, row, answer, asked.commands);
+	if (taken === null) return asked.commands.map(({ ref }) => ({ ref, problem }));
+	const failed = await deployAll(push, row, answer, { commands: asked.commands, taken });
 	return asked.commands.map(({ ref }) => ({ ref, problem: failed.get(ref) ?? null }));
 }
 
@@ -99,9 +99,9 @@ async function deployAll(
 	push: Push,
 	known: RepositoryRow | null,
 	answer: PushAnswer,
-	commands: readonly Command[],
+	{ commands, taken }: { commands: readonly Command[]; taken: string },
 ): Promise<Map<string, string>> {
-	const { pushes, caller } = push;
+	const { house, name, pushes, caller } = push;
 	const builds: (Queued & { ref: string })[] = [];
 	const failed = new Map<string, string>();
 	for (const { ref, from, to } of commands) {
@@ -117,6 +117,9 @@ async function deployAll(
 			failed.set(ref, problemIn(push, error));
 		}
 	}
+	house.state.repositories.pushed
+		.told(name, taken)
+		.catch((error: unknown) => house.log.warn('push.told_again', { repository: name, error }));
 	const alone = builds.length === 1;
 	const lived = await Promise.all(builds.map(({ id, app }) => show(push, answer, id, alone ? '' : `${app}: `)));
 	builds.forEach(({ ref }, at) => {

@@ -29,7 +29,8 @@ export interface Push {
 }
 
 export interface Taken {
-	taken: boolean;
+	/** Of what is kept now; null: it was not taken. */
+	taken: string | null;
 	/** Why not. */
 	problem: string;
 	/** git's own words for the person. */
@@ -68,10 +69,10 @@ export async function take(push: Push, { commands }: Commands, pieces: AsyncGene
 			turn.resolve();
 		}
 	});
-	if (keeping.kept !== null) return { taken: true, problem: '', said: [] };
+	if (keeping.kept !== null) return { taken: keeping.kept.kept.id, problem: '', said: [] };
 	await swallow(input);
 	const { words, problem } = gitsAnswer(output);
-	return keeping.problem === null ? { taken: false, problem, said: words } : { taken: false, problem: keeping.problem, said: [] };
+	return keeping.problem === null ? { taken: null, problem, said: words } : { taken: null, problem: keeping.problem, said: [] };
 }
 
 /** What git answered when it did not take it: words for the person, and why of the first branch that has a reason. */
@@ -122,9 +123,9 @@ class Keeping {
 
 	/** What git hears when it has checked everything, and holds the locks. */
 	async go(): Promise<'go' | 'no'> {
-		const { house, name } = this.push;
+		const { house, name, caller } = this.push;
 		try {
-			this.kept ??= await house.kept.keep(name, this.before, this.commands);
+			this.kept ??= await house.kept.keep(name, this.before, this.commands, caller.by);
 			if (this.kept === null) this.problem = ANOTHER_CAME;
 		} catch (error) {
 			house.log.error('push.not_kept', { repository: name, error });

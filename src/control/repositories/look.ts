@@ -1,4 +1,5 @@
 import type { Claimed } from '#state/deliveries.ts';
+import { PUSHED_EVENT } from '#state/pushed.ts';
 import type { RepositoryRow } from '#state/repositories.ts';
 import { git } from '../git/git.ts';
 import type { House } from '../house.ts';
@@ -48,6 +49,7 @@ async function looked(of: Looking, claimed: Claimed): Promise<Looked> {
 	const row = await house.state.repositories.get(claimed.repository);
 	if (!row) return { state: 'ignored', outcome: 'the repository was removed' };
 	if (claimed.event === 'push') return branch(of, row, claimed.ref ?? '');
+	if (claimed.event === PUSHED_EVENT) return pushed(of, row, claimed);
 	if (claimed.event === 'pull') return pull(of, row, claimed.detail as unknown as ToldPull);
 	if (claimed.event === 'approved') return approved(house, row, Number(claimed.detail['number']));
 	return { state: 'ignored', outcome: `nothing is known of ${claimed.event}` };
@@ -68,6 +70,17 @@ async function branch({ house, pushes, stop }: Looking, row: RepositoryRow, ref:
 	// Last: whoever takes over where this one ended looks at the same again.
 	await git(['update-ref', ref, after], { directory });
 	return { state: 'done', outcome };
+}
+
+/** A control took it, and was gone before anything came of it. */
+async function pushed({ house, pushes }: Looking, row: RepositoryRow, { ref, detail }: Claimed): Promise<Looked> {
+	const kept = await house.kept.refresh(row.name);
+	const branch = (ref ?? '').slice('refs/heads/'.length);
+	const by = String(detail['by']);
+	const after = kept?.refs[ref ?? ''];
+	if (after === undefined) return { state: 'done', outcome: await pushes.gone({ row, branch, by }) };
+	const before = typeof detail['before'] === 'string' ? detail['before'] : null;
+	return { state: 'done', outcome: await pushes.moved({ row, branch, before, after, by }) };
 }
 
 /** Beside the branch, which says what was looked at. */
