@@ -372,6 +372,7 @@ test('what comes of a push is told to its forge, beside the commit, until the fo
 		]);
 	};
 	await entered('dpl_00000001');
+	await until(async () => events.seen() === (await events.latest()));
 	assert.equal(looked.mock.callCount(), 0, 'no repository has a forge that shows any');
 	await add({ api: api.url, token: 'ghp_a-token-of-the-team' });
 	await entered('dpl_00000002');
