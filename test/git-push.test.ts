@@ -283,6 +283,7 @@ function git(cwd: string, token: string | null, words: string[], more: Record<st
 	};
 	return new Promise((resolve, reject) => {
 		const child = spawn('git', words, { cwd, env, stdio: ['pipe', 'pipe', 'pipe'] });
+		child.stdin.on('error', () => {}); // most words of git read none
 		child.stdin.end(input);
 		let output = '';
 		for (const pipe of [child.stdout, child.stderr]) pipe.setEncoding('utf8').on('data', (text: string) => (output += text));
