@@ -21,3 +21,4 @@ form.addEventListener('submit', async (event) => {
 	}
 	input.select();
 });
+form.querySelector('button').disabled = false;

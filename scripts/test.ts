@@ -25,6 +25,7 @@ const EXPECTED_SKIPS = [
 	'needs a user other than root',
 	'needs a terminal',
 	'needs the npm registry',
+	'needs JIBE_TEST_INSTALLS=all',
 	'needs Chromium',
 	'needs the history of git',
 	"needs Debian's PostgreSQL",

@@ -87,8 +87,10 @@ async function signInFromTerminal(jibe: Jibe, browser: Browser, shows: (pattern:
 }
 
 /** Writes into a field of a form and sends that. */
-function fill(browser: Browser, field: string, value: string): Promise<void> {
-	return browser.evaluate(`{ const field = document.querySelector('${field}'); field.value = '${value}'; field.form.requestSubmit(); }`);
+async function fill(browser: Browser, field: string, value: string): Promise<void> {
+	const form = `document.querySelector('${field}').form`;
+	await eventually(async () => ((await browser.evaluate<boolean>(`!${form}.querySelector('button').disabled`)) ? true : null), 'a button');
+	await browser.evaluate(`{ document.querySelector('${field}').value = '${value}'; ${form}.querySelector('button').click(); }`);
 }
 
 /** Every colour of text against what it stands on, light and dark. */

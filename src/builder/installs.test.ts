@@ -19,7 +19,7 @@ import { findToolchains, type Toolchains } from './toolchains.ts';
 const SKIP = whyNot();
 const UNREACHABLE = /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|network|getaddrinfo|resolve host|lookup/i;
 const notAsked = (manager: string) =>
-	manager === 'npm' || process.env['JIBE_TEST_INSTALLS'] === 'all' ? false : 'set JIBE_TEST_INSTALLS=all';
+	manager === 'npm' || process.env['JIBE_TEST_INSTALLS'] === 'all' ? false : 'needs JIBE_TEST_INSTALLS=all';
 const TOOLS = process.env['JIBE_TEST_TOOLS'];
 let toolchains: Toolchains;
 let sandboxes: Sandboxes;
@@ -170,7 +170,7 @@ for (const { manager, files, use } of CASES) {
 				first = await dependencies.provide(install, of);
 			} catch (error) {
 				if (error instanceof BuildFault && UNREACHABLE.test(error.message))
-					return t.skip(`needs a registry: ${error.message.slice(0, 300)}`);
+					return t.skip(`needs the npm registry: ${error.message.slice(0, 300)}`);
 				throw error;
 			}
 			const again = await dependencies.provide(install, of);

@@ -57,9 +57,10 @@ export function loadPages(dir: string): Pages {
 	};
 }
 
+/** Its button works once the script has come: sent without it, the token would be gone. */
 const TOKEN_FORM = `<form id="token">
 <label for="secret">Or paste a token</label>
-<p class="row"><input id="secret" type="password" autocomplete="off" spellcheck="false" required placeholder="jibe_…"><button type="submit">Sign in</button></p>
+<p class="row"><input id="secret" type="password" autocomplete="off" spellcheck="false" required placeholder="jibe_…"><button type="submit" disabled>Sign in</button></p>
 <p class="problem" role="alert"></p>
 </form>`;
 
