@@ -5,7 +5,7 @@ import { bear, type InstanceProcess, type ProcessSurroundings, type Template } f
 
 /**
  * Idle processes, warmed up for one (app, environment) as its next release will most likely need them. Filled only
- * while nothing is being deployed, one after the other and at low priority: 24 of them take two cores for seconds.
+ * while nothing is being deployed, a few at a time and at low priority: 24 of them take two cores for seconds.
  */
 export interface Pool {
 	/** A process of this template: an idle one, one that is just warming up, or a new one (`cold`). @throws ProcessEnded, WarmUpTimeout */
@@ -43,6 +43,8 @@ const QUIET_MS = 150;
  * none of them within its 30 s; those that wait their turn have not begun to use theirs up.
  */
 const BIRTHS_AT_ONCE = 2 * availableParallelism();
+/** Whoever deploys again after some seconds finds all of them. */
+const FILL_AT_ONCE = Math.min(4, availableParallelism());
 const FILL_RETRY_MS = 5_000;
 
 export function createPool(of: { around: ProcessSurroundings; clock: Clock; log: Log }): Pool {
@@ -95,13 +97,17 @@ export function createPool(of: { around: ProcessSurroundings; clock: Clock; log:
 		if (filling) return;
 		filling = true;
 		try {
-			for (let next = short(); next && holds === 0 && !closed; next = short()) await begin(next, false).born;
+			await Promise.all(Array.from({ length: FILL_AT_ONCE }, fillOneByOne));
 		} catch (error) {
 			log.warn('pool.birth_failed', { error });
 			soon(FILL_RETRY_MS);
 		} finally {
 			filling = false;
 		}
+	}
+
+	async function fillOneByOne(): Promise<void> {
+		for (let next = short(); next && holds === 0 && !closed; next = short()) await begin(next, false).born;
 	}
 
 	function short(): Template | null {
